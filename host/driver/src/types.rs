@@ -1,0 +1,179 @@
+//! The contract in the host's own words: what a driver is asked and what it answers, after checks and cuts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use wasmvol_plan::{Id, Storage, VolumeName};
+
+/// An option's value after parsing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Value {
+    /// As the user wrote it.
+    Text(String),
+    /// Bytes.
+    Size(u64),
+    /// A whole number.
+    Number(i64),
+    /// True or false.
+    Boolean(bool),
+    /// Milliseconds.
+    Duration(u64),
+    /// The name of a secret.
+    Secret(String),
+}
+
+/// How a value is parsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ValueType {
+    /// Any line of text.
+    Text,
+    /// `512`, `64k`, `10m`, `1g`, `2t`: binary units.
+    Size,
+    /// A whole number; with a leading 0 it is octal.
+    Number,
+    /// `true`, `false`, or the key alone.
+    Boolean,
+    /// `500ms`, `30s`, `5m`, `1h`.
+    Duration,
+    /// The name of a secret.
+    Secret,
+}
+
+/// One option that a driver takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OptionSpec {
+    /// Its key.
+    pub key: String,
+    /// How its value is parsed.
+    pub value_type: ValueType,
+    /// Whether a volume cannot be made without it.
+    pub required: bool,
+    /// Its value when the user gives none, as a user would write it.
+    pub default: Option<String>,
+    /// One line for people.
+    pub help: String,
+}
+
+/// What a driver says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// The name it gives itself; the operator may load it under another.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// One line for people.
+    pub help: String,
+    /// The options it takes.
+    pub options: Vec<OptionSpec>,
+    /// The grants it will need.
+    pub grants: Vec<String>,
+}
+
+/// Options by key, parsed, with defaults filled in.
+pub type Options = BTreeMap<String, Value>;
+
+/// A volume as a driver sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its id.
+    pub id: Id,
+    /// Its name.
+    pub name: VolumeName,
+    /// Its options.
+    pub options: Options,
+    /// What the driver returned last.
+    pub state: Vec<u8>,
+}
+
+/// The answer to `create`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// What the host is to make.
+    pub storage: Storage,
+    /// The driver's own bytes.
+    pub state: Vec<u8>,
+}
+
+/// A volume that a backend knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its name, as the backend spells it: not yet checked.
+    pub name: String,
+    /// Its options.
+    pub options: Options,
+    /// The driver's own bytes.
+    pub state: Vec<u8>,
+    /// Whether this driver made it.
+    pub owned: bool,
+}
+
+/// What becomes of the data when a volume is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reclaim {
+    /// It is deleted.
+    Delete,
+    /// It stays.
+    Retain,
+}
+
+/// The contract's error codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The backend has no such volume.
+    NotFound,
+    /// The backend has another volume of that name.
+    AlreadyExists,
+    /// An option's value is wrong.
+    InvalidOption,
+    /// Somebody uses it.
+    InUse,
+    /// The backend cannot be reached now.
+    Unavailable,
+    /// No space, no quota.
+    Exhausted,
+    /// The backend refuses.
+    Denied,
+    /// Not possible with this driver.
+    Unsupported,
+    /// A fault of the driver's.
+    Internal,
+}
+
+/// Why a call gave no answer that can be used. One line each, made for the user: the driver's own words are cut and escaped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The driver answered with an error.
+    #[error("{message}")]
+    Failed {
+        /// Its code.
+        code: ErrorCode,
+        /// Its sentence, cut to 1 KiB, control characters escaped.
+        message: String,
+    },
+    /// No answer in time.
+    #[error("driver did not answer within {} ms", .0.as_millis())]
+    TimedOut(Duration),
+    /// A trap; with the last line it wrote to stderr.
+    #[error("driver crashed: {0}")]
+    Crashed(String),
+    /// Memory, tables or instances beyond the limit.
+    #[error("driver asked for more than its limit of {0}")]
+    OutOfBounds(String),
+    /// It ended its own instance.
+    #[error("driver exited with status {0}")]
+    Exited(i32),
+    /// An answer that the contract does not allow.
+    #[error("driver broke the contract: {0}")]
+    Contract(String),
+    /// An answer that this host does not serve.
+    #[error("{0} is not served by this version of wasmvol")]
+    Unsupported(String),
+    /// No driver of that name is loaded.
+    #[error("driver `{0}` is not loaded: load it with `wasmvol driver load`")]
+    NotLoaded(String),
+}

@@ -1,0 +1,250 @@
+//! The frames between the daemon and mountd: one SOCK_SEQPACKET message each, postcard inside.
+//!
+//! A frame carries a number that the answer repeats, so that a slow request does not hold up the next. mountd answers every
+//! frame, also one it cannot read.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DriverName, Id, Plan, Storage};
+
+/// Largest frame in bytes. SEQPACKET takes 212 000 here; 64 KiB is enough for [`PAGE`] ids.
+pub const FRAME_MAX: usize = 64 * 1024;
+/// Most entries in one page of a survey: 1000 mounts with their facts stay under [`FRAME_MAX`].
+pub const PAGE: usize = 500;
+
+/// What the daemon asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// What is there: the first [`PAGE`] entries of a kind with an id above `after`, in order.
+    Survey {
+        /// Which directory.
+        kind: Inventory,
+        /// The last id of the page before.
+        after: Option<Id>,
+    },
+    /// Make a volume's storage, durably. Already there with the same id: done.
+    Make {
+        /// The volume.
+        id: Id,
+        /// Whose grants apply.
+        driver: DriverName,
+        /// What to make.
+        storage: Storage,
+    },
+    /// Mount a volume at its mountpoint. Already mounted there: its facts.
+    Mount {
+        /// The volume.
+        id: Id,
+        /// Whose grants apply.
+        driver: DriverName,
+        /// What was made at create.
+        storage: Storage,
+        /// How it is mounted.
+        plan: Plan,
+        /// The process that asked (SO_PEERCRED): its mount namespace must see the result. None for the CLI and recovery.
+        peer: Option<u32>,
+        /// Facts of the mount that this one follows in the same boot: a superblock that a container still holds is taken back.
+        last: Option<Facts>,
+    },
+    /// Unmount a volume unless somebody holds it.
+    Unmount {
+        /// The volume.
+        id: Id,
+    },
+    /// Who holds a volume.
+    Scan {
+        /// The volume.
+        id: Id,
+    },
+    /// Move a volume's storage into the trash, durably. Nothing there: done. Refused while it is mounted.
+    Trash {
+        /// The volume.
+        id: Id,
+    },
+    /// Size and use of a mounted volume, as statfs tells.
+    Usage {
+        /// The volume.
+        id: Id,
+    },
+}
+
+/// A directory that [`Request::Survey`] lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Inventory {
+    /// Mounts under the anchor.
+    Mounts,
+    /// Storage in `volumes/`.
+    Volumes,
+    /// What waits for the reaper in `trash/`.
+    Trash,
+}
+
+/// What mountd answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// To `Survey`.
+    Surveyed {
+        /// Entries by id; the facts are there for mounts only.
+        entries: Vec<(Id, Option<Facts>)>,
+        /// Names that are no id: reported, never touched. Only in the first page, cut after 100.
+        strangers: Vec<String>,
+        /// Whether another page follows.
+        more: bool,
+    },
+    /// To `Make`.
+    Made,
+    /// To `Mount`.
+    Mounted(Facts),
+    /// To `Unmount`.
+    Unmounted(Release),
+    /// To `Scan`.
+    Scanned(Evidence),
+    /// To `Trash`: whether anything was there.
+    Trashed(bool),
+    /// To `Usage`.
+    Used(Usage),
+    /// To any request that failed.
+    Failed(Fault),
+}
+
+/// What the kernel says of a mount: enough to know it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Major and minor number of the superblock's device, as mountinfo shows it.
+    pub device: (u32, u32),
+    /// Root of the mount within its file system, as mountinfo shows it.
+    pub root: String,
+    /// File system type.
+    pub filesystem: String,
+    /// Mount id of this boot, as mountinfo shows it.
+    pub mount_id: u64,
+}
+
+/// How an unmount ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Release {
+    /// Nothing is mounted any more.
+    Gone,
+    /// Somebody holds it, or nobody can tell.
+    Held(Evidence),
+}
+
+/// What a holder scan found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Processes that have the volume mounted, one a mount namespace; cut after 32.
+    pub holders: Vec<Sighting>,
+    /// Processes whose mounts could not be read: each counts as a holder.
+    pub unknown: u32,
+}
+
+impl Evidence {
+    /// Whether nobody holds the volume.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.holders.is_empty() && self.unknown == 0
+    }
+}
+
+/// One namespace that has the volume mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    /// A process in it.
+    pub pid: u32,
+    /// Where it is mounted there; control characters escaped.
+    pub path: String,
+}
+
+/// Size and use of a volume in bytes and inodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Bytes in all.
+    pub size: u64,
+    /// Bytes in use.
+    pub used: u64,
+    /// Inodes in all.
+    pub inodes: u64,
+    /// Inodes in use.
+    pub inodes_used: u64,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// What kind of failure.
+    pub kind: FaultKind,
+    /// One line for the user: lower case, no full stop, says what to do.
+    pub message: String,
+}
+
+/// The kinds of [`Fault`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FaultKind {
+    /// A grant is missing.
+    Denied,
+    /// The frame makes no sense.
+    Invalid,
+    /// Storage that should be there is not.
+    Missing,
+    /// In use.
+    Busy,
+    /// No space, no inodes, no memory.
+    Exhausted,
+    /// The engine that asked cannot see our mounts.
+    Invisible,
+    /// Any other failed syscall.
+    Failed,
+    /// mountd is gone; made by the daemon's side only.
+    Gone,
+}
+
+impl Fault {
+    /// A fault of this kind.
+    #[must_use]
+    pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// A numbered message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame<T> {
+    /// Chosen by the daemon, repeated in the answer.
+    pub number: u64,
+    /// The message.
+    pub body: T,
+}
+
+impl<T: Serialize> Frame<T> {
+    /// The bytes of the frame.
+    ///
+    /// # Errors
+    /// `Invalid` if it is larger than [`FRAME_MAX`].
+    pub fn encode(&self) -> Result<Vec<u8>, Fault> {
+        let bytes = postcard::to_allocvec(self)
+            .map_err(|e| Fault::new(FaultKind::Invalid, format!("frame cannot be written: {e}")))?;
+        if bytes.len() > FRAME_MAX {
+            let why = format!("frame has {} bytes: at most {FRAME_MAX} are allowed", bytes.len());
+            return Err(Fault::new(FaultKind::Invalid, why));
+        }
+        Ok(bytes)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Frame<T> {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// `Invalid` if the bytes are no frame, or more than one.
+    pub fn decode(bytes: &'de [u8]) -> Result<Self, Fault> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((frame, [])) => Ok(frame),
+            Ok((_, rest)) => Err(Fault::new(
+                FaultKind::Invalid,
+                format!("frame has {} bytes too many", rest.len()),
+            )),
+            Err(e) => Err(Fault::new(FaultKind::Invalid, format!("frame cannot be read: {e}"))),
+        }
+    }
+}

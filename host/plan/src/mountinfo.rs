@@ -1,0 +1,1 @@
+//! /proc/PID/mountinfo as text: parsed here, read elsewhere. See proc(5).

@@ -1,0 +1,24 @@
+//! The named steps of the changing verbs: where a crash test kills the daemon or mountd.
+//!
+//! Both programs call their own `step(NAME)` with these names; without `WASMVOL_KILL_AT` in the environment that does nothing.
+//! `WASMVOL_KILL_AT=NAME@FLAG` kills the process with SIGKILL at that step if it can remove the file FLAG: once.
+
+/// The variable that arms a step.
+pub const KILL_AT: &str = "WASMVOL_KILL_AT";
+
+/// Steps of the daemon, in the order of each verb.
+pub const DAEMON: &[&str] = &[
+    "create.begin", "create.intent", "create.driver", "create.made", "create.ready",
+    "mount.begin", "mount.planned", "mount.attached", "mount.held",
+    "unmount.begin", "unmount.released", "unmount.gone",
+    "remove.begin", "remove.intent", "remove.driver", "remove.trashed", "remove.forgotten",
+    "recover.begin", "recover.surveyed", "recover.mounts", "recover.records",
+];
+
+/// Steps of mountd.
+pub const MOUNTD: &[&str] = &[
+    "make.begin", "make.made", "make.synced",
+    "attach.begin", "attach.assembled", "attach.moved", "attach.private",
+    "detach.begin", "detach.unmounted", "detach.removed",
+    "trash.begin", "trash.renamed", "trash.synced",
+];

@@ -1,0 +1,117 @@
+//! What the verbs need from the world: five small interfaces, each with a real form and, in the model test, a simulated one.
+//!
+//! Everything runs on one thread, so nothing here is `Send`. Time passes through tokio's clock, which the model test owns.
+
+use std::rc::Rc;
+
+use wasmvol_driver::types::Options;
+use wasmvol_driver::{CallError, Created, Description, Found, Reclaim, Volume};
+use wasmvol_plan::frame::Inventory;
+use wasmvol_plan::{
+    DriverName, Evidence, Facts, Fault, Grants, Id, Plan, Release, Storage, Usage, VolumeName,
+};
+
+use crate::catalog::{Change, StoreError, TableChange};
+use crate::volumes::holders::Process;
+
+/// The world of one daemon.
+pub(crate) trait World: 'static {
+    /// Where records are kept.
+    type Catalog: Catalog;
+    /// Where holders are kept.
+    type Table: Table;
+    /// Who mounts.
+    type Mounter: Mounter;
+    /// Who decides.
+    type Drivers: Drivers;
+    /// The machine itself.
+    type Machine: Machine;
+
+    /// Where records are kept.
+    fn catalog(&self) -> &Self::Catalog;
+    /// Where holders are kept.
+    fn table(&self) -> &Self::Table;
+    /// Who mounts.
+    fn mounter(&self) -> &Self::Mounter;
+    /// Who decides.
+    fn drivers(&self) -> &Self::Drivers;
+    /// The machine itself.
+    fn machine(&self) -> &Self::Machine;
+}
+
+/// Durable records. A commit that has returned outlives a power cut.
+pub(crate) trait Catalog {
+    /// Commits one change; concurrent commits may share a transaction.
+    async fn commit(&self, change: Change) -> Result<(), StoreError>;
+}
+
+/// Holders of this boot. A commit that has returned outlives the daemon, not the machine.
+pub(crate) trait Table {
+    /// Commits one volume's holders.
+    async fn commit(&self, change: TableChange) -> Result<(), StoreError>;
+}
+
+/// mountd, as a client sees it.
+pub(crate) trait Mounter {
+    /// Every entry of a kind, and the names that are no id.
+    async fn survey(&self, kind: Inventory) -> Result<(Vec<(Id, Option<Facts>)>, Vec<String>), Fault>;
+    /// Makes storage, durably; twice is once.
+    async fn make(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault>;
+    /// Mounts; already mounted answers its facts.
+    async fn mount(&self, request: MountRequest<'_>) -> Result<Facts, Fault>;
+    /// Unmounts unless held.
+    async fn unmount(&self, id: Id) -> Result<Release, Fault>;
+    /// Who holds it.
+    async fn scan(&self, id: Id) -> Result<Evidence, Fault>;
+    /// Moves storage into the trash, durably; nothing there is `false`.
+    async fn trash(&self, id: Id) -> Result<bool, Fault>;
+    /// Size and use of a mounted volume.
+    async fn usage(&self, id: Id) -> Result<Usage, Fault>;
+}
+
+/// What [`Mounter::mount`] is given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MountRequest<'a> {
+    pub(crate) id: Id,
+    pub(crate) driver: &'a DriverName,
+    pub(crate) storage: &'a Storage,
+    pub(crate) plan: &'a Plan,
+    /// The engine's process, whose namespace must see the mount.
+    pub(crate) peer: Option<u32>,
+    /// The facts that the mount table remembers of this boot.
+    pub(crate) last: Option<&'a Facts>,
+}
+
+/// The loaded drivers.
+pub(crate) trait Drivers {
+    /// What the driver of that name says of itself; none if it is not loaded.
+    fn description(&self, driver: &DriverName) -> Option<Rc<Description>>;
+    /// What it was granted, read anew.
+    fn grants(&self, driver: &DriverName) -> Result<Grants, Fault>;
+    /// Asks for a new volume's storage.
+    async fn create(
+        &self,
+        driver: &DriverName,
+        id: Id,
+        name: &VolumeName,
+        options: &Options,
+    ) -> Result<Created, CallError>;
+    /// Tells that a volume goes.
+    async fn remove(&self, driver: &DriverName, volume: &Volume) -> Result<Reclaim, CallError>;
+    /// Asks how a volume is mounted.
+    async fn path(&self, driver: &DriverName, volume: &Volume) -> Result<Plan, CallError>;
+    /// Asks which volumes the backend knows.
+    async fn list(&self, driver: &DriverName) -> Result<Vec<Found>, CallError>;
+}
+
+/// Clock, entropy and processes.
+pub(crate) trait Machine {
+    /// Seconds since 1970.
+    fn now(&self) -> u64;
+    /// A new id.
+    fn mint(&self) -> Id;
+    /// Whether that very process still runs.
+    fn is_running(&self, process: Process) -> bool;
+    /// A named step was reached: a crash test may end the process here. In the model it may never return.
+    async fn step(&self, name: &'static str);
+}
