@@ -7,5 +7,6 @@
 pub mod types;
 
 pub use types::{
-    CallError, Created, Description, ErrorCode, Found, OptionSpec, Reclaim, Value, ValueType, Volume,
+    CallError, Created, Description, ErrorCode, Found, OptionSpec, Reclaim, Value, ValueType,
+    Volume,
 };

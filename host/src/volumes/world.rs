@@ -54,7 +54,10 @@ pub(crate) trait Table {
 /// mountd, as a client sees it.
 pub(crate) trait Mounter {
     /// Every entry of a kind, and the names that are no id.
-    async fn survey(&self, kind: Inventory) -> Result<(Vec<(Id, Option<Facts>)>, Vec<String>), Fault>;
+    async fn survey(
+        &self,
+        kind: Inventory,
+    ) -> Result<(Vec<(Id, Option<Facts>)>, Vec<String>), Fault>;
     /// Makes storage, durably; twice is once.
     async fn make(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault>;
     /// Mounts; already mounted answers its facts.

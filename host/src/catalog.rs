@@ -1,0 +1,76 @@
+//! Names and records, and how they are made durable; knows nothing above it.
+//!
+//! The *catalog* outlives the machine: redb with fsync under the state directory. The *mount table* outlives the daemon and dies
+//! with the machine: redb on a tmpfs. Both group the commits of concurrent calls.
+
+pub(crate) mod record;
+
+use serde::{Deserialize, Serialize};
+use wasmvol_plan::{Facts, Id};
+
+use crate::catalog::record::Record;
+use crate::volumes::holders::Holder;
+
+/// A change of the catalog; each is one transaction or a part of a shared one.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    /// Writes a volume's record, and its name → id row unless the phase is `Retained` (then that row goes).
+    Put(Box<Record>),
+    /// Deletes a volume's record, and its name row where that still names this id.
+    Delete(Id),
+    /// Writes a loaded driver's row.
+    PutDriver(Box<DriverRow>),
+    /// Deletes a driver's row.
+    DeleteDriver(wasmvol_plan::DriverName),
+}
+
+/// A driver that was loaded: what survives a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DriverRow {
+    pub(crate) name: wasmvol_plan::DriverName,
+    /// sha256 of the component, 64 hex digits; the component lies under that name in `drivers/`.
+    pub(crate) digest: String,
+    pub(crate) version: String,
+    pub(crate) settings: std::collections::BTreeMap<String, String>,
+    /// Seconds since 1970.
+    pub(crate) loaded_at: u64,
+}
+
+/// The mount table's row of one volume: it has at least one holder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MountRow {
+    pub(crate) id: Id,
+    /// The mount as the kernel showed it.
+    pub(crate) facts: Facts,
+    pub(crate) holders: Vec<Holder>,
+}
+
+/// A change of the mount table.
+#[derive(Debug, Clone)]
+pub(crate) enum TableChange {
+    /// Writes a volume's row.
+    Put(Box<MountRow>),
+    /// Deletes a volume's row.
+    Delete(Id),
+}
+
+/// Why a store could not be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// Reading or writing failed; nothing was committed.
+    #[error("{store} cannot be written: {why}")]
+    Write {
+        /// `catalog` or `mount table`.
+        store: &'static str,
+        /// The store's own words.
+        why: String,
+    },
+    /// What is there cannot be read.
+    #[error("{store} cannot be read: {why}")]
+    Read {
+        /// `catalog` or `mount table`.
+        store: &'static str,
+        /// The store's own words.
+        why: String,
+    },
+}

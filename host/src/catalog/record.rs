@@ -1,0 +1,74 @@
+//! One volume's record: what is kept of it, as JSON under its id.
+//!
+//! Written by the verbs, read at start and by `catalog export`. Fields that this version does not know are kept as they are.
+
+use serde::{Deserialize, Serialize};
+use wasmvol_driver::Reclaim;
+use wasmvol_driver::types::Options;
+use wasmvol_plan::{DriverName, Id, Storage, VolumeName};
+
+/// The version of the record's form that this program writes.
+pub(crate) const RECORD_VERSION: u32 = 1;
+
+/// What the host knows of one volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Form of the record.
+    pub(crate) v: u32,
+    pub(crate) id: Id,
+    pub(crate) name: VolumeName,
+    pub(crate) driver: DriverName,
+    /// The driver's version that wrote `state`.
+    pub(crate) driver_version: String,
+    /// Parsed, with defaults filled in: what a second create is compared with.
+    pub(crate) options: Options,
+    /// What the user asked for on removal, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reclaim: Option<Reclaim>,
+    /// Seconds since 1970.
+    pub(crate) created_at: u64,
+    pub(crate) phase: Phase,
+    pub(crate) storage: Storage,
+    /// The driver's own bytes.
+    #[serde(default, with = "hex_bytes")]
+    pub(crate) state: Vec<u8>,
+    /// The plugin name through which it was created.
+    pub(crate) plugin: String,
+    /// Fields of a later version.
+    #[serde(flatten)]
+    pub(crate) extra: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Where a volume is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Phase {
+    /// Meant, perhaps half made: undone at recovery.
+    Creating,
+    /// There.
+    Ready,
+    /// Going, perhaps half gone: done again at recovery.
+    Removing,
+    /// Removed for its engine, its data kept: shown by no verb of Docker's.
+    Retained,
+}
+
+mod hex_bytes {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&bytes.iter().map(|b| format!("{b:02x}")).collect::<String>())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(d)?;
+        let pair = |i| text.get(i..i + 2).and_then(|p| u8::from_str_radix(p, 16).ok());
+        if text.len() % 2 != 0 {
+            return Err(serde::de::Error::custom("odd number of hex digits"));
+        }
+        (0..text.len())
+            .step_by(2)
+            .map(|i| pair(i).ok_or_else(|| serde::de::Error::custom("not hex digits")))
+            .collect()
+    }
+}
