@@ -1,0 +1,70 @@
+//! Answering: builders for the contract's `storage`, `created` and `plan`.
+//!
+//! What has a builder is what the host serves; the rest of the contract's shapes are in [`contract`](crate::contract).
+
+use crate::contract::{Directory, Source};
+use crate::{Created, Owner, Plan, Storage, Tmpfs};
+
+impl Storage {
+    /// A directory on the host's disk, empty at first.
+    #[must_use]
+    pub fn directory(owner: Owner) -> Self {
+        Self::Directory(Directory { owner, limit: None })
+    }
+}
+
+impl From<Storage> for Created {
+    fn from(storage: Storage) -> Self {
+        Self { storage, state: Vec::new() }
+    }
+}
+
+impl Created {
+    /// Bytes of the driver's own, that later calls get back as the volume's state: 64 KiB at most.
+    #[must_use]
+    pub fn state(mut self, state: impl Into<Vec<u8>>) -> Self {
+        self.state = state.into();
+        self
+    }
+}
+
+impl Plan {
+    /// The volume is the storage that the host made at create.
+    #[must_use]
+    pub fn storage() -> Self {
+        Self::new(Source::Storage)
+    }
+
+    /// The volume is memory: it is empty at each first mount and gone at the last unmount.
+    #[must_use]
+    pub fn tmpfs(tmpfs: Tmpfs) -> Self {
+        Self::new(Source::Tmpfs(tmpfs))
+    }
+
+    /// A plan for a source that has no builder of its own.
+    #[must_use]
+    pub fn new(source: Source) -> Self {
+        Self { source, read_only: false, no_exec: false, subpath: None }
+    }
+
+    /// Nobody can write, also after an engine's own remount.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// No program is run from the volume, as far as the engine keeps the mount's flags.
+    #[must_use]
+    pub fn no_exec(mut self) -> Self {
+        self.no_exec = true;
+        self
+    }
+
+    /// The volume is a directory inside the source: relative, without `..`.
+    #[must_use]
+    pub fn subpath(mut self, subpath: impl Into<String>) -> Self {
+        self.subpath = Some(subpath.into());
+        self
+    }
+}

@@ -1,0 +1,81 @@
+//! Testing a driver natively: volumes as the host would make them from what a user typed, and the sequences a host may send.
+//!
+//! Called by `#[cfg(test)]` code of drivers; not there in a component. Nothing is mounted here: `wasmvol driver check` does
+//! the same with the real component.
+
+mod conformance;
+mod parse;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{Driver, Error, ErrorCode, OptionSpec, OptionValue, Result, Volume};
+
+pub use conformance::conformance;
+
+/// The keys that the host keeps for itself in every driver.
+const RESERVED: [&str; 4] = ["driver", "from", "reclaim", "plugin"];
+
+/// A volume as the host gives it to the driver, from options as a user types them: `[("size", "64m")]`. Parsed by the driver's
+/// own description, defaults filled in, state empty, with an id that no other volume of this process has.
+///
+/// # Errors
+/// `invalid-option`, as the host refuses an option before the driver sees it.
+pub fn volume<D: Driver>(
+    name: &str,
+    options: impl IntoIterator<Item = (&'static str, &'static str)>,
+) -> Result<Volume> {
+    static MADE: AtomicU64 = AtomicU64::new(1);
+    let id = format!("{:032x}", MADE.fetch_add(1, Ordering::Relaxed));
+    let given: BTreeMap<_, _> = options.into_iter().collect();
+    let specs = D::describe().options;
+    if let Some(unknown) = given.keys().find(|key| specs.iter().all(|spec| spec.key != **key)) {
+        return Err(Error::new(ErrorCode::InvalidOption, format!("no option `{unknown}`")));
+    }
+    let mut parsed = Vec::new();
+    for spec in &specs {
+        parsed.extend(value_of(spec, given.get(spec.key.as_str()).copied())?);
+    }
+    Ok(Volume { id, name: name.to_owned(), options: parsed, state: Vec::new() })
+}
+
+/// Runs code with the settings that an operator might write; they end with it.
+pub fn with_settings<T>(
+    settings: impl IntoIterator<Item = (&'static str, &'static str)>,
+    run: impl FnOnce() -> T,
+) -> T {
+    /// Puts the former settings back, also when the code panics.
+    struct Former(BTreeMap<&'static str, &'static str>);
+    impl Drop for Former {
+        fn drop(&mut self) {
+            SETTINGS.set(std::mem::take(&mut self.0));
+        }
+    }
+    let _former = Former(SETTINGS.replace(settings.into_iter().collect()));
+    run()
+}
+
+thread_local! {
+    // Of a thread, because tests run side by side.
+    static SETTINGS: RefCell<BTreeMap<&'static str, &'static str>> = RefCell::default();
+}
+
+/// What [`settings::get`](crate::settings::get) answers in a native test.
+pub(crate) fn setting(key: &str) -> Option<String> {
+    SETTINGS.with_borrow(|settings| settings.get(key).map(|&value| value.to_owned()))
+}
+
+/// One option of a volume, where it has a value.
+fn value_of(spec: &OptionSpec, given: Option<&str>) -> Result<Option<OptionValue>> {
+    let key = spec.key.clone();
+    match given.or(spec.default.as_deref()) {
+        Some(text) => {
+            Ok(Some(OptionValue { value: parse::value(&key, spec.value_type, text)?, key }))
+        }
+        None if spec.required => {
+            Err(Error::new(ErrorCode::InvalidOption, format!("option `{key}` is required")))
+        }
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,173 @@
+//! The sequences that a host may send to any driver, and what it relies on in the answers.
+//!
+//! A driver's test calls [`conformance`]; the first promise that is broken ends it with a sentence.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use super::{RESERVED, parse, volume};
+use crate::contract::Source;
+use crate::{Created, Driver, Error, Plan, Storage, Volume};
+
+/// Most bytes of state that a host keeps.
+const STATE_MAX: usize = 64 * 1024;
+
+/// Most bytes of a driver's name or of an option's key.
+const NAME_MAX: usize = 32;
+
+/// Puts a driver through what a host may ask of it, with options that it accepts: a description that the host will load,
+/// create twice, path before and after, remove twice and of a volume that never was, an unknown option, two volumes apart.
+///
+/// # Panics
+/// At the first promise that the driver breaks, with a sentence that names it.
+#[expect(clippy::panic, reason = "called by tests, which say what is wrong by failing")]
+pub fn conformance<D: Driver>(
+    options: impl IntoIterator<Item = (&'static str, &'static str)> + Clone,
+) {
+    let sequences = || -> Result<(), String> {
+        describe::<D>()?;
+        let made = |name| {
+            volume::<D>(name, options.clone())
+                .map_err(|error| format!("the options of this test are refused: {error}"))
+        };
+        an_unknown_option_is_refused::<D>()?;
+        let first = created::<D>(made("first")?)?;
+        let second = created::<D>(made("second")?)?;
+        two_volumes_are_apart::<D>(&first, &second)?;
+        removed::<D>(&second)?;
+        removed::<D>(&made("never-made")?)?;
+        list::<D>()
+    };
+    if let Err(broken) = sequences() {
+        panic!("{broken}");
+    }
+}
+
+/// The host will load a driver that says this of itself.
+fn describe<D: Driver>() -> Result<(), String> {
+    let said = D::describe();
+    same("`describe`", &said, &D::describe())?;
+    ensure(is_key(&said.name), || {
+        format!(
+            "`{}` is no name for a driver: lower-case letters, digits, dashes, at most {NAME_MAX}",
+            said.name
+        )
+    })?;
+    ensure(said.version.split('.').count() >= 3, || {
+        format!("`{}` is no semantic version", said.version)
+    })?;
+    ensure(is_line(&said.help), || "the driver has no line of help".to_owned())?;
+    let mut keys = BTreeSet::new();
+    for spec in &said.options {
+        let key = &spec.key;
+        ensure(is_key(key), || {
+            format!("`{key}` is no key: lower-case letters, digits, dashes, at most {NAME_MAX}")
+        })?;
+        ensure(!RESERVED.contains(&key.as_str()), || {
+            format!("the host keeps option `{key}` for itself")
+        })?;
+        ensure(keys.insert(key), || format!("option `{key}` is described twice"))?;
+        ensure(is_line(&spec.help), || format!("option `{key}` has no line of help"))?;
+        if let Some(default) = &spec.default {
+            ensure(!spec.required, || format!("option `{key}` is required and has a default"))?;
+            parse::value(key, spec.value_type, default)
+                .map_err(|error| format!("a default is refused: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn an_unknown_option_is_refused<D: Driver>() -> Result<(), String> {
+    match volume::<D>("odd", [("no-driver-has-this", "1")]) {
+        Ok(_) => Err("a volume with an unknown option is made".to_owned()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Creates a volume as a host does that crashed once in the middle, and asks for its plan before and after.
+fn created<D: Driver>(mut volume: Volume) -> Result<Volume, String> {
+    let answer = answered("`create`", D::create(&volume))?;
+    let again = answered("a second `create` of one id", D::create(&volume))?;
+    same("`create` of one id", &answer.storage, &again.storage)?;
+    let Created { storage, state } = again;
+    ensure(state.len() <= STATE_MAX, || {
+        format!("the state has {} bytes: a host keeps {STATE_MAX}", state.len())
+    })?;
+    volume.state = state;
+    let plan = answered("`path`", D::path(&volume))?;
+    same("`path` of one volume", &plan, &answered("a second `path`", D::path(&volume))?)?;
+    check(&plan, &storage)?;
+    Ok(volume)
+}
+
+/// What one volume gets has nothing to do with the other, nor with its end.
+fn two_volumes_are_apart<D: Driver>(first: &Volume, second: &Volume) -> Result<(), String> {
+    let before = answered("`path`", D::path(second))?;
+    removed::<D>(first)?;
+    let after = answered("`path` after another volume was removed", D::path(second))?;
+    same("`path` across the removal of another volume", &before, &after)
+}
+
+/// Removes a volume as a host does that crashed once in the middle, and once before `create` had returned.
+fn removed<D: Driver>(volume: &Volume) -> Result<(), String> {
+    let reclaim = answered("`remove`", D::remove(volume))?;
+    same("`remove`", &reclaim, &answered("a second `remove`", D::remove(volume))?)?;
+    let unsaid = Volume { state: Vec::new(), ..volume.clone() };
+    answered("`remove` with empty state", D::remove(&unsaid)).map(drop)
+}
+
+fn list<D: Driver>() -> Result<(), String> {
+    let mut names = BTreeSet::new();
+    for found in answered("`list`", D::list())? {
+        ensure(names.insert(found.name.clone()), || {
+            format!("`list` finds `{}` twice", found.name)
+        })?;
+    }
+    Ok(())
+}
+
+/// A plan that no host refuses whatever was granted.
+fn check(plan: &Plan, storage: &Storage) -> Result<(), String> {
+    ensure(plan.source != Source::Storage || *storage != Storage::None, || {
+        "the plan mounts the volume's storage, and `create` asked for none".to_owned()
+    })?;
+    let relative = |path: &str| {
+        !path.starts_with('/') && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+    };
+    let subpath = plan.subpath.as_deref();
+    ensure(subpath.is_none_or(relative), || {
+        format!("subpath `{}` is not relative and plain", subpath.unwrap_or_default())
+    })
+}
+
+fn answered<T>(verb: &str, answer: Result<T, Error>) -> Result<T, String> {
+    answer.map_err(|error| {
+        if is_line(&error.message) {
+            format!("{verb} is refused: {error}")
+        } else {
+            format!(
+                "{verb} is refused with a message that is not one line: `{}`",
+                error.message.escape_debug()
+            )
+        }
+    })
+}
+
+fn same<T: PartialEq + Debug>(what: &str, first: &T, second: &T) -> Result<(), String> {
+    ensure(first == second, || {
+        format!("{what} is answered in two ways: {first:?}, then {second:?}")
+    })
+}
+
+fn ensure(kept: bool, broken: impl FnOnce() -> String) -> Result<(), String> {
+    if kept { Ok(()) } else { Err(broken()) }
+}
+
+fn is_key(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.len() <= NAME_MAX && text.bytes().all(plain)
+}
+
+fn is_line(text: &str) -> bool {
+    !text.trim().is_empty() && !text.chars().any(char::is_control)
+}
