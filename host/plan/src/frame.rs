@@ -9,8 +9,8 @@ use crate::{DriverName, Id, Plan, Storage};
 
 /// Largest frame in bytes. SEQPACKET takes 212 000 here; 64 KiB is enough for [`PAGE`] ids.
 pub const FRAME_MAX: usize = 64 * 1024;
-/// Most entries in one page of a survey: 1000 mounts with their facts stay under [`FRAME_MAX`].
-pub const PAGE: usize = 500;
+/// Most entries in one page of a survey: 1000 bare ids have 20 KiB. Mounts with long roots make a page shorter.
+pub const PAGE: usize = 1000;
 
 /// What the daemon asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,6 +245,93 @@ impl<'de, T: Deserialize<'de>> Frame<T> {
                 format!("frame has {} bytes too many", rest.len()),
             )),
             Err(e) => Err(Fault::new(FaultKind::Invalid, format!("frame cannot be read: {e}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Directory, Owner, Source, Tmpfs};
+    use proptest::prelude::*;
+
+    fn mount() -> Frame<Request> {
+        let owner = Owner { uid: 7, gid: 8, mode: 0o2770 };
+        let tmpfs = Tmpfs { size: Some(1 << 40), inodes: None, owner };
+        let facts = Facts {
+            device: (0, 57),
+            root: "/".to_owned(),
+            filesystem: "tmpfs".to_owned(),
+            mount_id: 612,
+        };
+        let body = Request::Mount {
+            id: Id::from_bits(u128::MAX),
+            driver: DriverName::parse("tmpfs").unwrap(),
+            storage: Storage::Directory(Directory { owner, limit: None }),
+            plan: Plan {
+                source: Source::Tmpfs(tmpfs),
+                read_only: true,
+                no_exec: false,
+                subpath: Some("a/b".to_owned()),
+            },
+            peer: Some(1),
+            last: Some(facts),
+        };
+        Frame { number: u64::MAX, body }
+    }
+
+    #[test]
+    fn a_frame_comes_back_as_it_went() {
+        let frame = mount();
+        assert_eq!(Frame::decode(&frame.encode().unwrap()), Ok(frame));
+    }
+
+    #[test]
+    fn a_frame_with_a_rest_or_without_its_end_is_refused() {
+        let bytes = mount().encode().unwrap();
+        for end in 0..bytes.len() {
+            assert!(Frame::<Request>::decode(&bytes[..end]).is_err(), "{end}");
+        }
+        assert!(Frame::<Request>::decode(&[&bytes[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn a_frame_beyond_the_limit_is_not_made() {
+        let fault = Fault::new(FaultKind::Failed, "x".repeat(FRAME_MAX));
+        assert!(Frame { number: 1, body: Reply::Failed(fault) }.encode().is_err());
+    }
+
+    #[test]
+    fn a_name_that_no_edge_would_pass_is_refused_inside_a_frame() {
+        let honest = Frame {
+            number: 1,
+            body: Request::Make {
+                id: Id::from_bits(1),
+                driver: DriverName::parse("local").unwrap(),
+                storage: Storage::None,
+            },
+        };
+        let mut bytes = honest.encode().unwrap();
+        let at = bytes.windows(5).position(|w| w == b"local").unwrap();
+        bytes[at..at + 5].copy_from_slice(b"../..");
+        assert!(Frame::<Request>::decode(&bytes).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Frame::<Request>::decode(&bytes);
+            let _ = Frame::<Reply>::decode(&bytes);
+        }
+
+        #[test]
+        fn a_changed_byte_is_refused_or_another_whole_frame(at in 0usize..90, byte in any::<u8>()) {
+            let mut bytes = mount().encode().unwrap();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            if let Ok(frame) = Frame::<Request>::decode(&bytes) {
+                prop_assert!(frame.encode().is_ok());
+            }
         }
     }
 }

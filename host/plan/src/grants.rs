@@ -5,7 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Fault;
+use crate::name::Quoted;
+use crate::{Fault, FaultKind};
+
+/// Most bytes of a grants file: two hundred lines with their comments. Who reads it stops one byte later.
+pub const GRANTS_MAX: usize = 16 * 1024;
 
 /// What one driver was given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,9 +24,52 @@ impl Grants {
     /// Parses a grants file: one grant a line, `#` starts a comment.
     ///
     /// # Errors
-    /// `Invalid` with the line that is no grant.
+    /// `Invalid` with the line that is no grant, or if the text is longer than [`GRANTS_MAX`].
     pub fn parse(text: &str) -> Result<Self, Fault> {
-        let _ = text;
-        Ok(Self::default())
+        let invalid = |why| Fault::new(FaultKind::Invalid, why);
+        if text.len() > GRANTS_MAX {
+            return Err(invalid(format!(
+                "grants are longer than {GRANTS_MAX} bytes: shorten them"
+            )));
+        }
+        let mut grants = Self::default();
+        for (number, line) in (1..).zip(text.lines()) {
+            match line.split('#').next().unwrap_or_default().trim() {
+                "" => {}
+                "suid" => grants.suid = true,
+                "dev" => grants.dev = true,
+                other => {
+                    let shown = Quoted::new(other);
+                    let why = format!("line {number}, {shown}, is no grant: use `suid` or `dev`");
+                    return Err(invalid(why));
+                }
+            }
+        }
+        Ok(grants)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_and_blank_lines_grant_nothing() {
+        let text = "# dev\n\n   \n\tsuid # for the build farm\r\n";
+        assert_eq!(Grants::parse(text), Ok(Grants { suid: true, dev: false }));
+        assert_eq!(Grants::parse(""), Ok(Grants::default()));
+    }
+
+    #[test]
+    fn an_unknown_line_is_named_and_grants_nothing() {
+        let fault = Grants::parse("dev\nsuid,dev\n").unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Invalid);
+        assert!(fault.message.contains("line 2, `suid,dev`"), "{fault}");
+    }
+
+    #[test]
+    fn a_file_beyond_the_limit_is_refused() {
+        assert!(Grants::parse(&"#".repeat(GRANTS_MAX)).is_ok());
+        assert!(Grants::parse(&"#".repeat(GRANTS_MAX + 1)).is_err());
     }
 }

@@ -1,1 +1,195 @@
 //! /proc/PID/mountinfo as text: parsed here, read elsewhere. See proc(5).
+//!
+//! mountd judges holders by it, `doctor` looks at namespaces through it. Lines are borrowed; only a field with an escape is copied.
+
+use std::borrow::Cow;
+
+/// Most bytes of one mountinfo that are read: the kernel's limit of 100 000 mounts a namespace, at 320 bytes each. A longer text
+/// is an unreadable one.
+pub const MOUNTINFO_MAX: u64 = 32 * 1024 * 1024;
+
+/// One mount as one line tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Number of this mount, used again after an unmount.
+    pub mount_id: u64,
+    /// Number of the mount that it lies on; not listed if that is beyond the process's root.
+    pub parent_id: u64,
+    /// Major and minor number of the superblock.
+    pub device: (u32, u32),
+    /// Root of the mount within its file system.
+    pub root: Cow<'a, str>,
+    /// Where it is, seen from the process's root.
+    pub mount_point: Cow<'a, str>,
+    /// Flags of the mount, comma-separated.
+    pub options: &'a str,
+    /// Peer group that it shares with, if it is shared.
+    pub shared: Option<u64>,
+    /// Peer group that it receives from, if it is a slave.
+    pub master: Option<u64>,
+    /// File system type.
+    pub filesystem: Cow<'a, str>,
+    /// What was mounted, as the file system calls it.
+    pub source: Cow<'a, str>,
+    /// Options of the superblock, comma-separated and still escaped.
+    pub super_options: &'a str,
+}
+
+impl<'a> Entry<'a> {
+    /// Parses one line; none if it is not of the kernel's form.
+    #[must_use]
+    pub fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let mount_id = fields.next()?.parse().ok()?;
+        let parent_id = fields.next()?.parse().ok()?;
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let device = (major.parse().ok()?, minor.parse().ok()?);
+        let root = unescape(fields.next()?);
+        let mount_point = unescape(fields.next()?);
+        let options = fields.next()?;
+        let (mut shared, mut master) = (None, None);
+        // Tags of later kernels are skipped, as proc(5) asks.
+        loop {
+            match fields.next()? {
+                "-" => break,
+                tag => match tag.split_once(':') {
+                    Some(("shared", group)) => shared = Some(group.parse().ok()?),
+                    Some(("master", group)) => master = Some(group.parse().ok()?),
+                    _ => {}
+                },
+            }
+        }
+        let filesystem = unescape(fields.next()?);
+        let source = unescape(fields.next()?);
+        let super_options = fields.next().unwrap_or_default();
+        Some(Self {
+            mount_id,
+            parent_id,
+            device,
+            root,
+            mount_point,
+            options,
+            shared,
+            master,
+            filesystem,
+            source,
+            super_options,
+        })
+    }
+}
+
+/// Every line of a mountinfo, in its order: a mount comes after the one that it covers. None if one line cannot be parsed, because
+/// half a picture is none.
+#[must_use]
+pub fn parse(text: &str) -> Option<Vec<Entry<'_>>> {
+    text.lines().map(Entry::parse).collect()
+}
+
+/// Whether `path` is `top` or lies beneath it; both as mountinfo's `root` spells them.
+#[must_use]
+pub fn is_beneath(path: &str, top: &str) -> bool {
+    match path.strip_prefix(top.trim_end_matches('/')) {
+        Some(rest) => rest.is_empty() || rest.starts_with('/'),
+        None => false,
+    }
+}
+
+/// Undoes the kernel's `\ooo`: it writes space, tab, newline, backslash and `#` so.
+fn unescape(field: &str) -> Cow<'_, str> {
+    if !field.contains('\\') {
+        return Cow::Borrowed(field);
+    }
+    let mut text = String::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        text.push_str(plain);
+        let code = escape.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(code) if code.is_ascii() => {
+                text.push(char::from(code));
+                rest = escape.get(3..).unwrap_or_default();
+            }
+            _ => {
+                text.push('\\');
+                rest = escape;
+            }
+        }
+    }
+    text.push_str(rest);
+    Cow::Owned(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// As the kernel writes a field.
+    fn escape(field: &str) -> String {
+        field.chars().fold(String::new(), |mut text, c| {
+            match c {
+                ' ' | '\t' | '\n' | '\\' | '#' => text.push_str(&format!("\\{:03o}", c as u32)),
+                c => text.push(c),
+            }
+            text
+        })
+    }
+
+    #[test]
+    fn a_line_with_all_optional_fields_is_understood() {
+        let line = r"36 35 98:0 /mnt1 /mnt\0402 rw,noatime master:1 shared:7 propagate_from:3 unbindable - ext3 /dev/root rw,errors=continue";
+        let entry = Entry::parse(line).unwrap();
+        assert_eq!((entry.mount_id, entry.parent_id, entry.device), (36, 35, (98, 0)));
+        assert_eq!((&*entry.root, &*entry.mount_point), ("/mnt1", "/mnt 2"));
+        assert_eq!((entry.shared, entry.master), (Some(7), Some(1)));
+        assert_eq!((&*entry.filesystem, &*entry.source), ("ext3", "/dev/root"));
+        assert_eq!((entry.options, entry.super_options), ("rw,noatime", "rw,errors=continue"));
+    }
+
+    #[test]
+    fn a_line_without_optional_fields_or_source_is_understood() {
+        let entry = Entry::parse("1 1 0:2 / / rw - rootfs  rw").unwrap();
+        assert_eq!((entry.shared, entry.master, &*entry.source), (None, None, ""));
+    }
+
+    #[test]
+    fn one_broken_line_spoils_the_text() {
+        assert_eq!(parse("1 1 0:2 / / rw - rootfs rootfs rw\n2 1 0:3 /"), None);
+        assert_eq!(parse("").map(|lines| lines.len()), Some(0));
+    }
+
+    #[test]
+    fn beneath_ends_at_a_slash() {
+        assert!(is_beneath("/a/b", "/a"));
+        assert!(is_beneath("/a", "/a"));
+        assert!(is_beneath("/a", "/"));
+        assert!(!is_beneath("/ab", "/a"));
+        assert!(!is_beneath("/", "/a"));
+        assert!(is_beneath("/a//deleted", "/a"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_kernel_writes_is_read_back(
+            numbers in any::<(u64, u64, u32, u32, Option<u64>, Option<u64>)>(),
+            root in "/\\PC{0,40}", point in "/[ \\\\\t\n#a-z/é]{0,40}", source in "\\PC{1,20}",
+        ) {
+            let (mount_id, parent_id, major, minor, shared, master) = numbers;
+            let tag = |name, group: Option<u64>| group.map(|g| format!("{name}:{g} ")).unwrap_or_default();
+            let line = format!(
+                "{mount_id} {parent_id} {major}:{minor} {} {} rw,nosuid {}{}- tmpfs {} rw,size=1k",
+                escape(&root), escape(&point), tag("shared", shared), tag("master", master), escape(&source),
+            );
+            let entry = Entry::parse(&line).unwrap();
+            prop_assert_eq!((entry.mount_id, entry.parent_id), (mount_id, parent_id));
+            prop_assert_eq!((entry.device, entry.shared, entry.master), ((major, minor), shared, master));
+            prop_assert_eq!((&*entry.root, &*entry.mount_point), (&*root, &*point));
+            prop_assert_eq!((&*entry.source, entry.super_options), (&*source, "rw,size=1k"));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "(\\PC|[ \\\\0-9:/\n-]){0,200}") {
+            let _ = parse(&text);
+        }
+    }
+}

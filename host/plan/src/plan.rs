@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Fault, Grants};
+use crate::name::Quoted;
+use crate::{Fault, FaultKind, Grants};
 
 /// Owner and permission bits of a directory that mountd makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,13 +72,26 @@ pub struct Plan {
     pub subpath: Option<String>,
 }
 
+/// Longest subpath in bytes: the kernel's own limit of a path.
+pub const SUBPATH_MAX: usize = 4096;
+
+fn invalid<T>(why: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault::new(FaultKind::Invalid, why))
+}
+
 impl Storage {
     /// Says whether a driver with `grants` may have this storage made.
     ///
     /// # Errors
     /// `Denied` names the grant to add, `Invalid` the value that no host can serve.
     pub fn check(&self, _grants: &Grants) -> Result<(), Fault> {
-        Ok(())
+        match self {
+            Self::None => Ok(()),
+            Self::Directory(Directory { limit: Some(_), .. }) => invalid(
+                "a directory has no size of its own: use `-o driver=tmpfs -o size=…` for a volume that has one",
+            ),
+            Self::Directory(Directory { owner, limit: None }) => owner.check(),
+        }
     }
 }
 
@@ -86,7 +100,132 @@ impl Plan {
     ///
     /// # Errors
     /// `Denied` names the grant to add, `Invalid` the value that no host can serve.
-    pub fn check(&self, _storage: &Storage, _grants: &Grants) -> Result<(), Fault> {
+    pub fn check(&self, storage: &Storage, _grants: &Grants) -> Result<(), Fault> {
+        match (&self.source, &self.subpath) {
+            (Source::Storage, _) if *storage == Storage::None => {
+                invalid("plan mounts the volume's storage, but none was made at create")
+            }
+            (Source::Storage, Some(subpath)) => check_subpath(subpath),
+            (Source::Storage, None) => Ok(()),
+            (Source::Tmpfs(_), Some(_)) => invalid("a new tmpfs is empty: it has no subpath"),
+            (Source::Tmpfs(tmpfs), None) => tmpfs.check(),
+        }
+    }
+}
+
+impl Owner {
+    fn check(self) -> Result<(), Fault> {
+        // To chown(2) the largest number means "leave it": it would be root's.
+        if self.uid == u32::MAX || self.gid == u32::MAX {
+            return invalid(format!(
+                "owner {} is not a user or group: use a smaller number",
+                u32::MAX
+            ));
+        }
+        if self.mode > 0o7777 {
+            return invalid(format!("mode {:o} is not allowed: use at most 7777", self.mode));
+        }
         Ok(())
+    }
+}
+
+impl Tmpfs {
+    fn check(&self) -> Result<(), Fault> {
+        // To the kernel 0 means "without a limit".
+        if self.size == Some(0) {
+            return invalid("a tmpfs with `size` 0 holds nothing: use at least one byte");
+        }
+        if self.inodes == Some(0) {
+            return invalid("a tmpfs with 0 `inodes` holds nothing: use at least 1");
+        }
+        self.owner.check()
+    }
+}
+
+/// A subpath is resolved by openat2 beneath the source; this refuses what could only be a mistake.
+fn check_subpath(subpath: &str) -> Result<(), Fault> {
+    if subpath.len() > SUBPATH_MAX {
+        let length = subpath.len();
+        return invalid(format!("subpath has {length} bytes: at most {SUBPATH_MAX} are allowed"));
+    }
+    let odd = |part: &str| part.is_empty() || part == "." || part == "..";
+    if subpath.split('/').any(odd) || subpath.chars().any(char::is_control) {
+        let shown = Quoted::new(subpath);
+        return invalid(format!(
+            "subpath {shown} is not allowed: use names with `/` between them, without `..`"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: Owner = Owner { uid: 0, gid: 0, mode: 0o755 };
+    const TMPFS: Tmpfs = Tmpfs { size: None, inodes: None, owner: OWNER };
+
+    fn directory(owner: Owner) -> Storage {
+        Storage::Directory(Directory { owner, limit: None })
+    }
+
+    fn plan(source: Source, subpath: Option<&str>) -> Plan {
+        let subpath = subpath.map(str::to_owned);
+        Plan { source, read_only: true, no_exec: true, subpath }
+    }
+
+    #[test]
+    fn a_mode_has_at_most_twelve_bits() {
+        let grants = Grants::default();
+        assert!(directory(Owner { mode: 0o7777, ..OWNER }).check(&grants).is_ok());
+        assert!(directory(Owner { mode: 0o10000, ..OWNER }).check(&grants).is_err());
+    }
+
+    #[test]
+    fn the_id_that_means_nobody_to_chown_is_refused() {
+        assert!(directory(Owner { uid: u32::MAX, ..OWNER }).check(&Grants::default()).is_err());
+        let tmpfs = Tmpfs { owner: Owner { gid: u32::MAX, ..OWNER }, ..TMPFS };
+        assert!(
+            plan(Source::Tmpfs(tmpfs), None).check(&Storage::None, &Grants::default()).is_err()
+        );
+    }
+
+    #[test]
+    fn a_limit_on_a_directory_names_what_has_a_size() {
+        let storage = Storage::Directory(Directory { owner: OWNER, limit: Some(1) });
+        let fault = storage.check(&Grants::default()).unwrap_err();
+        assert!(fault.message.contains("`-o driver=tmpfs -o size=…`"), "{fault}");
+    }
+
+    #[test]
+    fn a_tmpfs_of_nothing_is_refused() {
+        for tmpfs in [Tmpfs { size: Some(0), ..TMPFS }, Tmpfs { inodes: Some(0), ..TMPFS }] {
+            let plan = plan(Source::Tmpfs(tmpfs), None);
+            assert!(plan.check(&Storage::None, &Grants::default()).is_err(), "{plan:?}");
+        }
+        assert!(plan(Source::Tmpfs(TMPFS), None).check(&Storage::None, &Grants::default()).is_ok());
+    }
+
+    #[test]
+    fn storage_that_was_not_made_cannot_be_mounted() {
+        let plan = plan(Source::Storage, None);
+        assert!(plan.check(&Storage::None, &Grants::default()).is_err());
+        assert!(plan.check(&directory(OWNER), &Grants::default()).is_ok());
+    }
+
+    #[test]
+    fn a_subpath_stays_inside() {
+        let storage = directory(OWNER);
+        let check =
+            |path: &str| plan(Source::Storage, Some(path)).check(&storage, &Grants::default());
+        for good in ["a", "a/b c/..d", "ümlaut"] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        let long = "a".repeat(SUBPATH_MAX + 1);
+        for bad in ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\0b", "a\nb", &long] {
+            assert!(check(bad).is_err(), "{bad:?}");
+        }
+        let tmpfs = plan(Source::Tmpfs(TMPFS), Some("a"));
+        assert!(tmpfs.check(&storage, &Grants::default()).is_err());
     }
 }
