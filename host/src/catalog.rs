@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use wasmvol_plan::{Facts, Id};
 
 use crate::catalog::record::Record;
-use crate::volumes::holders::Holder;
+use crate::volumes::holders::Holders;
 
 /// A change of the catalog; each is one transaction or a part of a shared one.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ pub(crate) struct MountRow {
     pub(crate) id: Id,
     /// The mount as the kernel showed it.
     pub(crate) facts: Facts,
-    pub(crate) holders: Vec<Holder>,
+    pub(crate) holders: Holders,
 }
 
 /// A change of the mount table.

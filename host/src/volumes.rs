@@ -1,20 +1,42 @@
 //! THE module: the verbs, read top to bottom; holders; recovery.
 //!
 //! Called by `plugin/` and the admin API; calls drivers, mountd and the stores through [`world`]. It knows no HTTP, no wasm and no
-//! syscall.
+//! syscall. All of it runs on one thread: a volume's lock is held across a verb, the `RefCell` never across an await.
 
+mod create;
+mod discover;
 pub(crate) mod holders;
+mod lock;
+#[cfg(test)]
+mod model;
+mod mount;
+mod options;
+mod recover;
+mod remove;
+mod view;
 pub(crate) mod world;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
-use crate::catalog::record::Record;
-use crate::catalog::{MountRow, StoreError};
-use holders::Caller;
-use wasmvol_driver::CallError;
-use wasmvol_plan::{DriverName, Fault, NameError};
-use world::World;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use wasmvol_driver::{CallError, Volume};
+use wasmvol_plan::{DriverName, Facts, Fault, Id, NameError, Plan, Usage, VolumeName};
+
+use crate::catalog::record::{Phase, Record};
+use crate::catalog::{Change, MountRow, StoreError};
+use holders::Holders;
+use lock::Locks;
+pub(crate) use view::{Trouble, View};
+use world::{Catalog, World};
+
+/// Most volumes of one daemon: the kernel's own limit of mounts in a namespace (fs.mount-max).
+const VOLUMES_MAX: usize = 100_000;
+/// How long a verb waits for recovery or for another verb on the same volume: dockerd gives up on the shorter verbs after 60 s.
+const WAIT: Duration = Duration::from_secs(50);
 
 /// What the operator decided for all volumes.
 #[derive(Debug, Clone)]
@@ -29,153 +51,226 @@ pub(crate) struct Settings {
 
 /// All volumes of this daemon. One thread; shared as `Rc`.
 pub(crate) struct Volumes<W: World> {
-    #[expect(dead_code, reason = "stub")]
     world: W,
+    settings: Settings,
+    state: RefCell<State>,
+    locks: Locks,
+    recovered: watch::Sender<bool>,
 }
 
-/// What is shown of one volume: Docker's Get, `volume inspect`.
-#[derive(Debug, Clone, serde::Serialize)]
-pub(crate) struct View {
-    pub(crate) name: String,
-    pub(crate) mountpoint: String,
-    /// RFC 3339, UTC.
-    pub(crate) created_at: String,
-    /// Driver, version, storage, size, use, holders, health: Docker shows it under `Status`.
-    pub(crate) status: serde_json::Map<String, serde_json::Value>,
+/// What is held in memory: everything that Get, List and Path answer from.
+#[derive(Default)]
+struct State {
+    volumes: BTreeMap<VolumeName, Entry>,
+    /// Records of volumes that were removed while their data was kept.
+    retained: BTreeMap<Id, Record>,
+    /// Mounts under the anchor that belong to no volume and are held; why they are still there.
+    stray_mounts: BTreeMap<Id, String>,
+    /// Things in our directories that we do not know: reported, never touched.
+    strangers: Vec<Trouble>,
 }
 
-/// Why a verb was refused. `Display` is the one line that the user sees: it repeats neither the verb nor the volume.
+/// One volume in memory. Changed only by who holds its lock.
+struct Entry {
+    record: Record,
+    mountpoint: String,
+    /// The mount at the mountpoint, as far as we know. Without holders it is draining.
+    facts: Option<Facts>,
+    /// The mount that the table remembers of this boot, while there is none at the mountpoint.
+    last: Option<Facts>,
+    /// The plan of that mount, if this daemon asked for it.
+    plan: Option<Plan>,
+    holders: Holders,
+    /// Something is to be tried again.
+    waiting: Option<Waiting>,
+    /// What is wrong with its backing, if anything.
+    missing: Option<&'static str>,
+    /// Size and use, and when that was (seconds since 1970).
+    usage: Option<(Usage, u64)>,
+}
+
+/// Something that could not be finished and is tried again by [`Volumes::tick`].
+struct Waiting {
+    why: String,
+    next: Instant,
+    delay: Duration,
+}
+
+/// Why a verb was refused. `Display` is the one line that the user sees: it repeats neither the verb nor the volume, since Docker
+/// prints both before it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum VolumeError {
+    /// The name is none.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// Unknown here. For Remove and Unmount that means done.
     #[error("no such volume")]
     NotFound,
+    /// An option or the mount ID is wrong.
     #[error("{0}")]
     Option(String),
+    /// A volume of that name is there, and differs.
     #[error("already exists with other options: {0}")]
     Exists(String),
+    /// Somebody uses it.
     #[error("is in use: {0}")]
     InUse(String),
-    #[error("driver {driver}: {error}")]
-    Driver { driver: DriverName, error: CallError },
+    /// An earlier verb is not finished.
+    #[error("{0}")]
+    Unfinished(String),
+    /// The driver gave no answer that can be used.
+    #[error("driver `{driver}`: {error}")]
+    Driver {
+        /// Its name.
+        driver: DriverName,
+        /// Its error.
+        error: CallError,
+    },
+    /// mountd or a grant refused.
     #[error(transparent)]
     Fault(#[from] Fault),
+    /// A store could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{first}; and undoing it failed: {undo}")]
-    Undo { first: Box<VolumeError>, undo: Box<VolumeError> },
-    #[error("did not finish within {0} s: {1}")]
-    TimedOut(u64, &'static str),
+    /// Both went wrong.
+    #[error("{first}; and undoing it failed, which will be tried again: {undo}")]
+    Undo {
+        /// What failed.
+        first: Box<Self>,
+        /// Why it could not be undone.
+        undo: Box<Self>,
+    },
+    /// Too many volumes.
+    #[error("there are {VOLUMES_MAX} volumes already: remove some first")]
+    TooMany,
+    /// Waited too long.
+    #[error("gave up after {} s: {}", WAIT.as_secs(), .0)]
+    TimedOut(&'static str),
 }
 
 impl<W: World> Volumes<W> {
-    /// Takes over what the stores hold. Call [`Volumes::recover`] before the first changing verb.
+    /// Takes over what the stores hold. Get, List and Path answer at once; changing verbs wait for [`Volumes::recover`].
     pub(crate) fn new(
         world: W,
         settings: Settings,
         records: Vec<Record>,
         rows: Vec<MountRow>,
     ) -> Rc<Self> {
-        let _ = (settings, records, rows);
-        Rc::new(Self { world })
+        let mut rows: BTreeMap<Id, MountRow> = rows.into_iter().map(|row| (row.id, row)).collect();
+        let mut state = State::default();
+        for record in records {
+            if record.phase == Phase::Retained {
+                state.retained.insert(record.id, record);
+                continue;
+            }
+            let mut entry = Entry::new(record, &settings.mountpoints);
+            if let Some(row) = rows.remove(&entry.record.id) {
+                entry.last = Some(row.facts);
+                entry.holders = row.holders;
+            }
+            state.volumes.insert(entry.record.name.clone(), entry);
+        }
+        Rc::new(Self {
+            world,
+            settings,
+            state: RefCell::new(state),
+            locks: Locks::default(),
+            recovered: watch::Sender::new(false),
+        })
     }
 
-    /// Makes records, mount table and kernel agree. Changing verbs wait for its first end; Get, List and Path do not.
-    pub(crate) async fn recover(self: &Rc<Self>) {}
-
-    /// Once every 2 s: takes up what waits (draining mounts, parked recovery, usage).
-    pub(crate) async fn tick(self: &Rc<Self>) {}
-
-    /// Makes a volume, durably. The same name with the same options is done already.
-    pub(crate) async fn create(
-        self: &Rc<Self>,
-        name: &str,
-        options: BTreeMap<String, String>,
-    ) -> Result<(), VolumeError> {
-        let _ = (name, options);
-        Err(VolumeError::NotFound)
+    /// Waits for the first recovery.
+    async fn until_recovered(&self) -> Result<(), VolumeError> {
+        let mut recovered = self.recovered.subscribe();
+        if *recovered.borrow() {
+            return Ok(());
+        }
+        match tokio::time::timeout(WAIT, recovered.wait_for(|done| *done)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(VolumeError::TimedOut("recovery after the start has not ended")),
+        }
     }
 
-    /// Mounts a volume for a holder and answers its mountpoint.
-    pub(crate) async fn mount(
-        self: &Rc<Self>,
-        name: &str,
-        holder: &str,
-        caller: Caller,
-    ) -> Result<String, VolumeError> {
-        let _ = (name, holder, caller);
-        Err(VolumeError::NotFound)
+    /// Reads one volume's entry.
+    fn read<T>(&self, name: &VolumeName, f: impl FnOnce(&Entry) -> T) -> Option<T> {
+        self.state.borrow().volumes.get(name).map(f)
     }
 
-    /// Takes one count off a holder; the last one unmounts. An unknown holder is done already. Also the undo of a Mount whose
-    /// client has gone.
-    pub(crate) async fn unmount(
-        self: &Rc<Self>,
-        name: &str,
-        holder: &str,
-        caller: Caller,
-    ) -> Result<(), VolumeError> {
-        let _ = (name, holder, caller);
-        Err(VolumeError::NotFound)
+    /// Changes one volume's entry; does nothing if it is gone.
+    fn write(&self, name: &VolumeName, f: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.state.borrow_mut().volumes.get_mut(name) {
+            f(entry);
+        }
     }
 
-    /// Removes a volume and its data.
-    pub(crate) async fn remove(
-        self: &Rc<Self>,
-        name: &str,
-        caller: Caller,
-    ) -> Result<(), VolumeError> {
-        let _ = (name, caller);
-        Err(VolumeError::NotFound)
+    /// Makes a record durable, then shows it.
+    async fn put(&self, record: Record) -> Result<(), VolumeError> {
+        self.world.catalog().commit(Change::Put(Box::new(record.clone()))).await?;
+        let mut state = self.state.borrow_mut();
+        match state.volumes.get_mut(&record.name) {
+            Some(entry) => entry.record = record,
+            None => {
+                let entry = Entry::new(record, &self.settings.mountpoints);
+                state.volumes.insert(entry.record.name.clone(), entry);
+            }
+        }
+        Ok(())
     }
 
-    /// What is shown of a volume; from memory.
-    pub(crate) fn get(&self, name: &str) -> Result<View, VolumeError> {
-        let _ = name;
-        Err(VolumeError::NotFound)
+    /// Forgets a record, durably.
+    async fn forget(&self, name: &VolumeName, id: Id) -> Result<(), VolumeError> {
+        self.world.catalog().commit(Change::Delete(id)).await?;
+        self.state.borrow_mut().volumes.remove(name);
+        Ok(())
     }
 
-    /// The stable mountpoint of a volume; from memory.
-    pub(crate) fn path(&self, name: &str) -> Result<String, VolumeError> {
-        let _ = name;
-        Err(VolumeError::NotFound)
+    fn is_running(&self) -> impl Fn(holders::Process) -> bool + '_ {
+        use world::Machine;
+        |process| self.world.machine().is_running(process)
     }
 
-    /// Calls `each(name, mountpoint)` for every volume, by name; from memory.
-    pub(crate) fn list(&self, each: impl FnMut(&str, &str)) {
-        let _ = each;
+    fn now(&self) -> u64 {
+        use world::Machine;
+        self.world.machine().now()
     }
 
-    /// Every volume as `get` shows it, by name; from memory.
-    pub(crate) fn views(&self) -> Vec<View> {
-        Vec::new()
-    }
-
-    /// What is wrong and needs a person: for `status` and `doctor`; from memory.
-    pub(crate) fn troubles(&self) -> Vec<Trouble> {
-        Vec::new()
-    }
-
-    /// Names of the volumes of a driver: it cannot be unloaded while there are any.
-    pub(crate) fn of_driver(&self, driver: &DriverName) -> Vec<String> {
-        let _ = driver;
-        Vec::new()
-    }
-
-    /// Names of the volumes that are mounted now.
-    pub(crate) fn mounted(&self) -> Vec<String> {
-        Vec::new()
+    async fn step(&self, name: &'static str) {
+        use world::Machine;
+        self.world.machine().step(name).await;
     }
 }
 
-/// Something that needs a person.
-#[derive(Debug, Clone, serde::Serialize)]
-pub(crate) struct Trouble {
-    /// The volume's name or id, or the stray thing's name.
-    pub(crate) what: String,
-    /// What is wrong, one line.
-    pub(crate) why: String,
-    /// A command that mends it, if there is one.
-    pub(crate) cure: Option<String>,
+impl Entry {
+    fn new(record: Record, mountpoints: &str) -> Self {
+        let mountpoint = format!("{mountpoints}/{}", record.id);
+        Self {
+            record,
+            mountpoint,
+            facts: None,
+            last: None,
+            plan: None,
+            holders: Holders::default(),
+            waiting: None,
+            missing: None,
+            usage: None,
+        }
+    }
+
+    /// The volume as its driver sees it.
+    fn volume(&self) -> Volume {
+        let Record { id, name, options, state, .. } = &self.record;
+        Volume { id: *id, name: name.clone(), options: options.clone(), state: state.clone() }
+    }
+
+    /// Puts something off; each time for twice as long, up to a minute.
+    fn put_off(&mut self, why: String) {
+        const FIRST: Duration = Duration::from_secs(2);
+        const LONGEST: Duration = Duration::from_secs(60);
+        let delay = self.waiting.as_ref().map_or(FIRST, |w| (w.delay * 2).min(LONGEST));
+        self.waiting = Some(Waiting { why, next: Instant::now() + delay, delay });
+    }
+
+    fn is_draining(&self) -> bool {
+        self.facts.is_some() && self.holders.is_empty()
+    }
 }

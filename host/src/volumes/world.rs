@@ -87,6 +87,8 @@ pub(crate) struct MountRequest<'a> {
 
 /// The loaded drivers.
 pub(crate) trait Drivers {
+    /// The names of all that are loaded.
+    fn names(&self) -> Vec<DriverName>;
     /// What the driver of that name says of itself; none if it is not loaded.
     fn description(&self, driver: &DriverName) -> Option<Rc<Description>>;
     /// What it was granted, read anew.

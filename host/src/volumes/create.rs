@@ -1,0 +1,121 @@
+//! Create: a name becomes a volume, durably, or nothing happened.
+//!
+//! Options are checked, an id is minted, the intent is durable; then the driver says what storage it needs and mountd makes it.
+//! What fails is undone, and what cannot be undone now is undone later: the record says `creating` until then.
+
+use std::collections::BTreeMap;
+
+use wasmvol_driver::{CallError, ErrorCode};
+use wasmvol_plan::{DriverName, Storage, VolumeName};
+
+use super::options::{self, Asked};
+use super::world::{Drivers, Machine, Mounter, World};
+use super::{VOLUMES_MAX, VolumeError, Volumes};
+use crate::catalog::record::{Phase, RECORD_VERSION, Record};
+
+impl<W: World> Volumes<W> {
+    /// Makes a volume, durably. The same name with the same options is done already.
+    pub(crate) async fn create(
+        &self,
+        name: &str,
+        given: BTreeMap<String, String>,
+    ) -> Result<(), VolumeError> {
+        let name = VolumeName::parse(name)?;
+        let asked = Asked::split(given)?;
+        self.until_recovered().await?;
+        let _lock = self.locks.hold(&name).await?;
+        self.finish(&name).await?;
+
+        let driver = asked.driver.as_ref().unwrap_or(&self.settings.default_driver);
+        if let Some(there) = self.read(&name, |entry| entry.record.driver.clone())
+            && there != *driver
+        {
+            return Err(VolumeError::Exists(format!("its driver is `{there}`, not `{driver}`")));
+        }
+        let record = self.intend(&name, driver, &asked)?;
+        let there = self.read(&name, |entry| entry.record.options.clone());
+        if let Some(there) = there {
+            return match options::difference(&there, &record.options) {
+                None => Ok(()),
+                Some(difference) => Err(VolumeError::Exists(difference)),
+            };
+        }
+        if self.state.borrow().volumes.len() >= VOLUMES_MAX {
+            return Err(VolumeError::TooMany);
+        }
+        self.step("create.begin").await;
+        self.put(record.clone()).await?;
+        self.step("create.intent").await;
+        let Err(first) = self.make(record).await else { return Ok(()) };
+        match self.undo_create(&name).await {
+            Ok(()) => Err(first),
+            Err(undo) => {
+                let both = VolumeError::Undo { first: Box::new(first), undo: Box::new(undo) };
+                self.write(&name, |entry| entry.put_off(both.to_string()));
+                Err(both)
+            }
+        }
+    }
+
+    /// The record of a volume that is meant; its options are checked.
+    fn intend(
+        &self,
+        name: &VolumeName,
+        driver: &DriverName,
+        asked: &Asked,
+    ) -> Result<Record, VolumeError> {
+        let Some(description) = self.world.drivers().description(driver) else {
+            let error = CallError::NotLoaded(driver.to_string());
+            return Err(VolumeError::Driver { driver: driver.clone(), error });
+        };
+        Ok(Record {
+            v: RECORD_VERSION,
+            id: self.world.machine().mint(),
+            name: name.clone(),
+            driver: driver.clone(),
+            driver_version: description.version.clone(),
+            options: options::parse(driver, &description, &asked.given)?,
+            reclaim: asked.reclaim,
+            created_at: self.now(),
+            phase: Phase::Creating,
+            storage: Storage::None,
+            state: Vec::new(),
+            plugin: self.settings.plugin.clone(),
+            extra: serde_json::Map::new(),
+        })
+    }
+
+    /// From the intent to the finished volume.
+    async fn make(&self, mut record: Record) -> Result<(), VolumeError> {
+        let Record { id, driver, name, options, .. } = &record;
+        let drivers = self.world.drivers();
+        let created = drivers.create(driver, *id, name, options).await;
+        let created =
+            created.map_err(|error| VolumeError::Driver { driver: driver.clone(), error })?;
+        self.step("create.driver").await;
+        created.storage.check(&drivers.grants(driver)?)?;
+        self.world.mounter().make(*id, driver, &created.storage).await?;
+        self.step("create.made").await;
+        record.phase = Phase::Ready;
+        record.storage = created.storage;
+        record.state = created.state;
+        self.put(record).await?;
+        self.step("create.ready").await;
+        Ok(())
+    }
+
+    /// Takes back whatever of a create was done. May be repeated.
+    pub(super) async fn undo_create(&self, name: &VolumeName) -> Result<(), VolumeError> {
+        let Some((driver, volume)) =
+            self.read(name, |entry| (entry.record.driver.clone(), entry.volume()))
+        else {
+            return Ok(());
+        };
+        match self.world.drivers().remove(&driver, &volume).await {
+            Ok(_) | Err(CallError::Failed { code: ErrorCode::NotFound, .. }) => {}
+            Err(error) => return Err(VolumeError::Driver { driver, error }),
+        }
+        self.world.mounter().trash(volume.id).await?;
+        self.forget(name, volume.id).await
+    }
+}

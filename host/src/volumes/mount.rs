@@ -1,0 +1,201 @@
+//! Mount and Unmount: a volume is mounted while it has holders.
+//!
+//! The kernel's mount comes first and the holder's row second: a mount without a holder was never acknowledged, and is taken away
+//! by recovery. At the last Unmount the row goes first and the mount second, if the kernel shows that nobody has it; until then it
+//! is *draining*, and the next Mount takes it back as it is.
+
+use wasmvol_plan::{Evidence, Facts, Plan, Release, Storage, VolumeName};
+
+use super::holders::{Caller, HOLDER_ID_MAX, HOLDERS_MAX, Holders};
+use super::world::{Drivers, MountRequest, Mounter, Table, World};
+use super::{VolumeError, Volumes};
+use crate::catalog::record::Phase;
+use crate::catalog::{MountRow, TableChange};
+
+impl<W: World> Volumes<W> {
+    /// Mounts a volume for a holder and answers its mountpoint.
+    pub(crate) async fn mount(
+        &self,
+        name: &str,
+        holder: &str,
+        caller: Caller,
+    ) -> Result<String, VolumeError> {
+        let name = VolumeName::parse(name)?;
+        check_holder(holder)?;
+        self.until_recovered().await?;
+        let _lock = self.locks.hold(&name).await?;
+        let found = self.read(&name, |entry| {
+            (entry.record.phase, entry.record.id, entry.mountpoint.clone(), entry.holders.clone())
+        });
+        let Some((phase, id, mountpoint, mut holders)) = found else {
+            return Err(VolumeError::NotFound);
+        };
+        match phase {
+            Phase::Ready => {}
+            Phase::Removing => return Err(VolumeError::Unfinished("is being removed".into())),
+            Phase::Creating | Phase::Retained => return Err(VolumeError::NotFound),
+        }
+        if !holders.add(holder, caller, self.now(), self.is_running()) {
+            let why = format!("it has {HOLDERS_MAX} holders already");
+            return Err(VolumeError::InUse(why));
+        }
+        self.step("mount.begin").await;
+        let facts = self.attach(&name, caller.pid()).await?;
+        self.step("mount.attached").await;
+        let row = MountRow { id, facts: facts.clone(), holders: holders.clone() };
+        let held = self.world.table().commit(TableChange::Put(Box::new(row))).await;
+        if let Err(error) = held {
+            if self.read(&name, |entry| entry.holders.is_empty()) == Some(true) {
+                self.drain(&name).await;
+            }
+            return Err(error.into());
+        }
+        self.write(&name, |entry| {
+            entry.holders = holders;
+            entry.waiting = None;
+        });
+        self.step("mount.held").await;
+        Ok(mountpoint)
+    }
+
+    /// Takes one count off a holder; the last one unmounts. An unknown holder or volume is done already. Also the undo of a Mount
+    /// whose client has gone.
+    pub(crate) async fn unmount(&self, name: &str, holder: &str) -> Result<(), VolumeError> {
+        let name = VolumeName::parse(name)?;
+        check_holder(holder)?;
+        self.until_recovered().await?;
+        let _lock = self.locks.hold(&name).await?;
+        let found = self.read(&name, |entry| {
+            (entry.holders.clone(), entry.facts.clone().or_else(|| entry.last.clone()))
+        });
+        let Some((mut holders, facts)) = found else { return Ok(()) };
+        if holders.release(holder) {
+            self.step("unmount.begin").await;
+            self.hold(&name, holders, facts).await?;
+            self.step("unmount.released").await;
+        }
+        if self.read(&name, super::Entry::is_draining) == Some(true) {
+            self.drain(&name).await;
+            self.step("unmount.gone").await;
+        }
+        Ok(())
+    }
+
+    /// Makes a volume's holders durable: no holders, no row.
+    pub(super) async fn hold(
+        &self,
+        name: &VolumeName,
+        holders: Holders,
+        facts: Option<Facts>,
+    ) -> Result<(), VolumeError> {
+        let Some(id) = self.read(name, |entry| entry.record.id) else { return Ok(()) };
+        let change = match facts {
+            Some(facts) if !holders.is_empty() => {
+                TableChange::Put(Box::new(MountRow { id, facts, holders: holders.clone() }))
+            }
+            _ => TableChange::Delete(id),
+        };
+        self.world.table().commit(change).await?;
+        self.write(name, |entry| entry.holders = holders);
+        Ok(())
+    }
+
+    /// Sees to it that a volume is mounted at its mountpoint, and is there for the process `peer`. A mount that is there already is
+    /// found by mountd, never doubled.
+    pub(super) async fn attach(
+        &self,
+        name: &VolumeName,
+        peer: Option<u32>,
+    ) -> Result<Facts, VolumeError> {
+        let found = self.read(name, |entry| {
+            let record = &entry.record;
+            let plan = entry.facts.as_ref().and(entry.plan.clone());
+            let last = entry.facts.clone().or_else(|| entry.last.clone());
+            (record.id, record.driver.clone(), record.storage.clone(), plan, last, entry.volume())
+        });
+        let Some((id, driver, storage, plan, last, volume)) = found else {
+            return Err(VolumeError::NotFound);
+        };
+        let drivers = self.world.drivers();
+        let plan: Plan = match plan {
+            Some(plan) => plan,
+            None => drivers
+                .path(&driver, &volume)
+                .await
+                .map_err(|error| VolumeError::Driver { driver: driver.clone(), error })?,
+        };
+        plan.check(&storage, &drivers.grants(&driver)?)?;
+        self.step("mount.planned").await;
+        let request = MountRequest {
+            id,
+            driver: &driver,
+            storage: &storage,
+            plan: &plan,
+            peer,
+            last: last.as_ref(),
+        };
+        let facts = self.world.mounter().mount(request).await?;
+        self.write(name, |entry| {
+            entry.facts = Some(facts.clone());
+            entry.last = None;
+            entry.plan = Some(plan);
+            entry.missing = None;
+        });
+        Ok(facts)
+    }
+
+    /// Unmounts a volume that has no holders, unless the kernel shows that somebody has it: then later.
+    pub(super) async fn drain(&self, name: &VolumeName) {
+        let Some(id) = self.read(name, |entry| entry.record.id) else { return };
+        let released = self.world.mounter().unmount(id).await;
+        self.write(name, |entry| match released {
+            Ok(Release::Gone) => entry.unmounted(),
+            Ok(Release::Held(evidence)) => entry.put_off(describe(&evidence)),
+            Err(fault) => entry.put_off(fault.to_string()),
+        });
+    }
+}
+
+impl super::Entry {
+    /// There is no mount any more, and nothing to remember of it.
+    pub(super) fn unmounted(&mut self) {
+        self.facts = None;
+        self.last = None;
+        self.plan = None;
+        self.waiting = None;
+        self.usage = None;
+        // A tmpfs is empty again; a directory keeps its size.
+        if self.record.storage == Storage::None {
+            self.missing = None;
+        }
+    }
+}
+
+/// Who has a volume mounted, in one line.
+pub(super) fn describe(evidence: &Evidence) -> String {
+    const SHOWN: usize = 3;
+    let mut parts: Vec<String> = evidence
+        .holders
+        .iter()
+        .take(SHOWN)
+        .map(|sighting| format!("process {} has it at `{}`", sighting.pid, sighting.path))
+        .collect();
+    if let more @ 1.. = evidence.holders.len().saturating_sub(SHOWN) {
+        parts.push(format!("{more} more"));
+    }
+    if evidence.unknown > 0 {
+        parts.push(format!("{} processes cannot be looked into", evidence.unknown));
+    }
+    parts.join(", ")
+}
+
+fn check_holder(holder: &str) -> Result<(), VolumeError> {
+    let fits = !holder.is_empty()
+        && holder.len() <= HOLDER_ID_MAX
+        && holder.bytes().all(|b| b.is_ascii_graphic());
+    if fits {
+        return Ok(());
+    }
+    let line = format!("a mount needs an ID of 1 to {HOLDER_ID_MAX} letters, digits or signs");
+    Err(VolumeError::Option(line))
+}
