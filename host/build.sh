@@ -1,0 +1,55 @@
+#!/bin/sh
+# Builds what `make run` serves: target/release/wasmvol, target/release/wasmvol-mountd and target/drivers/NAME.wasm.
+# `host/build.sh tests` builds the tests as well. Builds as the caller: root's files in somebody's tree are a trap, so under
+# sudo it goes back to the user who called it.
+set -eu
+cd "$(dirname "$0")/.."
+
+if [ "$(id -u)" = 0 ] && [ -n "${SUDO_USER:-}" ] && [ "$(stat -c %U Cargo.toml)" = "$SUDO_USER" ]; then
+    if [ "$SUDO_USER" != root ]; then
+        echo "building as $SUDO_USER, whose tree this is, not as root"
+        # A login shell, because rustup puts cargo into PATH there.
+        # shellcheck disable=SC2016 # expanded by the inner shell
+        exec sudo -H -u "$SUDO_USER" sh -lc 'exec "$0" "$@"' "$PWD/host/build.sh" "$@"
+    fi
+fi
+
+if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
+    PATH="$HOME/.cargo/bin:$PATH"
+fi
+if ! command -v cargo >/dev/null; then
+    echo "cargo is not here: install it from https://rustup.rs, then run this again" >&2
+    exit 1
+fi
+command -v cc >/dev/null || host/packages.sh gcc libc6-dev
+
+# rustup would do this by itself, but not where RUSTUP_AUTO_INSTALL=0 is set.
+if command -v rustup >/dev/null; then
+    channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+    if ! rustup run "$channel" rustc --version >/dev/null 2>&1; then
+        rustup toolchain install "$channel" --profile minimal --component clippy --component rustfmt
+    fi
+    if ! rustup target list --installed --toolchain "$channel" | grep -qx wasm32-wasip2; then
+        rustup target add --toolchain "$channel" wasm32-wasip2
+    fi
+fi
+
+target=${CARGO_TARGET_DIR:-target}
+if ! ls "$target"/release/deps/libwasmtime-*.rlib >/dev/null 2>&1; then
+    echo "the first build compiles wasmtime: about 6 minutes on 2 processors (this machine has $(nproc))"
+fi
+
+# One selection of packages for `make run` and `make test`: cargo unites the features of what it is asked for, and another
+# selection would build wasmtime again.
+case ${1:-} in
+tests) cargo test --release --workspace --no-run ;;
+esac
+cargo build --release --workspace --bins
+
+cargo build --profile driver --target wasm32-wasip2 -p local -p tmpfs
+mkdir -p "$target/drivers"
+for driver in local tmpfs; do
+    # Renamed into place: a daemon that runs from here may be reading the old one.
+    cp "$target/wasm32-wasip2/driver/$driver.wasm" "$target/drivers/.$driver.wasm"
+    mv "$target/drivers/.$driver.wasm" "$target/drivers/$driver.wasm"
+done

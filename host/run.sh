@@ -1,0 +1,116 @@
+#!/bin/sh
+# Serves this machine's Docker and Podman from target/release until Ctrl-C: `make run`, after `host/build.sh`. Arguments go to
+# `wasmvol serve`. Uses sudo for serving only. A server that is killed is started again; one that ends by itself is not.
+set -eu
+cd "$(dirname "$0")/.."
+
+wasmvol="$PWD/${CARGO_TARGET_DIR:-target}/release/wasmvol"
+socket=/run/docker/plugins/wasmvol.sock
+# Most tries of 0.2 s that the server is given to answer before nobody waits to print what to type: a start takes milliseconds.
+TRIES=50
+
+# The state `as_root` is in needs no password again: sudo asked at the start.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+if [ "$(id -u)" != 0 ]; then
+    if ! command -v sudo >/dev/null; then
+        echo "serving mounts file systems and needs root: install sudo, or run this as root" >&2
+        exit 1
+    fi
+    echo "serving needs root: sudo may ask for your password"
+    sudo -v
+fi
+
+next() {
+    echo
+    if command -v docker >/dev/null; then
+        cat <<'TEXT'
+wasmvol serves. In another terminal:
+
+  docker volume create -d wasmvol data
+  docker run --rm -v data:/data busybox sh -c 'echo hello >/data/greeting'
+  docker run --rm -v data:/data busybox cat /data/greeting
+  docker volume rm data
+TEXT
+    fi
+    if command -v podman >/dev/null; then
+        cat <<TEXT
+For podman, add this to /etc/containers/containers.conf:
+
+  [engine.volume_plugins]
+  wasmvol = "$socket"
+
+then, as root:
+
+  podman volume create -d wasmvol data
+  podman run --rm -v data:/data docker.io/library/busybox touch /data/greeting
+TEXT
+    fi
+    if ! command -v docker >/dev/null && ! command -v podman >/dev/null; then
+        cat <<'TEXT'
+wasmvol serves, and neither docker nor podman is here to use it. Install one (Debian: docker.io, podman), or end this with
+Ctrl-C and see `make demo`: the same verbs without them.
+TEXT
+    fi
+    cat <<TEXT
+
+What there is, and what is wrong:  sudo $wasmvol status   and   sudo $wasmvol doctor
+Ctrl-C ends it; what is mounted stays mounted.
+
+TEXT
+}
+
+# Says what to type once the server answers: once, in the background, since the server holds the foreground.
+when_ready() {
+    tries=$TRIES
+    while [ "$tries" -gt 0 ]; do
+        if as_root "$wasmvol" status >/dev/null 2>&1; then
+            next
+            return
+        fi
+        sleep 0.2
+        tries=$((tries - 1))
+    done
+}
+
+last_words() {
+    echo
+    left=$(awk '$5 ~ "^/run/wasmvol/mnt/." { print "  " $5 }' /proc/self/mountinfo)
+    if [ -n "$left" ]; then
+        echo "These volumes stay mounted, and their containers go on; the next \`make run\` finds them again:"
+        echo "$left"
+    else
+        echo "No volume is mounted."
+    fi
+    if command -v docker >/dev/null; then
+        cat <<TEXT
+While wasmvol is gone, dockerd waits 15 s for it in every call about volumes, \`docker volume ls\` too. Two cures:
+  - start it again:       make run
+  - or do without it:     sudo rm -f $socket && sudo systemctl restart docker
+    (dockerd then forgets it; remove its volumes and containers first, or dockerd waits for each of them as it starts)
+TEXT
+    fi
+}
+
+# Ctrl-C goes to the server as well, which drains and ends; this script outlives it to say what is left.
+trap : INT TERM
+if as_root "$wasmvol" status >/dev/null 2>&1; then
+    echo "wasmvol is served on this machine already: see \`sudo $wasmvol status\`" >&2
+    exit 75
+fi
+when_ready &
+ready=$!
+while :; do
+    started=$(date +%s)
+    status=0
+    as_root "$wasmvol" serve "$@" || status=$?
+    # More than 128 is a signal. Ctrl-C's own, and a refusal with its reason, are ends.
+    if [ "$status" -le 128 ] || [ "$status" = 130 ] || [ "$status" = 143 ]; then break; fi
+    echo "the server was killed (status $status): it is started again" >&2
+    [ $(($(date +%s) - started)) -ge 2 ] || sleep 1
+done
+kill "$ready" 2>/dev/null || :
+last_words
+exit "$status"
