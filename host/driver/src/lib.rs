@@ -3,9 +3,27 @@
 //! The daemon loads a component and calls its verbs; every call gets a fresh instance, a deadline and limits, so nothing that a
 //! driver does in one call reaches another call, another driver or the host. The only package that names wasmtime, and the last
 //! place where a generated type appears: what leaves here is in [`types`] and `wasmvol_plan`.
+//!
+//! In the order of a driver's life: [`Engine::load`] takes a component's bytes, `compile` makes machine code of them in a child
+//! process, `cache` keeps that, `contract` speaks the version of the contract that the component exports, and [`Driver`] has the
+//! verbs. Each verb is one `call`: a store with limits, a `journal` for what the driver writes, a `turnstile` to enter by.
 
+mod answer;
+mod cache;
+mod call;
+mod compile;
+mod config;
+mod contract;
+mod driver;
+mod engine;
+mod journal;
+mod ticker;
+mod turnstile;
 pub mod types;
 
+pub use compile::{Compiler, compile_stdin_to_stdout};
+pub use driver::Driver;
+pub use engine::{Engine, EngineOptions, LoadError};
 pub use types::{
     CallError, Created, Description, ErrorCode, Found, OptionSpec, Reclaim, Value, ValueType,
     Volume,

@@ -1,0 +1,174 @@
+//! The engine: wasmtime set up once, and components made into drivers.
+//!
+//! Called by the daemon at start and by `driver load`, from threads that may block. It keeps no list of what is loaded: a
+//! [`Driver`] holds all that it needs, and unloading is dropping it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::{Component, Linker};
+use wasmvol_plan::DriverName;
+
+use crate::cache::Cache;
+use crate::call::{DESCRIBE, State};
+use crate::compile::{COMPONENT_MAX, CompileError, Compiler};
+use crate::config;
+use crate::contract::{self, Contract};
+use crate::driver::{Calls, Driver, Facts};
+use crate::journal::Log;
+use crate::ticker::Ticker;
+use crate::turnstile::Turnstile;
+use crate::types::CallError;
+
+/// A driver may have one in this many of the engine's calls at once; the rest is for the others.
+const SHARE: usize = 4;
+
+/// How an engine is set up.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Directory of compiled components; the engine's own, and there already.
+    pub cache: PathBuf,
+    /// How components are compiled.
+    pub compiler: Compiler,
+    /// Most calls at once, of all drivers together; each has at most 64 MiB of memory. At least 1.
+    pub calls_max: u32,
+}
+
+/// wasmtime, set up. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) wasmtime: wasmtime::Engine,
+    linker: Linker<State>,
+    cache: Cache,
+    compiler: Compiler,
+    pub(crate) turnstile: Arc<Turnstile>,
+    calls_max: usize,
+    pub(crate) ticker: Ticker,
+}
+
+/// Why a component did not become a driver. One line each; none names the driver.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// wasmtime could not be set up.
+    #[error("wasm engine cannot be set up: {0}")]
+    Engine(String),
+    /// Not a component at all.
+    #[error("{0}")]
+    NotAComponent(&'static str),
+    /// Too many bytes.
+    #[error("component has {0} bytes: at most {COMPONENT_MAX} are allowed")]
+    TooLarge(usize),
+    /// It could not be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The cache could not be written.
+    #[error("compiled drivers cannot be kept: {0}")]
+    Cache(#[from] io::Error),
+    /// It exports no contract that this host speaks.
+    #[error("{0}")]
+    Export(String),
+    /// It imports something that is not on offer.
+    #[error("{0}")]
+    Import(String),
+    /// `describe` gave no answer that can be used.
+    #[error("`describe` failed: {0}")]
+    Describe(CallError),
+}
+
+impl Engine {
+    /// Sets up wasmtime and starts its clock.
+    ///
+    /// # Errors
+    /// The cache directory cannot be read, or wasmtime cannot be set up on this machine.
+    pub fn new(options: EngineOptions) -> Result<Self, LoadError> {
+        let calls_max = options.calls_max.max(1);
+        let wasmtime = wasmtime::Engine::new(&config::pooled(calls_max)).or_else(|error| {
+            tracing::warn!(
+                "no memory can be reserved for drivers, calls will be slower: {error:#}"
+            );
+            wasmtime::Engine::new(&config::config())
+        });
+        let wasmtime = wasmtime.map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+        let linker =
+            contract::linker(&wasmtime).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+        let calls_max = usize::try_from(calls_max).unwrap_or(usize::MAX);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                linker,
+                cache: Cache::open(options.cache, &wasmtime)?,
+                compiler: options.compiler,
+                turnstile: Turnstile::new(calls_max),
+                calls_max,
+                ticker: Ticker::start(wasmtime.clone())?,
+                wasmtime,
+            }),
+        })
+    }
+
+    /// Makes a driver of a component: compiles it unless that was done before, checks what it imports and exports, and asks it
+    /// to describe itself. Blocks: up to minutes for a large component that was never compiled.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with the component.
+    pub fn load(
+        &self,
+        name: &DriverName,
+        component: &[u8],
+        settings: BTreeMap<String, String>,
+    ) -> Result<Driver, LoadError> {
+        check_kind(component)?;
+        let digest = hex(&Sha256::digest(component));
+        let compiled = self.compiled(&digest, component)?;
+        let contract = Contract::new(&self.inner.linker, &compiled)?;
+        let calls = Calls {
+            contract,
+            engine: Arc::clone(&self.inner),
+            turnstile: Turnstile::new((self.inner.calls_max / SHARE).max(1)),
+            log: Log::new(name.clone()),
+            settings: Arc::new(settings),
+        };
+        let description = calls
+            .ask(&DESCRIBE, |contract, call| contract.describe(call))
+            .map_err(LoadError::Describe)?;
+        let (imports, exports) = contract::interfaces(&compiled);
+        let size = component.len();
+        let facts = Facts { name: name.clone(), description, digest, size, imports, exports };
+        Ok(Driver::new(calls, facts))
+    }
+
+    fn compiled(&self, digest: &str, component: &[u8]) -> Result<Component, LoadError> {
+        let Inner { cache, compiler, .. } = &*self.inner;
+        if let Some(compiled) = cache.find(digest) {
+            return Ok(compiled);
+        }
+        cache.store::<LoadError>(digest, |file| Ok(compiler.run(component, file)?))?;
+        cache.find(digest).ok_or_else(|| {
+            LoadError::Engine("what was compiled cannot be loaded: see the log".to_owned())
+        })
+    }
+}
+
+/// Tells a component from everything else that people have in a file, before a compiler sees it.
+fn check_kind(component: &[u8]) -> Result<(), LoadError> {
+    if component.len() > COMPONENT_MAX {
+        return Err(LoadError::TooLarge(component.len()));
+    }
+    match component.get(..8) {
+        Some(b"\0asm\x0d\0\x01\0") => Ok(()),
+        Some(b"\0asm\x01\0\0\0") => Err(LoadError::NotAComponent(
+            "is a core module, not a component: build it for `wasm32-wasip2`",
+        )),
+        _ => Err(LoadError::NotAComponent("is no WebAssembly component")),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
