@@ -34,22 +34,24 @@ if command -v rustup >/dev/null; then
     fi
 fi
 
-target=${CARGO_TARGET_DIR:-target}
-if ! ls "$target"/release/deps/libwasmtime-*.rlib >/dev/null 2>&1; then
+# The paths that the README names hold, whatever the caller's own habit is.
+export CARGO_TARGET_DIR="$PWD/target"
+
+if ! ls target/release/deps/libwasmtime-*.rlib >/dev/null 2>&1; then
     echo "the first build compiles wasmtime: about 6 minutes on 2 processors (this machine has $(nproc))"
 fi
 
-# One selection of packages for `make run` and `make test`: cargo unites the features of what it is asked for, and another
-# selection would build wasmtime again.
+# The whole workspace both times: cargo unites the features of the packages it is asked for, and to ask for the two binaries
+# alone would build wasmtime once more.
 case ${1:-} in
 tests) cargo test --release --workspace --no-run ;;
 esac
 cargo build --release --workspace --bins
 
 cargo build --profile driver --target wasm32-wasip2 -p local -p tmpfs
-mkdir -p "$target/drivers"
+mkdir -p target/drivers
 for driver in local tmpfs; do
     # Renamed into place: a daemon that runs from here may be reading the old one.
-    cp "$target/wasm32-wasip2/driver/$driver.wasm" "$target/drivers/.$driver.wasm"
-    mv "$target/drivers/.$driver.wasm" "$target/drivers/$driver.wasm"
+    cp "target/wasm32-wasip2/driver/$driver.wasm" "target/drivers/.$driver.wasm"
+    mv "target/drivers/.$driver.wasm" "target/drivers/$driver.wasm"
 done

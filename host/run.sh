@@ -4,16 +4,12 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-wasmvol="$PWD/${CARGO_TARGET_DIR:-target}/release/wasmvol"
+wasmvol="$PWD/target/release/wasmvol"
 socket=/run/docker/plugins/wasmvol.sock
 # Most tries of 0.2 s that the server is given to answer before nobody waits to print what to type: a start takes milliseconds.
 TRIES=50
 
-# The state `as_root` is in needs no password again: sudo asked at the start.
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
-}
-
+sudo=
 if [ "$(id -u)" != 0 ]; then
     if ! command -v sudo >/dev/null; then
         echo "serving mounts file systems and needs root: install sudo, or run this as root" >&2
@@ -21,6 +17,7 @@ if [ "$(id -u)" != 0 ]; then
     fi
     echo "serving needs root: sudo may ask for your password"
     sudo -v
+    sudo=sudo
 fi
 
 next() {
@@ -37,6 +34,7 @@ TEXT
     fi
     if command -v podman >/dev/null; then
         cat <<TEXT
+
 For podman, add this to /etc/containers/containers.conf:
 
   [engine.volume_plugins]
@@ -66,7 +64,7 @@ TEXT
 when_ready() {
     tries=$TRIES
     while [ "$tries" -gt 0 ]; do
-        if as_root "$wasmvol" status >/dev/null 2>&1; then
+        if $sudo "$wasmvol" status >/dev/null 2>&1; then
             next
             return
         fi
@@ -94,20 +92,32 @@ TEXT
     fi
 }
 
-# Ctrl-C goes to the server as well, which drains and ends; this script outlives it to say what is left.
-trap : INT TERM
-if as_root "$wasmvol" status >/dev/null 2>&1; then
+if $sudo "$wasmvol" status >/dev/null 2>&1; then
     echo "wasmvol is served on this machine already: see \`sudo $wasmvol status\`" >&2
     exit 75
 fi
+
+server=
+ended=
+# This script outlives the server, to say what is left. The server is a background job, which Ctrl-C does not reach, so that it
+# is told once and in one way.
+trap 'ended=yes; [ -z "$server" ] || $sudo kill "$server" 2>/dev/null' INT TERM
 when_ready &
 ready=$!
-while :; do
+while [ -z "$ended" ]; do
     started=$(date +%s)
+    $sudo "$wasmvol" serve "$@" &
+    server=$!
     status=0
-    as_root "$wasmvol" serve "$@" || status=$?
-    # More than 128 is a signal. Ctrl-C's own, and a refusal with its reason, are ends.
-    if [ "$status" -le 128 ] || [ "$status" = 130 ] || [ "$status" = 143 ]; then break; fi
+    wait "$server" || status=$?
+    if [ -n "$ended" ]; then
+        # The signal ended `wait`, not yet the server.
+        status=0
+        wait "$server" || status=$?
+        break
+    fi
+    # More than 128 is a signal; anything else is an end or a refusal with its reason.
+    [ "$status" -gt 128 ] || break
     echo "the server was killed (status $status): it is started again" >&2
     [ $(($(date +%s) - started)) -ge 2 ] || sleep 1
 done

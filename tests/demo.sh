@@ -12,7 +12,7 @@ if [ "${1:-}" != inside ]; then
     fi
     # shellcheck disable=SC2016 # expanded by the inner shell
     exec $sudo unshare --mount --propagation private sh -c 'mount --make-rshared / && exec "$@"' sh \
-        "$PWD/tests/demo.sh" inside "$PWD/${CARGO_TARGET_DIR:-target}/release/wasmvol"
+        "$PWD/tests/demo.sh" inside "$PWD/target/release/wasmvol"
 fi
 
 program=$2

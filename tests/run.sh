@@ -8,8 +8,7 @@ cd "$(dirname "$0")/.."
 host/packages.sh docker.io podman runc busybox-static e2fsprogs
 host/build.sh tests
 
-target=$PWD/${CARGO_TARGET_DIR:-target}
-skipped=$target/skipped-tests
+skipped=$PWD/target/skipped-tests
 rm -f "$skipped"
 
 sudo=
@@ -23,12 +22,13 @@ fi
 
 status=0
 # shellcheck disable=SC2016 # expanded by the inner shell
-$sudo env "PATH=$PATH:/usr/sbin:/sbin" "HOME=$HOME" "CI=${CI:-}" "WASMVOL_SKIPPED=$skipped" \
+$sudo env "PATH=$PATH:/usr/sbin:/sbin" "HOME=$HOME" "CI=${CI:-}" "CARGO_TARGET_DIR=$PWD/target" \
+    "WASMVOL_SKIPPED=$skipped" \
     unshare --mount --propagation private sh -c 'mount --make-rshared / && exec "$@"' sh \
     cargo test --release --workspace --no-fail-fast "$@" </dev/null || status=$?
 
 # What root wrote beneath target/ goes back to the caller.
-[ -z "$sudo" ] || sudo find "$target" -user root -exec chown -h "$(id -u):$(id -g)" {} +
+[ -z "$sudo" ] || sudo find target -user root -exec chown -h "$(id -u):$(id -g)" {} +
 
 echo
 if [ -s "$skipped" ]; then
