@@ -1,1 +1,106 @@
-//! model
+//! The model test: random verbs, kills and bad manners of engines drive the real verbs in a simulated world.
+//!
+//! A run is made from one seed. After every round, and after every restart, the invariants of `check` must hold; a failure prints
+//! the seed. `MODEL_SEED=N` replays one run, `MODEL_RUNS=N` sets how many are made.
+
+mod check;
+mod engines;
+mod sim;
+
+use std::rc::Rc;
+
+use wasmvol_plan::DriverName;
+
+use super::{Settings, Volumes};
+use engines::Engines;
+use sim::{Odds, Sim};
+
+/// Runs of `make test`; each has [`ROUNDS`] rounds of up to six calls at once.
+const RUNS: u64 = 150;
+const ROUNDS: usize = 60;
+
+#[test]
+fn whatever_engines_do_and_wherever_the_daemon_dies_the_invariants_hold() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match number("MODEL_SEED") {
+        Some(seed) => run(seed, Odds::ROUGH),
+        None => (0..number("MODEL_RUNS").unwrap_or(RUNS)).for_each(|seed| run(seed, Odds::ROUGH)),
+    }
+}
+
+#[test]
+fn where_nothing_fails_every_call_of_a_polite_engine_succeeds() {
+    (10_000..10_003).for_each(|seed| run(seed, Odds::SMOOTH));
+}
+
+/// Prints how to see a failing run again.
+struct Announce(u64);
+
+impl Drop for Announce {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("replay with MODEL_SEED={} cargo test --release -p wasmvol model", self.0);
+        }
+    }
+}
+
+fn run(seed: u64, odds: Odds) {
+    let _announce = Announce(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let sim = Sim::new(seed, odds);
+        let mut engines = Engines::new(&sim);
+        for _ in 0..ROUNDS {
+            let volumes = start(&sim).await;
+            recovery_is_idempotent(&sim, &volumes).await;
+            check::invariants(&sim, &volumes, &mut engines);
+            while engines.round(&sim, &volumes).await {
+                check::invariants(&sim, &volumes, &mut engines);
+                if sim.chance(10) {
+                    break;
+                }
+            }
+            // Killed in the middle, or between two rounds: the next start must cope with either.
+            engines.after_death(&sim);
+        }
+    });
+}
+
+/// Starts the daemon, as often as it takes until recovery is not killed.
+async fn start(sim: &Sim) -> Rc<Volumes<Sim>> {
+    loop {
+        sim.revive();
+        let volumes = Volumes::new(sim.clone(), settings(), sim.records(), sim.rows());
+        let recovered = {
+            let volumes = Rc::clone(&volumes);
+            sim.until_death(async move { volumes.recover().await }).await
+        };
+        if recovered.is_some() {
+            return volumes;
+        }
+    }
+}
+
+/// I19: where nothing is left to do, a second recovery changes nothing.
+async fn recovery_is_idempotent(sim: &Sim, volumes: &Volumes<Sim>) {
+    if !volumes.names(|entry| entry.waiting.is_some()).is_empty() {
+        return;
+    }
+    let before = sim.snapshot();
+    sim.calm(true);
+    Volumes::new(sim.clone(), settings(), sim.records(), sim.rows()).recover().await;
+    sim.calm(false);
+    assert_eq!(before, sim.snapshot(), "I19: a second recovery changed something");
+}
+
+fn settings() -> Settings {
+    Settings {
+        mountpoints: "/run/wasmvol/mnt".into(),
+        default_driver: DriverName::parse("local").expect("a name"),
+        plugin: "wasmvol".into(),
+    }
+}

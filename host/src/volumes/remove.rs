@@ -29,18 +29,14 @@ impl<W: World> Volumes<W> {
         removing.phase = Phase::Removing;
         self.put(removing).await?;
         self.step("remove.intent").await;
-        match self.finish_remove(&name).await {
-            // The driver's own refusal comes before any side effect of ours: the volume is what it was.
-            Err(error @ VolumeError::Driver { error: CallError::Failed { .. }, .. }) => {
-                self.put(record).await?;
-                Err(error)
-            }
-            Err(error) => {
-                self.write(&name, |entry| entry.put_off(error.to_string()));
-                Err(error)
-            }
-            Ok(()) => Ok(()),
+        let Err(error) = self.finish_remove(&name).await else { return Ok(()) };
+        // The driver's own refusal comes before any side effect of ours: the volume is what it was.
+        let is_refusal =
+            matches!(error, VolumeError::Driver { error: CallError::Failed { .. }, .. });
+        if !is_refusal || self.put(record).await.is_err() {
+            self.write(&name, |entry| entry.put_off(error.to_string()));
         }
+        Err(error)
     }
 
     /// Refuses while somebody holds the volume; drops holders that the caller's Remove proves to be rests, and unmounts.
@@ -63,12 +59,14 @@ impl<W: World> Volumes<W> {
             self.hold(name, left, facts.clone()).await?;
         }
         if facts.is_some() {
-            match self.world.mounter().unmount(id).await? {
-                Release::Gone => self.write(name, super::Entry::unmounted),
-                Release::Held(evidence) => return Err(VolumeError::InUse(describe(&evidence))),
-            }
+            self.drain(name).await;
         }
-        Ok(())
+        let still =
+            self.read(name, |e| e.waiting.as_ref().map(|w| (e.is_draining(), w.why.clone())));
+        match still.flatten() {
+            Some((true, why)) => Err(VolumeError::InUse(why)),
+            _ => Ok(()),
+        }
     }
 
     /// From the intent to the end. May be repeated.
