@@ -48,10 +48,19 @@ tests) cargo test --release --workspace --no-run ;;
 esac
 cargo build --release --workspace --bins
 
+# Puts a component into a directory of target/. Renamed into place: a daemon that runs from here may be reading the old one.
+place() {
+    mkdir -p "target/$1"
+    cp "target/wasm32-wasip2/driver/$2.wasm" "target/$1/.new"
+    mv "target/$1/.new" "target/$1/$(basename "$2").wasm"
+}
+
 cargo build --profile driver --target wasm32-wasip2 -p local -p tmpfs
-mkdir -p target/drivers
-for driver in local tmpfs; do
-    # Renamed into place: a daemon that runs from here may be reading the old one.
-    cp "target/wasm32-wasip2/driver/$driver.wasm" "target/drivers/.$driver.wasm"
-    mv "target/drivers/.$driver.wasm" "target/drivers/$driver.wasm"
-done
+place drivers local
+place drivers tmpfs
+if [ "${1:-}" = tests ]; then
+    cargo build --profile driver --target wasm32-wasip2 -p hostile
+    cargo build --profile driver --target wasm32-wasip2 -p wasmvol-sdk --example scratch
+    place guests hostile
+    place guests examples/scratch
+fi
