@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use wasmvol_driver::{CallError, ErrorCode};
+use wasmvol_driver::CallError;
 use wasmvol_plan::{DriverName, Storage, VolumeName};
 
 use super::options::{self, Asked};
@@ -111,10 +111,8 @@ impl<W: World> Volumes<W> {
         else {
             return Ok(());
         };
-        match self.world.drivers().remove(&driver, &volume).await {
-            Ok(_) | Err(CallError::Failed { code: ErrorCode::NotFound, .. }) => {}
-            Err(error) => return Err(VolumeError::Driver { driver, error }),
-        }
+        let forgotten = self.world.drivers().remove(&driver, &volume).await;
+        forgotten.map_err(|error| VolumeError::Driver { driver, error })?;
         self.world.mounter().trash(volume.id).await?;
         self.forget(name, volume.id).await
     }

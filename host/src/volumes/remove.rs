@@ -3,7 +3,7 @@
 //! Refused while it is held. Once the intent is durable it is only ever finished, never taken back, but for one case: the driver
 //! itself says no before anything else was done.
 
-use wasmvol_driver::{CallError, ErrorCode, Reclaim};
+use wasmvol_driver::{CallError, Reclaim};
 use wasmvol_plan::{Release, Storage, VolumeName};
 
 use super::holders::Caller;
@@ -80,11 +80,12 @@ impl<W: World> Volumes<W> {
                 Release::Held(evidence) => return Err(VolumeError::InUse(describe(&evidence))),
             }
         }
-        let reclaim = match self.world.drivers().remove(&record.driver, &volume).await {
-            Ok(reclaim) => reclaim,
-            Err(CallError::Failed { code: ErrorCode::NotFound, .. }) => Reclaim::Delete,
-            Err(error) => return Err(VolumeError::Driver { driver: record.driver, error }),
-        };
+        let reclaim = self
+            .world
+            .drivers()
+            .remove(&record.driver, &volume)
+            .await
+            .map_err(|error| VolumeError::Driver { driver: record.driver.clone(), error })?;
         self.step("remove.driver").await;
         let is_kept = reclaim == Reclaim::Retain || record.reclaim == Some(Reclaim::Retain);
         if is_kept && record.storage != Storage::None {
