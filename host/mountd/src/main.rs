@@ -1,1 +1,78 @@
-fn main() {}
+//! `wasmvol-mountd`: the only part of wasmvol with root, and the parent of the daemon.
+//!
+//! `wasmvol serve` becomes this program. It takes the locks, holds the listening sockets, adopts the anchor, starts the daemon
+//! without privileges and carries out the plans that the daemon sends, after checking each again. It speaks no HTTP, reads no JSON
+//! and runs no wasm; the daemon's frames are all that it listens to.
+
+mod anchor;
+mod args;
+mod attach;
+mod daemon;
+mod doors;
+mod fault;
+mod mounter;
+mod parent;
+mod places;
+mod reaper;
+mod scan;
+mod storage;
+mod sys;
+
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use wasmvol_plan::{Fault, FaultKind};
+
+use args::Args;
+use daemon::Program;
+use doors::Door;
+use fault::Context;
+use mounter::Mounter;
+use parent::Parent;
+use places::Places;
+
+/// The command line makes no sense (EX_USAGE).
+const USAGE: u8 = 64;
+/// Another wasmvol is in the way (EX_TEMPFAIL).
+const IN_THE_WAY: u8 = 75;
+
+fn main() -> ExitCode {
+    let args = match Args::parse(std::env::args_os().skip(1)) {
+        Ok(args) => args,
+        Err(why) => {
+            say(why);
+            return ExitCode::from(USAGE);
+        }
+    };
+    match serve(&args) {
+        Ok(status) => ExitCode::from(status),
+        Err(fault) => {
+            say(&fault);
+            ExitCode::from(if fault.kind == FaultKind::Busy { IN_THE_WAY } else { 1 })
+        }
+    }
+}
+
+fn serve(args: &Args) -> Result<u8, Fault> {
+    let what = || "prepare this process".to_owned();
+    let (plugin, admin) = (Door::inherit(&args.plugin_listen)?, Door::inherit(&args.admin)?);
+    // Modes are given exactly. Nothing of this process may end on a disk.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(Resource::Core, none).trying(what)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).trying(what)?;
+    let signals = sys::signal_fd().trying(what)?;
+    let places = Places::open(args)?;
+    let doors = [Door::open(plugin, &args.plugin_listen)?, Door::open(admin, &args.admin)?];
+    let mounter = Mounter::open(places)?;
+    let program = Program::open(args, &mounter.places.runtime, &mounter.anchor.path)?;
+    Ok(Parent::new(mounter, program, doors, signals).run())
+}
+
+/// Writes one line to stderr.
+pub(crate) fn say(line: impl Display) {
+    // There is nowhere to complain about a log that cannot be written.
+    let _lost = writeln!(std::io::stderr(), "wasmvol-mountd: {line}");
+}

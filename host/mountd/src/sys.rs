@@ -1,0 +1,181 @@
+//! The syscalls that rustix does not wrap, each as a safe function, and nothing else. The only file of mountd with `unsafe`.
+//!
+//! mountd has one thread: that is what makes `fork` here an ordinary call.
+
+#![expect(unsafe_code, reason = "raw syscalls; each block says why it is sound")]
+
+use std::ffi::{CString, c_char, c_int};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rustix::io::{Errno, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags};
+use rustix::process::{Pid, Signal};
+
+/// The number of the first file that [`fork`] hands to a child.
+pub(crate) const FIRST_FD: RawFd = 3;
+/// Copies wait above this number until they are put in their places: no child gets as many.
+const WAITING_FD: RawFd = 64;
+
+fn errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+fn done(result: c_int) -> Result<c_int, Errno> {
+    if result < 0 { Err(errno()) } else { Ok(result) }
+}
+
+/// `struct mount_attr` of mount_setattr(2).
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns: u64,
+}
+
+/// Changes one mount, attached or not: flags to set, flags to clear, propagation.
+pub(crate) fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    set: MountAttrFlags,
+    clear: MountAttrFlags,
+    propagation: MountPropagationFlags,
+) -> Result<(), Errno> {
+    let attr = MountAttr {
+        set: set.bits().into(),
+        clear: clear.bits().into(),
+        propagation: propagation.bits().into(),
+        userns: 0,
+    };
+    // SAFETY: the path is a C string and `attr` a whole `mount_attr` of the size given; both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
+/// Takes over a file that was inherited under a number; closed again on exec.
+pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
+    if number < FIRST_FD {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: the number was given to this process to own; nothing here has made a file of it yet. If it is not open, the
+    // check below says so and the value is forgotten before anything closes it.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    match fcntl_getfd(&fd).and_then(|flags| fcntl_setfd(&fd, flags | rustix::io::FdFlags::CLOEXEC))
+    {
+        Ok(()) => Ok(fd),
+        Err(e) => {
+            std::mem::forget(fd);
+            Err(e)
+        }
+    }
+}
+
+/// Starts a child that has only stdio and `fds`, as numbers from [`FIRST_FD`] on; it ends with what `run` returns.
+pub(crate) fn fork(fds: &[BorrowedFd<'_>], run: impl FnOnce() -> i32) -> Result<Pid, Errno> {
+    let copies: Vec<OwnedFd> =
+        fds.iter().map(|fd| fcntl_dupfd_cloexec(fd, WAITING_FD)).collect::<Result<_, _>>()?;
+    // SAFETY: this process has one thread, so the child may do all that the parent could.
+    let pid = done(unsafe { libc::fork() })?;
+    if let Some(pid) = Pid::from_raw(pid) {
+        return Ok(pid);
+    }
+    let mut next = FIRST_FD;
+    for copy in &copies {
+        // SAFETY: both are plain numbers. What `next` was before belongs to a value of the parent's that the child never
+        // touches: it leaves by `_exit` or exec.
+        if unsafe { libc::dup2(copy.as_raw_fd(), next) } < 0 {
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(126) }
+        }
+        next += 1;
+    }
+    // SAFETY: as above; everything beyond the child's own files goes.
+    unsafe { libc::close_range(next.unsigned_abs(), u32::MAX, 0) };
+    let code = catch_unwind(AssertUnwindSafe(run)).unwrap_or(101);
+    // SAFETY: ends the child without running what the parent meant for its own end.
+    unsafe { libc::_exit(code) }
+}
+
+/// Replaces this process by the program behind `program`; returns only on failure.
+pub(crate) fn exec(program: &OwnedFd, argv: &[CString], env: &[CString]) -> Errno {
+    let pointers = |strings: &[CString]| -> Vec<*mut c_char> {
+        let ends = std::iter::once(std::ptr::null_mut());
+        strings.iter().map(|s| s.as_ptr().cast_mut()).chain(ends).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays end with a null pointer, and their strings outlive the call; execve writes to none of them.
+    unsafe {
+        libc::execveat(
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    errno()
+}
+
+/// Drops every capability that a later exec could bring back.
+pub(crate) fn drop_bounding_set() -> Result<(), Errno> {
+    // The kernel has fewer than 64 and answers EINVAL for the first one that it does not know.
+    for capability in 0..64 {
+        // SAFETY: takes a number, changes only this process.
+        match done(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
+            Ok(_) => {}
+            Err(Errno::INVAL) if capability > 0 => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn handled_signals() -> libc::sigset_t {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: sigemptyset makes the set whole; the signals are valid ones.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGCHLD] {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Turns SIGTERM, SIGINT and SIGCHLD into messages on a file that never blocks.
+pub(crate) fn signal_fd() -> Result<OwnedFd, Errno> {
+    let set = handled_signals();
+    // SAFETY: the set is whole; the old one is not asked for.
+    done(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) })?;
+    // SAFETY: the set is whole.
+    let fd = done(unsafe {
+        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    })?;
+    // SAFETY: a new file that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The next signal of [`signal_fd`], if one waits.
+pub(crate) fn next_signal(signals: &OwnedFd) -> Option<Signal> {
+    let mut message = [0u8; size_of::<libc::signalfd_siginfo>()];
+    rustix::io::read(signals, &mut message).ok()?;
+    let number = message.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))?;
+    Signal::from_named_raw(number.cast_signed())
+}
+
+/// Lets a child have its signals again: the mask outlives exec.
+pub(crate) fn unblock_signals() -> Result<(), Errno> {
+    let set = handled_signals();
+    // SAFETY: the set is whole; the old one is not asked for.
+    done(unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) })?;
+    Ok(())
+}
