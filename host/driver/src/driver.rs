@@ -37,7 +37,7 @@ pub(crate) struct Facts {
 pub(crate) struct Calls {
     pub(crate) contract: Contract,
     pub(crate) engine: Arc<engine::Inner>,
-    pub(crate) turnstile: Arc<Turnstile>,
+    pub(crate) turnstile: Turnstile,
     pub(crate) log: Arc<Log>,
     pub(crate) settings: Arc<BTreeMap<String, String>>,
 }

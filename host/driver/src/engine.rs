@@ -48,7 +48,7 @@ pub(crate) struct Inner {
     linker: Linker<State>,
     cache: Cache,
     compiler: Compiler,
-    pub(crate) turnstile: Arc<Turnstile>,
+    pub(crate) turnstile: Turnstile,
     calls_max: usize,
     pub(crate) ticker: Ticker,
 }

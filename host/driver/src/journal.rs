@@ -18,8 +18,10 @@ use crate::answer::{MESSAGE_MAX, one_line};
 pub(crate) const CALL_MAX: usize = 16 << 10;
 /// Most bytes that one driver may log in a minute.
 pub(crate) const MINUTE_MAX: usize = 256 << 10;
-/// A longer line is broken here.
+/// Longest line in bytes; a longer one is broken on a stream, and cut in a message.
 const LINE_MAX: usize = 1 << 10;
+/// What a line costs beside its own bytes: the time, the level and the driver's name are written for each.
+const LINE_COST: usize = 64;
 /// Bytes that a stream takes in one write; WASI asks before each.
 const WRITE_MAX: usize = 4 << 10;
 
@@ -51,7 +53,6 @@ struct Minute {
 pub(crate) struct Journal {
     log: Arc<Log>,
     left: usize,
-    dropped: bool,
     out: Vec<u8>,
     err: Vec<u8>,
     last: String,
@@ -110,8 +111,7 @@ impl Shared {
     /// An empty journal for one call.
     pub(crate) fn new(log: &Arc<Log>) -> Self {
         let (log, last) = (Arc::clone(log), String::new());
-        let journal =
-            Journal { log, left: CALL_MAX, dropped: false, out: Vec::new(), err: Vec::new(), last };
+        let journal = Journal { log, left: CALL_MAX, out: Vec::new(), err: Vec::new(), last };
         Self(Arc::new(Mutex::new(journal)))
     }
 
@@ -183,15 +183,13 @@ impl Journal {
         if line.is_empty() {
             return;
         }
-        // Counted before it is escaped, so that a driver's own count agrees; escaping makes it six times as long at most.
-        if line.len() > self.left {
-            self.left = 0;
-        }
-        if self.log.admit(line.len(), self.left == 0) {
-            self.left -= line.len();
-            self.log.emit(level, &one_line(line, 6 * LINE_MAX));
-        } else {
-            self.dropped = true;
+        let line = one_line(line, LINE_MAX);
+        let cost = line.len() + LINE_COST;
+        // The first line that does not fit ends the log of this call: a log with holes misleads.
+        self.left = if cost <= self.left { self.left } else { 0 };
+        if self.log.admit(cost, self.left == 0) {
+            self.left -= cost;
+            self.log.emit(level, &line);
         }
     }
 }

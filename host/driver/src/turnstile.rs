@@ -3,43 +3,59 @@
 //! A driver has fewer passes than the engine, so one that keeps all of its calls busy until their deadlines does not keep the
 //! others out.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// A number of passes.
 #[derive(Debug)]
 pub(crate) struct Turnstile {
-    free: Mutex<usize>,
+    gate: Mutex<Gate>,
     freed: Condvar,
+}
+
+#[derive(Debug)]
+struct Gate {
+    free: usize,
+    /// Calls that wait: without any, giving a pass back costs no system call.
+    waiting: usize,
 }
 
 /// One pass; dropping it lets the next call in.
 #[derive(Debug)]
-pub(crate) struct Pass(Arc<Turnstile>);
+pub(crate) struct Pass<'a>(&'a Turnstile);
 
 impl Turnstile {
     /// A turnstile with this many passes.
-    pub(crate) fn new(passes: usize) -> Arc<Self> {
-        Arc::new(Self { free: Mutex::new(passes), freed: Condvar::new() })
+    pub(crate) fn new(passes: usize) -> Self {
+        Self { gate: Mutex::new(Gate { free: passes, waiting: 0 }), freed: Condvar::new() }
     }
 
     /// Waits for a pass; none if there was none until `until`.
-    pub(crate) fn enter(self: &Arc<Self>, until: Instant) -> Option<Pass> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let patience = until.saturating_duration_since(Instant::now());
-        let (mut free, _) = self
-            .freed
-            .wait_timeout_while(free, patience, |free| *free == 0)
-            .unwrap_or_else(PoisonError::into_inner);
-        *free = free.checked_sub(1)?;
-        Some(Pass(Arc::clone(self)))
+    pub(crate) fn enter(&self, until: Instant) -> Option<Pass<'_>> {
+        let mut gate = self.lock();
+        if gate.free == 0 {
+            gate.waiting += 1;
+            let patience = until.saturating_duration_since(Instant::now());
+            let waited = self.freed.wait_timeout_while(gate, patience, |gate| gate.free == 0);
+            (gate, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            gate.waiting -= 1;
+        }
+        gate.free = gate.free.checked_sub(1)?;
+        Some(Pass(self))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Pass {
+impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.0.freed.notify_one();
+        let mut gate = self.0.lock();
+        gate.free += 1;
+        if gate.waiting > 0 {
+            self.0.freed.notify_one();
+        }
     }
 }
 
@@ -55,11 +71,12 @@ mod tests {
         let now = Instant::now();
         let pass = turnstile.enter(now).expect("first");
         assert!(turnstile.enter(now).is_none());
-        let waiting = std::thread::spawn({
-            let turnstile = Arc::clone(&turnstile);
-            move || turnstile.enter(now + Duration::from_secs(60)).is_some()
+        let later = now + Duration::from_secs(60);
+        let entered = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| turnstile.enter(later).is_some());
+            drop(pass);
+            waiting.join()
         });
-        drop(pass);
-        assert!(waiting.join().expect("waiting thread"));
+        assert!(entered.expect("waiting thread"));
     }
 }

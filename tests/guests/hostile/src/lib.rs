@@ -180,7 +180,7 @@ fn misbehave(act: &str) {
         "stderr-flood" => (0..100_000).for_each(|n| eprintln!("line {n}")),
         "stdout-flood" => (0..100_000).for_each(|n| println!("line {n}")),
         "escapes" => eprintln!("\u{1b}[2Jcleared\rover"),
-        "endless-line" => (0..1_000_000).for_each(|_| eprint!("x")),
+        "endless-line" => (0..100_000).for_each(|_| eprint!("x")),
         "panic" => panic!("out of cheese"),
         "quiet-abort" => std::process::abort(),
         "exit" => std::process::exit(7),

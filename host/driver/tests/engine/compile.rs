@@ -1,0 +1,56 @@
+//! The compiling child has limits, and its end is told.
+
+use std::collections::BTreeMap;
+
+use wasmvol_driver::Compiler;
+
+use crate::stage::{engine, guest, name, program};
+
+fn compile_with(compiler: Compiler) -> String {
+    let cache = tempfile::tempdir().expect("cache");
+    let loaded =
+        engine(cache.path(), compiler, 4).load(&name("x"), &guest("hostile"), BTreeMap::new());
+    loaded.err().expect("not compiled").to_string()
+}
+
+#[test]
+fn a_compiler_that_eats_memory_is_ended() {
+    // tail keeps a line that never ends: 2 GiB are the limit, 3 would be needed.
+    let eater = program("/bin/sh", &["-c", "head -c 3G /dev/zero | tail -n 1 >/dev/null"]);
+    let error = compile_with(eater);
+    assert!(error.starts_with("component cannot be compiled: "), "{error}");
+    assert!(error.contains("memory exhausted"), "{error}");
+}
+
+#[test]
+fn a_compiler_that_writes_without_end_is_ended() {
+    let error = compile_with(program("/bin/cat", &["/dev/zero"]));
+    assert_eq!(error, "compiling was ended: it made over 512 MiB of machine code");
+}
+
+#[test]
+fn a_compiler_that_is_not_there_is_named() {
+    let error = compile_with(program("/nowhere/compiler", &[]));
+    assert!(error.starts_with("`/nowhere/compiler` cannot be run to compile: "), "{error}");
+}
+
+#[test]
+fn a_compiler_that_crashes_is_told_with_its_signal() {
+    let error = compile_with(program("/bin/sh", &["-c", "echo deep >&2; kill -ABRT $$"]));
+    assert!(error.starts_with("compiling was ended: signal: 6 (SIGABRT)"), "{error}");
+    assert!(error.ends_with("deep"), "{error}");
+}
+
+#[test]
+fn what_a_compiler_leaves_running_is_ended_with_it() {
+    let directory = tempfile::tempdir().expect("directory");
+    let fifo = directory.path().join("fifo");
+    // The child of the child holds the pipe open for as long as it lives; the last line waits for its end.
+    let script = format!("mkfifo {0}; sleep 3600 >{0} & read line <{0} & exit 3", fifo.display());
+    let error = compile_with(program("/bin/sh", &["-c", &script]));
+    assert_eq!(error, "component cannot be compiled: exit status: 3");
+    // Opening to read succeeds at once without a writer only when nobody writes any more.
+    let left =
+        std::process::Command::new("/usr/bin/timeout").args(["5", "cat"]).arg(&fifo).status();
+    assert!(left.is_ok());
+}

@@ -1,0 +1,301 @@
+//! What a hostile driver does costs one clear error, and nobody else anything.
+
+use std::time::Duration;
+
+use wasmvol_driver::{CallError, ErrorCode, Reclaim};
+
+use crate::stage::{
+    ENGINE, compiler, create, engine, guest, hostile, logged, name, volume, well_behaved,
+};
+
+fn timed_out(error: &CallError, seconds: u64) -> bool {
+    *error == CallError::TimedOut(Duration::from_secs(seconds))
+}
+
+fn out_of(error: &CallError) -> &str {
+    if let CallError::OutOfBounds(what) = error { what } else { panic!("{error:?}") }
+}
+
+fn broken(error: &CallError) -> &str {
+    if let CallError::Contract(what) = error { what } else { panic!("{error:?}") }
+}
+
+#[test]
+fn a_loop_in_create_ends_at_the_deadline() {
+    let error = create(&well_behaved(), "loop").expect_err("endless");
+    assert!(timed_out(&error, 3), "{error:?}");
+    assert_eq!(error.to_string(), "driver did not answer within 3000 ms");
+}
+
+#[test]
+fn a_loop_in_path_ends_at_the_deadline() {
+    let error = well_behaved().path(&volume("loop")).expect_err("endless");
+    assert!(timed_out(&error, 2), "{error:?}");
+}
+
+#[test]
+fn a_loop_in_describe_refuses_the_driver() {
+    let error = hostile("loop").err().expect("endless");
+    assert_eq!(error.to_string(), "`describe` failed: driver did not answer within 2000 ms");
+}
+
+#[test]
+fn a_sleep_ends_at_the_deadline() {
+    let error = well_behaved().path(&volume("sleep")).expect_err("an hour");
+    assert!(timed_out(&error, 2), "{error:?}");
+}
+
+#[test]
+fn a_driver_whose_calls_all_hang_keeps_no_other_driver_waiting() {
+    let cache = tempfile::tempdir().expect("cache");
+    // One call in four: the hanging driver may have one at a time.
+    let engine = engine(cache.path(), compiler(), 4);
+    let component = guest("hostile");
+    let load = |n: &str| engine.load(&name(n), &component, [].into()).expect("loads");
+    let (hanging, other) = (load("hanging"), load("other"));
+    std::thread::scope(|scope| {
+        let calls = [(); 6].map(|()| scope.spawn(|| hanging.path(&volume("loop"))));
+        while calls.iter().any(|call| !call.is_finished()) {
+            other.path(&volume("nothing")).expect("the other driver answers");
+        }
+        for call in calls {
+            let error = call.join().expect("thread").expect_err("endless");
+            assert!(timed_out(&error, 2), "{error:?}");
+        }
+    });
+    hanging.path(&volume("nothing")).expect("its next call has a fresh instance");
+}
+
+#[test]
+fn deep_recursion_costs_one_call() {
+    let error = well_behaved().path(&volume("recurse")).expect_err("too deep");
+    assert_eq!(out_of(&error), "512 KiB of stack");
+}
+
+#[test]
+fn memory_is_limited() {
+    let error = well_behaved().path(&volume("grow")).expect_err("too much");
+    assert_eq!(error.to_string(), "driver asked for more than its limit of 64 MiB of memory");
+}
+
+#[test]
+fn a_driver_that_copes_with_its_limit_goes_on() {
+    well_behaved().path(&volume("grow-and-carry-on")).expect("it coped");
+}
+
+#[test]
+fn a_panic_is_told_with_its_words() {
+    let error = well_behaved().path(&volume("panic")).expect_err("panics");
+    assert_eq!(error.to_string(), "driver crashed: out of cheese");
+}
+
+#[test]
+fn a_silent_crash_is_told_as_the_trap_that_it_is() {
+    let error = well_behaved().path(&volume("quiet-abort")).expect_err("aborts");
+    let CallError::Crashed(why) = error else { panic!("{error:?}") };
+    assert!(why.contains("unreachable"), "{why}");
+}
+
+#[test]
+fn an_exit_is_told_as_such() {
+    let driver = well_behaved();
+    // WASI 0.2 knows success and failure only.
+    assert_eq!(create(&driver, "exit"), Err(CallError::Exited(1)));
+    assert_eq!(create(&driver, "exit-well"), Err(CallError::Exited(0)));
+}
+
+#[test]
+fn what_one_call_did_is_unknown_to_the_next() {
+    let driver = well_behaved();
+    for act in ["panic", "quiet-abort", "exit", "grow", "recurse"] {
+        driver.path(&volume(act)).expect_err(act);
+        driver.path(&volume("nothing")).unwrap_or_else(|error| panic!("after {act}: {error}"));
+    }
+}
+
+#[test]
+fn no_file_no_network_and_no_environment_is_there() {
+    let driver = well_behaved();
+    for act in ["read-files", "connect", "look-around"] {
+        driver.path(&volume(act)).unwrap_or_else(|error| panic!("{act}: {error}"));
+    }
+}
+
+#[test]
+fn errors_are_one_line_of_at_most_a_kibibyte() {
+    let driver = well_behaved();
+    let CallError::Failed { code, message } = create(&driver, "fail").expect_err("fails") else {
+        panic!("an error of the driver's own")
+    };
+    assert_eq!(code, ErrorCode::Exhausted);
+    assert_eq!(message, "backend is\\nfull \\u{1b}[31m");
+    let CallError::Failed { message, .. } = create(&driver, "long-error").expect_err("fails")
+    else {
+        panic!("an error of the driver's own")
+    };
+    assert!(message.len() <= 1024, "{} bytes", message.len());
+}
+
+#[test]
+fn an_answer_of_many_megabytes_is_refused_and_not_kept() {
+    let driver = well_behaved();
+    for act in ["giant-error", "giant-state"] {
+        let error = create(&driver, act).expect_err(act);
+        assert_eq!(out_of(&error), "1 MiB in one answer", "{act}");
+    }
+    let error = hostile("list-giant").expect("loads").list().expect_err("giant list");
+    assert_eq!(out_of(&error), "16 MiB in one answer");
+}
+
+#[test]
+fn hostile_calls_leave_no_memory_behind() {
+    let driver = well_behaved();
+    let round = || {
+        for act in ["giant-state", "giant-error", "grow", "log-huge", "endless-line"] {
+            // Which error it is, is asked elsewhere.
+            let _ = create(&driver, act);
+        }
+    };
+    round();
+    let before = resident();
+    (0..20).for_each(|_| round());
+    // 20 rounds hand over 2.5 GB; other tests run beside this one, so the line is drawn far from both.
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 512 << 20, "{grown} bytes more");
+}
+
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("statm");
+    let pages = statm.split(' ').nth(1).expect("resident").parse::<u64>().expect("pages");
+    pages * 4096
+}
+
+#[test]
+fn a_state_of_64_kib_is_the_largest() {
+    let driver = well_behaved();
+    assert_eq!(create(&driver, "full-state").expect("fits").state.len(), 64 << 10);
+    let error = create(&driver, "large-state").expect_err("one byte more");
+    assert_eq!(broken(&error), "state has 65537 bytes: at most 65536 are allowed");
+}
+
+#[test]
+fn a_mode_with_more_than_permission_bits_breaks_the_contract() {
+    let driver = well_behaved();
+    let error = create(&driver, "bad-mode").expect_err("bad mode");
+    assert_eq!(broken(&error), "mode 10755 has more than permission bits");
+    let error = driver.path(&volume("bad-mode")).expect_err("bad mode");
+    assert_eq!(broken(&error), "mode 37777777777 has more than permission bits");
+}
+
+#[test]
+fn a_subpath_that_leaves_the_volume_breaks_the_contract() {
+    let driver = well_behaved();
+    for (act, path) in [("parent", "a/../../b"), ("absolute", "/etc"), ("empty-subpath", "")] {
+        let error = driver.path(&volume(act)).expect_err(act);
+        assert_eq!(broken(&error), format!("subpath `{path}` does not stay inside of the volume"));
+    }
+    let error = driver.path(&volume("long-subpath")).expect_err("long");
+    assert_eq!(broken(&error), "subpath has 200001 bytes: at most 4096 are allowed");
+    let plan = driver.path(&volume("subpath")).expect("inside");
+    assert_eq!(plan.subpath.as_deref(), Some("data/current"));
+}
+
+#[test]
+fn cases_that_no_host_serves_yet_are_unsupported() {
+    let driver = well_behaved();
+    let error = create(&driver, "image").expect_err("image");
+    assert_eq!(error.to_string(), "storage `image` is not served by this version of wasmvol");
+    let error = driver.path(&volume("served")).expect_err("served");
+    assert_eq!(error.to_string(), "source `served` is not served by this version of wasmvol");
+}
+
+#[test]
+fn removing_what_the_driver_does_not_know_is_done_already() {
+    let driver = well_behaved();
+    assert_eq!(driver.remove(&volume("unknown")), Ok(Reclaim::Delete));
+    assert_eq!(driver.remove(&volume("retain")), Ok(Reclaim::Retain));
+}
+
+#[test]
+fn a_list_is_bounded_and_its_names_are_left_to_the_caller() {
+    let list = |act: &str| hostile(act).expect("loads").list();
+    assert_eq!(list("list-full").expect("fits").len(), 10_000);
+    let error = list("list-many").expect_err("one more");
+    assert_eq!(broken(&error), "list has 10001 volumes: at most 10000 are allowed");
+    let error = list("list-long-name").expect_err("long");
+    assert_eq!(broken(&error), "found volume name has 100000 bytes: at most 4096 are allowed");
+    let error = list("list-option-twice").expect_err("twice");
+    assert_eq!(broken(&error), "found volume has option `a` twice");
+    let error = list("list-bad-option").expect_err("bad key");
+    assert!(broken(&error).starts_with("option key `A B` is not made of"), "{error}");
+    assert_eq!(list("list-odd-name").expect("not judged here")[0].name, "../v");
+}
+
+#[test]
+fn a_description_that_breaks_the_contract_refuses_the_driver() {
+    let expected = [
+        ("bad-name", "driver name `../hostile` is not allowed"),
+        ("no-version", "version is empty"),
+        ("long-version", "version has 100000 bytes: at most 64 are allowed"),
+        ("reserved-option", "option `reclaim` is the host's own"),
+        ("bad-option", "option key `Do It` is not made of"),
+        ("option-twice", "option `do` is described twice"),
+        ("many-options", "description has 1000 options: at most 64 are allowed"),
+        ("required-default", "option `both` is required and has a default"),
+        ("default-lines", "default `a\\nb` has control characters"),
+        ("many-grants", "description has 1000 grants: at most 32 are allowed"),
+    ];
+    for (act, why) in expected {
+        let error = hostile(act).err().unwrap_or_else(|| panic!("{act} was let in")).to_string();
+        let start = format!("`describe` failed: driver broke the contract: {why}");
+        assert!(error.starts_with(&start), "{act}: {error}");
+    }
+    let described = hostile("loud-help").expect("only loud").description().clone();
+    assert!(described.help.starts_with("\\u{1b}[2Jhelp\\n\\u{202e}"), "{}", described.help);
+    assert!(described.help.len() <= 256, "{} bytes", described.help.len());
+}
+
+#[test]
+fn a_flood_of_log_lines_is_cut_and_counted() {
+    for act in ["log-flood", "stderr-flood", "stdout-flood"] {
+        let driver = well_behaved();
+        let (answer, log) = logged(|| driver.path(&volume(act)));
+        answer.unwrap_or_else(|error| panic!("{act}: {error}"));
+        assert!(log.len() <= 16 << 10, "{act}: {} bytes", log.len());
+        assert!(log.contains("line 0"), "{act}");
+        assert!(log.contains("over its limit of 16 KiB a call, 256 a minute"), "{act}");
+        assert_eq!(log.matches("over its limit").count(), 1, "{act}");
+    }
+}
+
+#[test]
+fn a_driver_that_floods_in_every_call_stays_within_its_minute() {
+    let driver = well_behaved();
+    let ((), log) = logged(|| {
+        for _ in 0..64 {
+            driver.path(&volume("log-flood")).expect("dropping lines fails no call");
+        }
+    });
+    let bytes: usize = log.lines().filter_map(|l| l.find("line ").map(|at| l.len() - at)).sum();
+    assert!(bytes > 0 && bytes <= 256 << 10, "{bytes} bytes of its own");
+    assert!(log.len() <= 256 << 10, "{} bytes in all", log.len());
+}
+
+#[test]
+fn what_a_driver_writes_is_escaped_and_carries_its_name() {
+    let driver = well_behaved();
+    let (answer, log) = logged(|| driver.path(&volume("escapes")));
+    answer.expect("writing is allowed");
+    assert!(log.contains("\\u{1b}[2Jcleared\\rover driver=hostile"), "{log}");
+    let (_, log) = logged(|| driver.path(&volume("endless-line")));
+    assert!(log.lines().all(|line| line.len() < 1200), "a line is broken");
+}
+
+#[test]
+fn calls_of_one_driver_run_beside_each_other() {
+    let driver = ENGINE.load(&name("many"), &guest("hostile"), [].into()).expect("loads");
+    std::thread::scope(|scope| {
+        let calls = [(); 32].map(|()| scope.spawn(|| driver.path(&volume("nothing")).is_ok()));
+        assert!(calls.into_iter().all(|call| call.join().expect("thread")));
+    });
+}

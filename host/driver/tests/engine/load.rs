@@ -1,0 +1,112 @@
+//! What may be loaded, and what is said of the rest.
+
+use std::collections::BTreeMap;
+
+use wasmvol_driver::LoadError;
+
+use crate::stage::{ENGINE, guest, hostile, name, well_behaved};
+
+fn refused(component: &[u8]) -> String {
+    let refused = ENGINE.load(&name("odd"), component, BTreeMap::new());
+    refused.err().expect("refused").to_string()
+}
+
+/// A component of custom sections and imports, made by hand: the header, then what is given.
+fn component(sections: &[u8]) -> Vec<u8> {
+    [b"\0asm\x0d\0\x01\0", sections].concat()
+}
+
+#[test]
+fn a_driver_tells_what_it_is() {
+    let driver = well_behaved();
+    assert_eq!(driver.name().as_str(), "hostile");
+    assert_eq!(driver.description().version, "0.1.0");
+    assert_eq!(driver.size(), guest("hostile").len());
+    assert_eq!(driver.digest().len(), 64);
+    assert!(driver.exports().contains(&"wasmvol:driver/volumes@0.1.0".to_owned()));
+    assert!(driver.imports().contains(&"wasmvol:driver/settings@0.1.0".to_owned()));
+}
+
+#[test]
+fn settings_reach_the_driver() {
+    let error = hostile("panic").err().expect("told to panic");
+    assert_eq!(error.to_string(), "`describe` failed: driver crashed: out of cheese");
+}
+
+#[test]
+fn what_is_no_component_is_refused_before_it_is_compiled() {
+    assert_eq!(refused(b""), "is no WebAssembly component");
+    assert_eq!(refused(b"#!/bin/sh\necho hello\n"), "is no WebAssembly component");
+    let module = b"\0asm\x01\0\0\0";
+    assert_eq!(refused(module), "is a core module, not a component: build it for `wasm32-wasip2`");
+    let large = vec![0; (64 << 20) + 1];
+    assert_eq!(refused(&large), "component has 67108865 bytes: at most 67108864 are allowed");
+}
+
+#[test]
+fn garbage_behind_a_components_header_is_refused_with_one_line() {
+    let error = refused(&component(b"garbage garbage garbage"));
+    assert!(error.starts_with("component cannot be compiled: "), "{error}");
+    assert_eq!(error.lines().count(), 1);
+    let mut torn = guest("hostile");
+    torn.truncate(torn.len() / 2);
+    let error = refused(&torn);
+    assert!(error.starts_with("component cannot be compiled: "), "{error}");
+    assert_eq!(error.lines().count(), 1);
+}
+
+#[test]
+fn a_component_that_exports_no_contract_is_no_driver() {
+    assert_eq!(
+        refused(&component(b"")),
+        "does not export `wasmvol:driver/volumes`: it is no wasmvol driver"
+    );
+}
+
+#[test]
+fn another_version_of_the_contract_is_named() {
+    // The name stands in the component as text of one length: 0.1.0 becomes 0.9.0 everywhere.
+    let error = refused(&renamed("@0.1.0", "@0.9.0"));
+    assert_eq!(error, "speaks version 0.9.0 of the contract: this host speaks 0.1.x");
+}
+
+#[test]
+fn a_later_version_of_the_same_line_is_a_driver() {
+    let driver = ENGINE.load(&name("later"), &renamed("@0.1.0", "@0.1.9"), BTreeMap::new());
+    assert!(driver.is_ok(), "{:?}", driver.err());
+}
+
+#[test]
+fn an_import_that_is_not_on_offer_is_named() {
+    let error = refused(&renamed("wasi:filesystem/preopens@", "wasi:nilesystem/preopens@"));
+    assert!(error.starts_with("imports `wasi:nilesystem/preopens@0.2."), "{error}");
+    assert!(error.ends_with("which is not on offer to drivers"), "{error}");
+}
+
+#[test]
+fn an_interface_that_the_host_does_not_have_is_named() {
+    let refused = ENGINE.load(
+        &name("odd"),
+        &renamed("wasmvol:driver/settings@", "wasmvol:driver/sittings@"),
+        BTreeMap::new(),
+    );
+    let error = refused.err().expect("refused");
+    assert!(matches!(error, LoadError::Import(_)), "{error:?}");
+    assert!(error.to_string().contains("`wasmvol:driver/sittings@0.1.0`"), "{error}");
+}
+
+/// The hostile driver with one text in its names replaced by another of the same length.
+fn renamed(from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = guest("hostile");
+    let places: Vec<usize> = bytes
+        .windows(from.len())
+        .enumerate()
+        .filter_map(|(at, window)| (window == from.as_bytes()).then_some(at))
+        .collect();
+    assert!(!places.is_empty(), "`{from}` is in the component");
+    for at in places {
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    }
+    bytes
+}

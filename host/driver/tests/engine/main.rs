@@ -1,0 +1,10 @@
+//! The engine against real components: good ones, hostile ones, and files that are none.
+//!
+//! The guests are built before: `cargo build --profile driver --target wasm32-wasip2 -p hostile`. The compiling child is the
+//! example `call` of this package, which `cargo test` builds along.
+
+mod cache;
+mod compile;
+mod hostile;
+mod load;
+mod stage;
