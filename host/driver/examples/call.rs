@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use wasmvol_driver::types::Options;
-use wasmvol_driver::{Compiler, Driver, Engine, EngineOptions, Volume};
+use wasmvol_driver::{
+    Compiler, Driver, Engine, EngineOptions, OptionSpec, Value, ValueType, Volume,
+};
 use wasmvol_plan::{DriverName, Id, VolumeName};
 
 /// Calls of one thread before measuring: the pool's slots are warm then.
@@ -56,7 +57,7 @@ fn measure(component: PathBuf) -> Result<(), Box<dyn Error>> {
     let mut volume = Volume {
         id: Id::from_bits(1),
         name: VolumeName::parse("measured")?,
-        options: Options::new(),
+        options: driver.description().options.iter().filter_map(default).collect(),
         state: Vec::new(),
     };
     volume.state = driver.create(volume.id, &volume.name, &volume.options)?.state;
@@ -78,6 +79,16 @@ fn measure(component: PathBuf) -> Result<(), Box<dyn Error>> {
         )?;
     }
     Ok(())
+}
+
+/// A default as the daemon would fill it in; the drivers of this project have none of another type.
+fn default(spec: &OptionSpec) -> Option<(String, Value)> {
+    let default = spec.default.clone()?;
+    let value = match spec.value_type {
+        ValueType::Number => Value::Number(default.parse().ok()?),
+        _ => Value::Text(default),
+    };
+    Some((spec.key.clone(), value))
 }
 
 fn run(driver: &Driver, volume: &Volume) -> Result<Vec<Duration>, wasmvol_driver::CallError> {

@@ -65,7 +65,7 @@ fn a_failed_compile_leaves_nothing() {
     let cache = tempfile::tempdir().expect("cache");
     let half = program("/bin/sh", &["-c", "echo half of it; exit 3"]);
     load(cache.path(), half).err().expect("failed");
-    assert_eq!(files(cache.path()), [PathBuf::new(); 0]);
+    assert!(files(cache.path()).is_empty());
 }
 
 #[test]

@@ -2,6 +2,12 @@
 //!
 //! The guests are built before: `cargo build --profile driver --target wasm32-wasip2 -p hostile`. The compiling child is the
 //! example `call` of this package, which `cargo test` builds along.
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test says what it expects by failing"
+)]
 
 mod cache;
 mod compile;
