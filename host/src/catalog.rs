@@ -3,7 +3,13 @@
 //! The *catalog* outlives the machine: redb with fsync under the state directory. The *mount table* outlives the daemon and dies
 //! with the machine: redb on a tmpfs. Both group the commits of concurrent calls.
 
+pub(crate) mod durable;
+mod file;
 pub(crate) mod record;
+pub(crate) mod table;
+mod writer;
+
+pub(crate) use writer::Counts;
 
 use serde::{Deserialize, Serialize};
 use wasmvol_plan::{Facts, Id};

@@ -1,0 +1,115 @@
+//! The file of a store: made whole or not at all, opened by one process, and never trusted after a failed sync.
+//!
+//! Used by the catalog and the mount table when they open, and again after a failed write.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Bound;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use redb::backends::FileBackend;
+use redb::{BackendError, Database, StorageBackend};
+
+use crate::catalog::StoreError;
+use crate::catalog::writer::{end, words};
+
+/// A store's file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StoreFile {
+    /// The store's name in messages.
+    pub(super) store: &'static str,
+    /// The file's name in its directory.
+    pub(super) name: &'static str,
+    /// Memory for pages, in bytes. redb's own default of 1 GiB is meant for data that is read again and again; ours is read once.
+    pub(super) cache: usize,
+}
+
+impl StoreFile {
+    /// Opens the file in `dir`. If it is not there it is made: `init` fills it under another name first, so that a crash never
+    /// leaves half a store behind.
+    pub(super) fn open(
+        self,
+        dir: &Path,
+        init: impl FnOnce(&Database) -> Result<(), redb::Error>,
+    ) -> Result<Database, StoreError> {
+        let path = dir.join(self.name);
+        if path.try_exists().map_err(|e| self.unreadable(&e.into()))? {
+            return self.database(&path, false).map_err(|e| self.unreadable(&e));
+        }
+        let draft = dir.join(format!("{}.new", self.name));
+        let make = || -> Result<Database, redb::Error> {
+            let database = self.database(&draft, true)?;
+            init(&database)?;
+            std::fs::rename(&draft, &path)?;
+            File::open(dir)?.sync_all()?;
+            Ok(database)
+        };
+        make().map_err(|e| StoreError::Write { store: self.store, why: words(&e) })
+    }
+
+    fn database(self, path: &Path, fresh: bool) -> Result<Database, redb::Error> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(fresh)
+            .truncate(fresh)
+            .mode(0o600)
+            .open(path)?;
+        let disk = Disk { store: self.store, file: FileBackend::new(file)? };
+        Ok(Database::builder().set_cache_size(self.cache).create_with_backend(disk)?)
+    }
+
+    fn unreadable(self, error: &redb::Error) -> StoreError {
+        StoreError::Read { store: self.store, why: words(error) }
+    }
+}
+
+/// redb's own backend, but for a failed sync, after which the kernel may have dropped pages that it said were written.
+#[derive(Debug)]
+struct Disk {
+    store: &'static str,
+    file: FileBackend,
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data().or_else(|e| end(self.store, &format!("cannot be synced: {e}")))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.file.try_lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.unlock_range(start, end)
+    }
+}

@@ -1,0 +1,110 @@
+//! The mount table over redb on a tmpfs: which volumes have holders, in this boot.
+//!
+//! Opened by the daemon at start. It outlives the daemon and dies with the machine: rows of another boot are dropped when it opens,
+//! wherever the file lies, because after a reboot nothing is mounted and nobody holds anything.
+
+use std::path::Path;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+
+use crate::catalog::durable::{Versioned, json};
+use crate::catalog::file::StoreFile;
+use crate::catalog::writer::{self, Counts, Layout, Writer};
+use crate::catalog::{MountRow, StoreError, TableChange};
+use crate::volumes::world;
+
+const STORE: &str = "mount table";
+const FILE: StoreFile = StoreFile { store: STORE, name: "mounts.redb", cache: 1 << 20 };
+
+const MOUNTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("mounts");
+const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
+const BOOT_KEY: &str = "boot";
+
+/// The holders of this boot.
+#[derive(Debug)]
+pub(crate) struct Table {
+    writer: Writer<Boot>,
+}
+
+impl Table {
+    /// Opens or makes the table in `dir` and reads it whole. Rows of a boot other than `boot_id` are dropped first.
+    pub(crate) fn open(dir: &Path, boot_id: &str) -> Result<(Self, Vec<MountRow>), StoreError> {
+        let database = FILE.open(dir, |database| begin_boot(database, boot_id))?;
+        let same_boot = || -> Result<bool, redb::Error> {
+            let meta = database.begin_read()?.open_table(META)?;
+            Ok(meta.get(BOOT_KEY)?.is_some_and(|boot| boot.value() == boot_id))
+        };
+        if !same_boot().map_err(|e| read_error(writer::words(&e)))? {
+            begin_boot(&database, boot_id).map_err(|e| read_error(writer::words(&e)))?;
+        }
+        let rows = read(&database)?;
+        let dir = dir.to_owned();
+        let writer = Writer::start(database, move || {
+            FILE.open(&dir, |_| Ok(()))
+        })?;
+        Ok((Self { writer }, rows))
+    }
+
+    /// How often it committed.
+    pub(crate) fn counts(&self) -> Counts {
+        self.writer.counts()
+    }
+}
+
+impl world::Table for Table {
+    async fn commit(&self, change: TableChange) -> Result<(), StoreError> {
+        self.writer.commit(change).await
+    }
+}
+
+fn begin_boot(database: &Database, boot_id: &str) -> Result<(), redb::Error> {
+    let tx = database.begin_write()?;
+    tx.delete_table(MOUNTS)?;
+    tx.open_table(MOUNTS)?;
+    tx.open_table(META)?.insert(BOOT_KEY, boot_id)?;
+    Ok(tx.commit()?)
+}
+
+fn read(database: &Database) -> Result<Vec<MountRow>, StoreError> {
+    let rows = || -> Result<Vec<Vec<u8>>, redb::Error> {
+        let mut rows = Vec::new();
+        for row in database.begin_read()?.open_table(MOUNTS)?.iter()? {
+            rows.push(row?.1.value().to_vec());
+        }
+        Ok(rows)
+    };
+    let parse = |bytes: Vec<u8>| {
+        serde_json::from_slice(&bytes)
+            .map(|Versioned { row, .. }| row)
+            .map_err(|e| read_error(format!("mount row: {e}")))
+    };
+    rows().map_err(|e| read_error(writer::words(&e)))?.into_iter().map(parse).collect()
+}
+
+struct Boot;
+
+impl Layout for Boot {
+    type Change = TableChange;
+    const STORE: &'static str = STORE;
+    const OUTLIVES_POWER: bool = false;
+
+    fn apply(tx: &WriteTransaction, changes: &[&TableChange]) -> Result<(), redb::Error> {
+        let mut mounts = tx.open_table(MOUNTS)?;
+        for change in changes {
+            match change {
+                TableChange::Put(row) => {
+                    let value = json(&Versioned::new(row.as_ref()))?;
+                    mounts.insert(row.id.bits(), value.as_slice())?;
+                }
+                TableChange::Delete(id) => {
+                    mounts.remove(id.bits())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_error(why: String) -> StoreError {
+    StoreError::Read { store: STORE, why }
+}
