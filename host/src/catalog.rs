@@ -7,6 +7,7 @@ pub(crate) mod durable;
 mod file;
 pub(crate) mod record;
 pub(crate) mod table;
+pub(crate) mod transfer;
 mod writer;
 
 pub(crate) use writer::Counts;
@@ -40,6 +41,9 @@ pub(crate) struct DriverRow {
     pub(crate) settings: std::collections::BTreeMap<String, String>,
     /// Seconds since 1970.
     pub(crate) loaded_at: u64,
+    /// It came with wasmvol, so a newer wasmvol may replace it; one that the operator loaded stays.
+    #[serde(default)]
+    pub(crate) first_party: bool,
 }
 
 /// The mount table's row of one volume: it has at least one holder.

@@ -30,7 +30,7 @@ pub(super) trait Layout: Send + 'static {
 }
 
 /// How often a store committed since the daemon started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Counts {
     /// Transactions.
     pub(crate) transactions: u64,

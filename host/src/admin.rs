@@ -1,0 +1,249 @@
+//! The admin API: the verbs without Docker, and what only an operator does. HTTP and JSON on a socket of its own.
+//!
+//! Called by the CLI through [`client`]. Answers are the types in [`types`]; a refusal is status 400 with `{"error"}`. What changes
+//! something runs to its end even when the CLI is interrupted.
+
+pub(crate) mod client;
+pub(crate) mod types;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use tokio::sync::oneshot;
+use wasmvol_plan::{DriverName, NameError};
+
+use crate::catalog::durable::Catalog;
+use crate::catalog::table::Table;
+use crate::catalog::{StoreError, transfer};
+use crate::drivers::loader::{self, Loader, LoaderError};
+use crate::drivers::{Drivers, Loaded};
+use crate::server::{Answer, Api, BodyError, Busy, Peer, read_body};
+use crate::volumes::holders::Caller;
+use crate::volumes::world::World;
+use crate::volumes::{VolumeError, Volumes};
+use types::{Checked, Create, Driver, Load, Mounted, Places, Refused, Status};
+
+/// Most bytes of a request: a component of 64 MiB and the line before it.
+const BODY_MAX: usize = (64 << 20) + (64 << 10);
+/// The holder of `wasmvol volume mount`: there is one, and it counts.
+const HOLDER: &str = "wasmvol volume mount";
+
+/// What the admin API speaks of.
+pub(crate) struct Admin<W: World> {
+    pub(crate) volumes: Rc<Volumes<W>>,
+    pub(crate) catalog: Rc<Catalog>,
+    pub(crate) table: Rc<Table>,
+    pub(crate) drivers: Rc<Drivers>,
+    pub(crate) loader: Rc<Loader<W>>,
+    pub(crate) places: Places,
+    pub(crate) busy: Busy,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    #[error("request is not the JSON of this call: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("no such call: this `wasmvol` and its daemon are of different versions")]
+    Unknown,
+    #[error("the call ended without an answer: see the daemon's log")]
+    Lost,
+}
+
+impl<W: World> Api for Admin<W> {
+    async fn answer(self: Rc<Self>, _peer: Rc<Peer>, request: Request<Incoming>) -> Answer {
+        let (head, body) = request.into_parts();
+        let body = match read_body(body, BODY_MAX).await {
+            Ok(body) => body,
+            Err(e) => return refused(&e.into()),
+        };
+        let path: Vec<_> = head.uri.path().split('/').skip(1).collect();
+        match self.route(&head.method, &path, body).await {
+            Ok(bytes) => reply(StatusCode::OK, bytes),
+            Err(refusal) => refused(&refusal),
+        }
+    }
+}
+
+impl<W: World> Admin<W> {
+    async fn route(
+        self: &Rc<Self>,
+        method: &Method,
+        path: &[&str],
+        body: Bytes,
+    ) -> Result<Vec<u8>, Refusal> {
+        match (method.as_str(), path) {
+            ("GET", ["status"]) => json(&self.status()),
+            ("GET", ["catalog"]) => Ok(transfer::export(&self.catalog.contents().await?)?),
+            ("GET", ["volumes"]) => json(&self.volumes.views()),
+            ("POST", ["volumes"]) => self.create(serde_json::from_slice(&body)?).await,
+            ("GET", ["volumes", name]) => json(&self.volumes.get(name)?),
+            ("DELETE", ["volumes", name]) => self.remove((*name).to_owned()).await,
+            ("POST", ["volumes", name, "mount"]) => self.mount((*name).to_owned()).await,
+            ("POST", ["volumes", name, "unmount"]) => self.unmount((*name).to_owned()).await,
+            ("GET", ["drivers"]) => json(&self.all_drivers()),
+            ("POST", ["drivers"]) => self.load(&body).await,
+            ("POST", ["components"]) => self.check(&body).await,
+            ("GET", ["drivers", name]) => self.driver(&DriverName::parse(name)?),
+            ("DELETE", ["drivers", name]) => self.unload(DriverName::parse(name)?).await,
+            _ => Err(Refusal::Unknown),
+        }
+    }
+
+    async fn create(self: &Rc<Self>, create: Create) -> Result<Vec<u8>, Refusal> {
+        let this = Rc::clone(self);
+        self.finish(async move {
+            this.volumes.create(&create.name, create.options).await?;
+            json(&this.volumes.get(&create.name)?)
+        })
+        .await
+    }
+
+    async fn remove(self: &Rc<Self>, name: String) -> Result<Vec<u8>, Refusal> {
+        let this = Rc::clone(self);
+        self.finish(async move {
+            // For an engine, a volume that is gone is removed; a person has mistyped.
+            this.volumes.get(&name)?;
+            this.volumes.remove(&name, Caller::Cli).await?;
+            json(&())
+        })
+        .await
+    }
+
+    async fn mount(self: &Rc<Self>, name: String) -> Result<Vec<u8>, Refusal> {
+        let this = Rc::clone(self);
+        self.finish(async move {
+            let mountpoint = this.volumes.mount(&name, HOLDER, Caller::Cli).await?;
+            json(&Mounted { mountpoint })
+        })
+        .await
+    }
+
+    async fn unmount(self: &Rc<Self>, name: String) -> Result<Vec<u8>, Refusal> {
+        let this = Rc::clone(self);
+        self.finish(async move {
+            this.volumes.get(&name)?;
+            this.volumes.unmount(&name, HOLDER, Caller::Cli).await?;
+            json(&())
+        })
+        .await
+    }
+
+    /// A line of JSON, then the component.
+    async fn load(self: &Rc<Self>, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let mut parts = body.splitn(2, |byte| *byte == b'\n');
+        let Load { name, settings } = serde_json::from_slice(parts.next().unwrap_or_default())?;
+        let component = Arc::from(parts.next().unwrap_or_default());
+        let this = Rc::clone(self);
+        self.finish(async move {
+            let request = loader::Request { name, settings, component, first_party: false };
+            let row = this.loader.load(request).await?;
+            this.driver(&row.name)
+        })
+        .await
+    }
+
+    async fn check(self: &Rc<Self>, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let description = self.loader.check(Arc::from(body)).await?;
+        json(&Checked { description })
+    }
+
+    async fn unload(self: &Rc<Self>, name: DriverName) -> Result<Vec<u8>, Refusal> {
+        let this = Rc::clone(self);
+        self.finish(async move {
+            this.loader.unload(&name).await?;
+            json(&())
+        })
+        .await
+    }
+
+    fn driver(&self, name: &DriverName) -> Result<Vec<u8>, Refusal> {
+        let loaded = self.drivers.get(name).ok_or(LoaderError::NotLoaded(name.clone()))?;
+        json(&self.describe(loaded))
+    }
+
+    fn all_drivers(&self) -> Vec<Driver> {
+        self.drivers.all().into_iter().map(|loaded| self.describe(loaded)).collect()
+    }
+
+    fn describe(&self, loaded: Loaded) -> Driver {
+        let volumes = self.volumes.of_driver(&loaded.row.name).len();
+        Driver {
+            name: loaded.row.name,
+            version: loaded.row.version,
+            digest: loaded.row.digest,
+            first_party: loaded.row.first_party,
+            loaded_at: loaded.row.loaded_at,
+            settings: loaded.row.settings,
+            volumes,
+            description: (*loaded.description).clone(),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let views = self.volumes.views();
+        let mounted = self.volumes.mounted();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            places: self.places.clone(),
+            volumes: views.len(),
+            mounted: views
+                .into_iter()
+                .filter(|view| mounted.contains(&view.name))
+                .map(Into::into)
+                .collect(),
+            drivers: self.drivers.all().into_iter().map(|l| (l.row.name, l.row.version)).collect(),
+            commits: BTreeMap::from([
+                ("catalog".to_owned(), self.catalog.counts()),
+                ("mount-table".to_owned(), self.table.counts()),
+            ]),
+            troubles: self.volumes.troubles().into_iter().map(Into::into).collect(),
+        }
+    }
+
+    /// Runs what changes something to its end whether or not the client waits for it.
+    async fn finish(
+        &self,
+        change: impl Future<Output = Result<Vec<u8>, Refusal>> + 'static,
+    ) -> Result<Vec<u8>, Refusal> {
+        let busy = self.busy.clone();
+        let (answer, answered) = oneshot::channel();
+        tokio::task::spawn_local(async move {
+            // The CLI was interrupted: what it asked for is done all the same.
+            let _ = answer.send(change.await);
+            drop(busy);
+        });
+        answered.await.unwrap_or(Err(Refusal::Lost))
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, Refusal> {
+    Ok(serde_json::to_vec(value)?)
+}
+
+fn refused(refusal: &Refusal) -> Answer {
+    let refused = Refused { error: refusal.to_string() };
+    reply(StatusCode::BAD_REQUEST, serde_json::to_vec(&refused).unwrap_or_default())
+}
+
+fn reply(status: StatusCode, bytes: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(bytes)));
+    *answer.status_mut() = status;
+    answer
+}

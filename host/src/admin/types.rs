@@ -1,0 +1,126 @@
+//! What the CLI and the daemon say to each other, as JSON. `--json` prints these as they are.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use wasmvol_driver::Description;
+use wasmvol_plan::DriverName;
+
+use crate::catalog::Counts;
+
+/// Asks for a volume.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Create {
+    pub(crate) name: String,
+    pub(crate) options: BTreeMap<String, String>,
+}
+
+/// Asks for a driver: one line, followed by the component's bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Load {
+    /// Its own name if none is given.
+    pub(crate) name: Option<DriverName>,
+    pub(crate) settings: BTreeMap<String, String>,
+}
+
+/// What a component says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Checked {
+    pub(crate) description: Description,
+}
+
+/// Where a volume is mounted.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Mounted {
+    pub(crate) mountpoint: String,
+}
+
+/// Why not.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Refused {
+    pub(crate) error: String,
+}
+
+/// One volume.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Volume {
+    pub(crate) name: String,
+    pub(crate) mountpoint: String,
+    pub(crate) created_at: String,
+    pub(crate) status: Map<String, Value>,
+}
+
+impl From<crate::volumes::View> for Volume {
+    fn from(view: crate::volumes::View) -> Self {
+        Self {
+            name: view.name,
+            mountpoint: view.mountpoint,
+            created_at: view.created_at,
+            status: view.status,
+        }
+    }
+}
+
+/// One loaded driver.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Driver {
+    pub(crate) name: DriverName,
+    pub(crate) version: String,
+    /// sha256 of its component.
+    pub(crate) digest: String,
+    /// It came with wasmvol.
+    pub(crate) first_party: bool,
+    /// Seconds since 1970.
+    pub(crate) loaded_at: u64,
+    pub(crate) settings: BTreeMap<String, String>,
+    /// Volumes that depend on it.
+    pub(crate) volumes: usize,
+    pub(crate) description: Description,
+}
+
+/// Where this daemon keeps things, as its operator knows them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Places {
+    /// The plugin's name: `docker volume create -d NAME`.
+    pub(crate) plugin: String,
+    pub(crate) plugin_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) runtime_dir: PathBuf,
+    pub(crate) config_dir: PathBuf,
+}
+
+/// How the daemon is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) version: String,
+    /// The daemon's process.
+    pub(crate) pid: u32,
+    pub(crate) places: Places,
+    /// How many there are.
+    pub(crate) volumes: usize,
+    /// Those that are mounted, with their holders.
+    pub(crate) mounted: Vec<Volume>,
+    /// Name and version of each.
+    pub(crate) drivers: BTreeMap<DriverName, String>,
+    /// Commits of each store since the daemon started.
+    pub(crate) commits: BTreeMap<String, Counts>,
+    /// What needs a person.
+    pub(crate) troubles: Vec<Trouble>,
+}
+
+/// Something that needs a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Trouble {
+    pub(crate) what: String,
+    pub(crate) why: String,
+    /// What mends it.
+    pub(crate) cure: Option<String>,
+}
+
+impl From<crate::volumes::Trouble> for Trouble {
+    fn from(trouble: crate::volumes::Trouble) -> Self {
+        Self { what: trouble.what, why: trouble.why, cure: trouble.cure }
+    }
+}

@@ -1,0 +1,102 @@
+//! A catalog as lines of JSON: the way between stores, and a backup that a person can read.
+//!
+//! `wasmvol catalog export` writes them, from the daemon if one runs; `catalog import` reads them into an empty catalog while none
+//! runs. Data is not in them: it lies in `volumes/` under the ids that the records name.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::durable::{self, Contents, parse_record};
+use crate::catalog::record::{RECORD_VERSION, Record};
+use crate::catalog::{DriverRow, StoreError};
+
+/// The first line names the form of those that follow.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Head {
+    wasmvol_catalog: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line<'a> {
+    Driver(&'a DriverRow),
+    Volume(&'a Record),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Parsed {
+    Driver(DriverRow),
+    Volume(Box<serde_json::value::RawValue>),
+}
+
+/// Why lines are no catalog.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImportError {
+    #[error("line 1 is no head of an export: {0}")]
+    Head(String),
+    #[error("line {line}: {why}")]
+    Line {
+        /// Counted from 1.
+        line: usize,
+        why: String,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Writes everything that a catalog holds.
+pub(crate) fn export((records, drivers): &Contents) -> Result<Vec<u8>, serde_json::Error> {
+    let mut bytes = Vec::new();
+    let mut line = |value: serde_json::Result<Vec<u8>>| -> serde_json::Result<()> {
+        bytes.extend(value?);
+        bytes.push(b'\n');
+        Ok(())
+    };
+    line(serde_json::to_vec(&Head { wasmvol_catalog: RECORD_VERSION }))?;
+    for driver in drivers {
+        line(serde_json::to_vec(&Line::Driver(driver)))?;
+    }
+    for record in records {
+        line(serde_json::to_vec(&Line::Volume(record)))?;
+    }
+    Ok(bytes)
+}
+
+/// Reads an export and fills the empty catalog in `dir` with it: all of it, or nothing. Returns the numbers of volumes and drivers.
+pub(crate) fn import(dir: &Path, text: &str) -> Result<(usize, usize), ImportError> {
+    let contents = parse(text)?;
+    let counts = (contents.0.len(), contents.1.len());
+    durable::fill(dir, contents)?;
+    Ok(counts)
+}
+
+fn parse(text: &str) -> Result<Contents, ImportError> {
+    let mut lines = text.lines();
+    let head: Head = serde_json::from_str(lines.next().unwrap_or_default())
+        .map_err(|e| ImportError::Head(e.to_string()))?;
+    if head.wasmvol_catalog > RECORD_VERSION {
+        return Err(ImportError::Head(format!(
+            "it has form {}, and this wasmvol knows form {RECORD_VERSION}",
+            head.wasmvol_catalog
+        )));
+    }
+    let (mut records, mut drivers) = Contents::default();
+    let mut seen = std::collections::BTreeSet::new();
+    for (number, line) in lines.enumerate() {
+        let wrong = |why: String| ImportError::Line { line: number + 2, why };
+        match serde_json::from_str(line).map_err(|e| wrong(e.to_string()))? {
+            Parsed::Driver(row) => drivers.push(row),
+            Parsed::Volume(raw) => {
+                let record = parse_record(raw.get().as_bytes()).map_err(wrong)?;
+                if !seen.insert(record.id) {
+                    return Err(wrong(format!("id {} is there twice", record.id)));
+                }
+                records.push(record);
+            }
+        }
+    }
+    Ok((records, drivers))
+}

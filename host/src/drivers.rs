@@ -1,0 +1,138 @@
+//! The loaded drivers: the real form of [`world::Drivers`] over the engine.
+//!
+//! Asked by the verbs, filled by the [`loader`]. A call runs on a thread that may block, so that a driver which loops delays its own
+//! volume only; replacing a driver leaves calls in flight to end on the old version.
+
+pub(crate) mod loader;
+mod shelf;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use wasmvol_driver::types::Options;
+use wasmvol_driver::{
+    CallError, Created, Description, Driver, Engine, Found, LoadError, Reclaim, Volume,
+};
+use wasmvol_plan::{DriverName, Fault, FaultKind, Grants, Id, Plan, VolumeName};
+
+use crate::catalog::DriverRow;
+use crate::volumes::world;
+use shelf::Shelf;
+
+/// The drivers of this daemon.
+pub(crate) struct Drivers {
+    engine: Engine,
+    shelf: Shelf,
+    /// `grants.d`: written by the operator only.
+    grants: PathBuf,
+    loaded: RefCell<BTreeMap<DriverName, Loaded>>,
+}
+
+/// One that is loaded.
+#[derive(Clone)]
+pub(crate) struct Loaded {
+    pub(crate) driver: Driver,
+    pub(crate) description: Rc<Description>,
+    pub(crate) row: DriverRow,
+}
+
+impl Drivers {
+    /// No driver yet. Components lie in `components`, grants in `grants`.
+    pub(crate) fn new(engine: Engine, components: &Path, grants: PathBuf) -> Self {
+        Self { engine, shelf: Shelf::new(components), grants, loaded: RefCell::default() }
+    }
+
+    /// One that is loaded.
+    pub(crate) fn get(&self, name: &DriverName) -> Option<Loaded> {
+        self.loaded.borrow().get(name).cloned()
+    }
+
+    /// All that are loaded, by name.
+    pub(crate) fn all(&self) -> Vec<Loaded> {
+        self.loaded.borrow().values().cloned().collect()
+    }
+
+    fn put(&self, driver: Driver, row: DriverRow) {
+        let description = Rc::new(driver.description().clone());
+        let loaded = Loaded { driver, description, row };
+        self.loaded.borrow_mut().insert(loaded.row.name.clone(), loaded);
+    }
+
+    fn take(&self, name: &DriverName) -> Option<Loaded> {
+        self.loaded.borrow_mut().remove(name)
+    }
+
+    /// Makes a driver of a component, without loading it.
+    async fn prepare(
+        &self,
+        name: &DriverName,
+        component: Arc<[u8]>,
+        settings: BTreeMap<String, String>,
+    ) -> Result<Driver, LoadError> {
+        let (engine, name) = (self.engine.clone(), name.clone());
+        blocking(move || engine.load(&name, &component, settings)).await
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        name: &DriverName,
+        call: impl FnOnce(Driver) -> Result<T, CallError> + Send + 'static,
+    ) -> Result<T, CallError> {
+        let driver = self.loaded.borrow().get(name).map(|loaded| loaded.driver.clone());
+        let driver = driver.ok_or_else(|| CallError::NotLoaded(name.to_string()))?;
+        blocking(move || call(driver)).await
+    }
+}
+
+/// Runs what may block on a thread of its own. A panic there is one here: the runtime has no other answer.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}
+
+impl world::Drivers for Drivers {
+    fn description(&self, driver: &DriverName) -> Option<Rc<Description>> {
+        self.loaded.borrow().get(driver).map(|loaded| Rc::clone(&loaded.description))
+    }
+
+    fn grants(&self, driver: &DriverName) -> Result<Grants, Fault> {
+        match std::fs::read_to_string(self.grants.join(driver.as_str())) {
+            Ok(text) => Grants::parse(&text),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Grants::default()),
+            Err(e) => Err(Fault::new(
+                FaultKind::Failed,
+                format!("grants of driver `{driver}` cannot be read: {e}"),
+            )),
+        }
+    }
+
+    async fn create(
+        &self,
+        driver: &DriverName,
+        id: Id,
+        name: &VolumeName,
+        options: &Options,
+    ) -> Result<Created, CallError> {
+        let (name, options) = (name.clone(), options.clone());
+        self.call(driver, move |driver| driver.create(id, &name, &options)).await
+    }
+
+    async fn remove(&self, driver: &DriverName, volume: &Volume) -> Result<Reclaim, CallError> {
+        let volume = volume.clone();
+        self.call(driver, move |driver| driver.remove(&volume)).await
+    }
+
+    async fn path(&self, driver: &DriverName, volume: &Volume) -> Result<Plan, CallError> {
+        let volume = volume.clone();
+        self.call(driver, move |driver| driver.path(&volume)).await
+    }
+
+    async fn list(&self, driver: &DriverName) -> Result<Vec<Found>, CallError> {
+        self.call(driver, |driver| driver.list()).await
+    }
+}

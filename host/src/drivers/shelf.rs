@@ -1,0 +1,90 @@
+//! Components on disk, each under the sha256 of its bytes, so that a driver that was loaded is there after a restart.
+//!
+//! Used by the loader, on threads that may block. The directory is the daemon's own and nobody else writes to it.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// The directory of components.
+#[derive(Debug, Clone)]
+pub(super) struct Shelf {
+    dir: PathBuf,
+}
+
+impl Shelf {
+    pub(super) fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    /// Keeps a component durably: it is there whole or not at all.
+    pub(super) fn keep(&self, digest: &str, component: &[u8]) -> io::Result<()> {
+        let path = self.path(digest);
+        if path.try_exists()? {
+            return Ok(());
+        }
+        let draft = self.dir.join(format!("{digest}.new"));
+        let mut file = File::create(&draft)?;
+        file.write_all(component)?;
+        file.sync_all()?;
+        std::fs::rename(&draft, &path)?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// Reads a component and checks that it is the one that was kept.
+    pub(super) fn read(&self, digest: &str) -> io::Result<Vec<u8>> {
+        let component = std::fs::read(self.path(digest))?;
+        if self::digest(&component) == digest {
+            Ok(component)
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "its bytes have changed"))
+        }
+    }
+
+    /// Forgets a component; one that is not there is forgotten already.
+    pub(super) fn forget(&self, digest: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.path(digest)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, digest: &str) -> PathBuf {
+        self.dir.join(format!("{digest}.wasm"))
+    }
+}
+
+/// sha256 as 64 hex digits.
+pub(super) fn digest(component: &[u8]) -> String {
+    Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_kept_is_read_back_and_forgotten_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(dir.path());
+        let name = digest(b"component");
+        shelf.keep(&name, b"component").unwrap();
+        shelf.keep(&name, b"component").unwrap();
+        assert_eq!(shelf.read(&name).unwrap(), b"component");
+        shelf.forget(&name).unwrap();
+        shelf.forget(&name).unwrap();
+        assert_eq!(shelf.read(&name).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_component_that_was_changed_on_disk_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(dir.path());
+        let name = digest(b"component");
+        shelf.keep(&name, b"component").unwrap();
+        std::fs::write(dir.path().join(format!("{name}.wasm")), b"another").unwrap();
+        assert_eq!(shelf.read(&name).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,242 @@
+//! The accept loop and the connections of both sockets: Docker's protocol and the admin API.
+//!
+//! hyper parses and writes HTTP/1.1; what a request means is the [`Api`]'s. Every connection is a task, so a slow or silent client
+//! delays nobody. An answer leaves in one write. A connection tells when an answer has reached the socket: see [`Peer::unwritten`].
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::machine;
+use crate::volumes::holders::Process;
+
+/// Connections at once; further ones wait in the kernel's backlog. dockerd keeps 6, podman one a command.
+const CONNECTIONS_MAX: usize = 256;
+/// How long a connection may be silent between two requests, or take for one head. dockerd drops its idle connections after 30 s:
+/// were we first, its next request could fail halfway.
+const SILENCE: Duration = Duration::from_secs(120);
+/// How long a request's body may take: clients write it with the head.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// Pause after a failed accept: no file descriptor is free, and none will be at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The answer to one request.
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// What is behind a socket.
+pub(crate) trait Api: 'static {
+    /// Answers one request. The future is dropped when the client hangs up.
+    fn answer(
+        self: Rc<Self>,
+        peer: Rc<Peer>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Answer>;
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// The process that connected.
+    pub(crate) process: Process,
+    /// Its name.
+    pub(crate) command: String,
+    unwritten: RefCell<Option<oneshot::Sender<()>>>,
+}
+
+impl Peer {
+    fn of(stream: &UnixStream) -> Self {
+        let pid = stream.peer_cred().ok().and_then(|cred| u32::try_from(cred.pid()?).ok());
+        let pid = pid.unwrap_or(0);
+        Self {
+            process: machine::process(pid),
+            command: machine::command_of(pid),
+            unwritten: RefCell::default(),
+        }
+    }
+
+    /// Sends on `told` once the answer that is returned next has reached the socket; drops it if it never does.
+    pub(crate) fn unwritten(&self, told: oneshot::Sender<()>) {
+        *self.unwritten.borrow_mut() = Some(told);
+    }
+
+    fn written(&self) {
+        if let Some(told) = self.unwritten.borrow_mut().take() {
+            // Only the verb's own task listens, and it stays until it hears.
+            let _ = told.send(());
+        }
+    }
+}
+
+/// What keeps the daemon from ending: a clone is held by every connection and every changing verb.
+#[derive(Debug, Clone)]
+pub(crate) struct Busy {
+    _alive: mpsc::Sender<Infallible>,
+}
+
+/// Ends when every [`Busy`] has been dropped.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    alive: mpsc::Receiver<Infallible>,
+}
+
+impl Busy {
+    /// The first one, and who waits for the last.
+    pub(crate) fn new() -> (Self, Idle) {
+        let (sender, alive) = mpsc::channel(1);
+        (Self { _alive: sender }, Idle { alive })
+    }
+}
+
+impl Idle {
+    /// Waits for the last [`Busy`].
+    pub(crate) async fn wait(&mut self) {
+        self.alive.recv().await;
+    }
+}
+
+/// Accepts and serves until `stop` is true: then no request is begun any more, and those in flight end on their own.
+pub(crate) async fn serve<A: Api>(
+    listener: UnixListener,
+    api: Rc<A>,
+    mut stop: watch::Receiver<bool>,
+    busy: Busy,
+) {
+    let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = connection(stream, Rc::clone(&api), stop.clone());
+                let busy = busy.clone();
+                tokio::task::spawn_local(async move {
+                    connection.await;
+                    drop((permit, busy));
+                });
+            }
+            Err(e) => {
+                tracing::warn!("no connection could be accepted: {e}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection<A: Api>(stream: UnixStream, api: Rc<A>, mut stop: watch::Receiver<bool>) {
+    let peer = Rc::new(Peer::of(&stream));
+    let wire = Wire { stream: TokioIo::new(stream), peer: Rc::clone(&peer) };
+    let service = service_fn(move |request| {
+        let answer = Rc::clone(&api).answer(Rc::clone(&peer), request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut served = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(SILENCE)
+            .serve_connection(wire, service)
+    );
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        _ = stop.wait_for(|stop| *stop) => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(e) = ended {
+        tracing::debug!("connection ended: {e}");
+    }
+}
+
+/// Why a request's body could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("request is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("request was not sent within {} s", BODY_DEADLINE.as_secs())]
+    TooSlow,
+    #[error("request was cut off")]
+    Cut,
+}
+
+/// Reads a body of at most `limit` bytes.
+pub(crate) async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(BodyError::TooLarge(limit));
+    }
+    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, limit).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => Err(BodyError::TooLarge(limit)),
+        Ok(Err(_)) => Err(BodyError::Cut),
+        Err(_) => Err(BodyError::TooSlow),
+    }
+}
+
+/// A connection's socket, which tells the [`Peer`] when all that was given to it has been written.
+struct Wire {
+    stream: TokioIo<UnixStream>,
+    peer: Rc<Peer>,
+}
+
+impl Read for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl Write for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper flushes after its last byte was written, and never between an answer and its bytes.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.peer.written();
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
