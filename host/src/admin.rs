@@ -138,7 +138,7 @@ impl<W: World> Admin<W> {
         let this = Rc::clone(self);
         self.finish(async move {
             this.volumes.get(&name)?;
-            this.volumes.unmount(&name, HOLDER, Caller::Cli).await?;
+            this.volumes.unmount(&name, HOLDER).await?;
             json(&())
         })
         .await

@@ -96,6 +96,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 impl world::Drivers for Drivers {
+    fn names(&self) -> Vec<DriverName> {
+        self.loaded.borrow().keys().cloned().collect()
+    }
+
     fn description(&self, driver: &DriverName) -> Option<Rc<Description>> {
         self.loaded.borrow().get(driver).map(|loaded| Rc::clone(&loaded.description))
     }

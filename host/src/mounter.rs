@@ -6,13 +6,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixDatagram;
 use tokio::sync::oneshot;
 use wasmvol_plan::frame::{FRAME_MAX, Frame, Inventory};
 use wasmvol_plan::{
@@ -40,7 +38,8 @@ pub(crate) struct Mounter {
 
 #[derive(Debug)]
 struct Shared {
-    socket: AsyncFd<OwnedFd>,
+    /// The kernel's SEQPACKET keeps the bounds of messages as its datagrams do, and tells the end besides.
+    socket: UnixDatagram,
     next: Cell<u64>,
     waiting: RefCell<HashMap<u64, oneshot::Sender<Reply>>>,
 }
@@ -48,10 +47,10 @@ struct Shared {
 impl Mounter {
     /// Takes over this end of the pair. Must run inside a `LocalSet`, where the answers are then read.
     pub(crate) fn start(pair: OwnedFd) -> io::Result<Self> {
-        let flags = nix::fcntl::OFlag::O_NONBLOCK;
-        nix::fcntl::fcntl(&pair, nix::fcntl::FcntlArg::F_SETFL(flags))?;
+        let socket = std::os::unix::net::UnixDatagram::from(pair);
+        socket.set_nonblocking(true)?;
         let shared = Rc::new(Shared {
-            socket: AsyncFd::new(pair)?,
+            socket: UnixDatagram::from_std(socket)?,
             next: Cell::new(1),
             waiting: RefCell::default(),
         });
@@ -85,13 +84,7 @@ impl Mounter {
 
 impl Shared {
     async fn send(&self, frame: &[u8]) -> Result<(), Fault> {
-        let sent = self
-            .socket
-            .async_io(tokio::io::Interest::WRITABLE, |fd| {
-                Ok(send(fd.as_raw_fd(), frame, MsgFlags::MSG_NOSIGNAL)?)
-            })
-            .await;
-        match sent {
+        match self.socket.send(frame).await {
             Ok(n) if n == frame.len() => Ok(()),
             Ok(_) => Err(Fault::new(FaultKind::Failed, "frame to mountd was cut")),
             Err(_) => Err(gone()),
@@ -101,18 +94,7 @@ impl Shared {
     async fn read_answers(&self) {
         let mut buffer = vec![0; FRAME_MAX];
         loop {
-            let read = self
-                .socket
-                .async_io(tokio::io::Interest::READABLE, |fd| {
-                    match recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                        Ok(n) => Ok(n),
-                        // The last close of the other end, with unread frames of ours.
-                        Err(Errno::ECONNRESET) => Ok(0),
-                        Err(e) => Err(e.into()),
-                    }
-                })
-                .await;
-            match read {
+            match self.socket.recv(&mut buffer).await {
                 Ok(0) => end("mountd has ended"),
                 Ok(n) => self.deliver(buffer.get(..n).unwrap_or_default()),
                 Err(e) => end(&format!("mountd cannot be heard: {e}")),

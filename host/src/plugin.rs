@@ -54,7 +54,7 @@ impl<W: World> Plugin<W> {
             "/Plugin.Activate" => wire::activated(),
             "/VolumeDriver.Capabilities" => wire::capable(),
             "/VolumeDriver.Mount" => self.mount(peer, body).await,
-            "/VolumeDriver.Unmount" => self.unmount(peer, body).await,
+            "/VolumeDriver.Unmount" => self.unmount(body).await,
             "/VolumeDriver.Create" => self.create(body).await,
             "/VolumeDriver.Remove" => self.remove(peer, body).await,
             _ => wire::refused(&wire::WireError::Unknown),
@@ -72,16 +72,13 @@ impl<W: World> Plugin<W> {
         )
     }
 
-    async fn unmount(&self, peer: &Peer, body: &[u8]) -> Answer {
+    async fn unmount(&self, body: &[u8]) -> Answer {
         let request = match wire::held(body) {
             Ok(request) => request,
             Err(e) => return wire::refused(&e),
         };
-        let caller = caller(peer, Some(&request.id));
         let volumes = Rc::clone(&self.volumes);
-        wire::done(
-            self.run(async move { volumes.unmount(&request.name, &request.id, caller).await }).await,
-        )
+        wire::done(self.run(async move { volumes.unmount(&request.name, &request.id).await }).await)
     }
 
     async fn remove(&self, peer: &Peer, body: &[u8]) -> Answer {
@@ -112,7 +109,7 @@ impl<W: World> Plugin<W> {
             drop(answer.send((mounted, written)));
             if undo && told.await.is_err() {
                 tracing::info!("volume {}: client has gone: its mount is undone", request.name);
-                if let Err(e) = volumes.unmount(&request.name, &request.id, caller).await {
+                if let Err(e) = volumes.unmount(&request.name, &request.id).await {
                     tracing::warn!("volume {}: undoing a mount failed: {e}", request.name);
                 }
             }

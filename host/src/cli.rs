@@ -1,0 +1,137 @@
+//! The command line: what a person types, one file a subcommand.
+//!
+//! stdout carries data only, as tables or as JSON with `--json`; messages go to stderr. Exit status: 0 done, 1 not done, 2 not
+//! understood; `serve` ends with 75 where another daemon has the directories.
+
+mod catalog;
+mod doctor;
+mod driver;
+mod namespace;
+mod output;
+mod serve;
+mod status;
+mod volume;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::admin::client::{Client, ClientError};
+use crate::daemon;
+use output::Output;
+
+/// The runtime directory, unless it is moved.
+const RUNTIME_DIR: &str = "/run/wasmvol";
+/// The variable that says what is logged, over the configuration.
+const LOG_VARIABLE: &str = "WASMVOL_LOG";
+
+/// Volumes for Docker and Podman whose drivers are WebAssembly components.
+#[derive(Debug, Parser)]
+#[command(name = "wasmvol", version, arg_required_else_help = true)]
+struct Cli {
+    /// Directory of the daemon's sockets and mounts
+    #[arg(long, global = true, value_name = "DIR", env = "WASMVOL_RUNTIME_DIR", default_value = RUNTIME_DIR)]
+    runtime_dir: PathBuf,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon, as root
+    Serve(serve::Arguments),
+    /// Load, list and unload drivers
+    #[command(subcommand)]
+    Driver(driver::Command),
+    /// Create, list, mount and remove volumes without Docker
+    #[command(subcommand)]
+    Volume(volume::Command),
+    /// Show the daemon and what holds what
+    Status,
+    /// Find what is wrong, and the command that mends it
+    Doctor(doctor::Arguments),
+    /// Write or read all records as lines of JSON
+    #[command(subcommand)]
+    Catalog(catalog::Command),
+    /// The daemon itself, started by wasmvol-mountd
+    #[command(hide = true)]
+    Daemon(daemon::Arguments),
+    /// Compile the component on stdin to machine code on stdout
+    #[command(hide = true)]
+    CompileDriver,
+}
+
+/// Why a subcommand was not done. `Display` is one line.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Name(#[from] wasmvol_plan::NameError),
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    #[error(transparent)]
+    Store(#[from] crate::catalog::StoreError),
+    #[error("{0}: {1}")]
+    Io(String, std::io::Error),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl CliError {
+    /// An error of the system's and what it happened to.
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        move |e| Self::Io(what.into(), e)
+    }
+}
+
+/// Understands the command line, and does it.
+pub(crate) fn run() -> ExitCode {
+    // A directory that is not there is shown as it was typed.
+    let Cli { runtime_dir, json, command } = Cli::parse();
+    let runtime_dir = std::path::absolute(&runtime_dir).unwrap_or(runtime_dir);
+    let client = Client::new(&runtime_dir);
+    let output = Output::new(json);
+    let done = match command {
+        Command::Daemon(arguments) => {
+            log_to_stderr(&arguments.passed.log);
+            return daemon::run(arguments);
+        }
+        Command::CompileDriver => return wasmvol_driver::compile_stdin_to_stdout(),
+        Command::Serve(arguments) => serve::run(arguments, &runtime_dir),
+        Command::Driver(command) => driver::run(command, &client, &output),
+        Command::Volume(command) => volume::run(command, &client, &output),
+        Command::Status => status::run(&client, &output),
+        Command::Doctor(arguments) => doctor::run(&arguments, &runtime_dir, &client, &output),
+        Command::Catalog(command) => catalog::run(command, &client, &output),
+    };
+    match done {
+        Ok(code) => code,
+        Err(e) => {
+            output::say(&format!("wasmvol: {e}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs to stderr, one line an event; journald and a terminal both have their own clock.
+fn log_to_stderr(from_config: &str) {
+    use std::io::IsTerminal;
+    let wanted = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| from_config.to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(&wanted);
+    let unreadable = filter.is_err();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .init();
+    if unreadable {
+        tracing::warn!("log level `{wanted}` is not understood: use `error`, `warn`, `info` or `debug`");
+    }
+}

@@ -1,0 +1,265 @@
+//! `wasmvol doctor`: what is wrong, and the command that mends it; with a daemon or without one.
+//!
+//! It changes nothing. Exit status 1 if anything was found.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use nix::sys::utsname::uname;
+use wasmvol_plan::mountinfo;
+
+use super::output::{Output, say};
+use super::serve::{MOUNTD, PLUGIN, PLUGIN_DIR};
+use super::{CliError, namespace};
+use crate::admin::client::{Client, ClientError, parse};
+use crate::admin::types::{Status, Trouble};
+
+/// The new mount API, with mount_setattr(2), is complete from here on.
+const KERNEL_MIN: (u32, u32) = (5, 12);
+/// Where dockerd looks for plugins that are named by a file.
+const SPEC_DIRS: [&str; 2] = ["/etc/docker/plugins", "/usr/lib/docker/plugins"];
+/// Processes that run containers and stay: podman is gone between two commands.
+const ENGINES: [&str; 1] = ["dockerd"];
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Where the plugin's socket is, if no daemon says it
+    #[arg(long, value_name = "DIR", default_value = PLUGIN_DIR)]
+    plugin_dir: PathBuf,
+}
+
+pub(super) fn run(
+    arguments: &Arguments,
+    runtime_dir: &Path,
+    client: &Client,
+    output: &Output,
+) -> Result<ExitCode, CliError> {
+    let status = match client.get("/status") {
+        Ok(answer) => Some(parse::<Status>(&answer)?),
+        Err(ClientError::NoDaemon(_)) => None,
+        Err(e) => return Err(e.into()),
+    };
+    let places = status.as_ref().map(|s| &s.places);
+    let plugin_dir = places.map_or(&arguments.plugin_dir, |p| &p.plugin_dir);
+    let runtime_dir = places.map_or(runtime_dir, |p| &p.runtime_dir);
+    let mut found = Vec::new();
+    found.extend(programs());
+    found.extend(kernel());
+    found.extend(sockets(plugin_dir, status.is_some()));
+    found.extend(taken_names(plugin_dir));
+    match &status {
+        Some(status) => {
+            found.extend(blind_engines(runtime_dir));
+            found.extend(status.troubles.iter().cloned());
+        }
+        None => {
+            found.extend(no_daemon(runtime_dir));
+            found.extend(namespace::hidden_because(runtime_dir).map(|why| trouble(
+                "mount namespace",
+                why,
+                Some("run `wasmvol serve` outside of `unshare`, containers and units with PrivateTmp= or ProtectSystem=".to_owned()),
+            )));
+        }
+    }
+    show(&found, output)
+}
+
+fn show(found: &[Trouble], output: &Output) -> Result<ExitCode, CliError> {
+    if output.is_json() {
+        let bytes = serde_json::to_vec(found).map_err(ClientError::Answer)?;
+        output.raw(&bytes.into());
+    } else if found.is_empty() {
+        say("nothing is wrong");
+    } else {
+        for Trouble { what, why, cure } in found {
+            output.line(&format!("{what}: {why}"));
+            if let Some(cure) = cure {
+                output.line(&format!("  mend it: {cure}"));
+            }
+        }
+    }
+    Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn trouble(what: impl Into<String>, why: impl Into<String>, cure: Option<String>) -> Trouble {
+    Trouble { what: what.into(), why: why.into(), cure }
+}
+
+fn remove(path: &Path) -> Option<String> {
+    Some(format!("rm '{}'", path.display()))
+}
+
+/// The program that mounts must lie beside this one.
+fn programs() -> Option<Trouble> {
+    let mountd = std::env::current_exe().ok()?.with_file_name(MOUNTD);
+    let why = "is not there, so `wasmvol serve` cannot run";
+    (!mountd.is_file()).then(|| {
+        trouble(mountd.display().to_string(), why, Some("make build, or install it again".into()))
+    })
+}
+
+fn kernel() -> Option<Trouble> {
+    let release = uname().ok()?.release().to_string_lossy().into_owned();
+    let (major, minor) = KERNEL_MIN;
+    let why = format!("release {release} lacks mount_setattr(2): {major}.{minor} is the first with it");
+    (version(&release)? < KERNEL_MIN).then(|| trouble("kernel", why, Some("boot a newer one".into())))
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Plugin sockets that nobody listens on: dockerd waits 15 s for each of them, whatever plugin it is.
+fn sockets(plugin_dir: &Path, daemon_runs: bool) -> Vec<Trouble> {
+    let ours = plugin_dir.join(format!("{PLUGIN}.sock"));
+    let mut found = Vec::new();
+    for path in entries(plugin_dir) {
+        if !path.metadata().is_ok_and(|m| m.file_type().is_socket()) {
+            continue;
+        }
+        let shown = path.display().to_string();
+        match UnixStream::connect(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+                let why = "nobody listens there, and dockerd waits 15 s for it at every `docker volume ls`";
+                found.push(trouble(shown, why, remove(&path)));
+            }
+            Ok(_) if path == ours && !daemon_runs => {
+                let why = "another process listens there, not the daemon of this runtime directory";
+                let cure = "stop it, or name its directory with `--runtime-dir`";
+                found.push(trouble(shown, why, Some(cure.to_owned())));
+            }
+            _ => {}
+        }
+    }
+    if daemon_runs && !ours.exists() {
+        let why = "is gone, so dockerd does not find the plugin";
+        found.push(trouble(ours.display().to_string(), why, Some("restart wasmvol".to_owned())));
+    }
+    found
+}
+
+/// Other files by which dockerd would find a plugin of our name.
+fn taken_names(plugin_dir: &Path) -> Vec<Trouble> {
+    let mut candidates = vec![plugin_dir.join(PLUGIN).join(format!("{PLUGIN}.sock"))];
+    for dir in SPEC_DIRS.map(PathBuf::from) {
+        for extension in ["spec", "json"] {
+            let file = format!("{PLUGIN}.{extension}");
+            candidates.extend([dir.join(&file), dir.join(PLUGIN).join(file)]);
+        }
+    }
+    let why = format!("names another plugin `{PLUGIN}`, and dockerd may take that one");
+    candidates.retain(|path| path.exists());
+    candidates.iter().map(|p| trouble(p.display().to_string(), &why, remove(p))).collect()
+}
+
+fn no_daemon(runtime_dir: &Path) -> Vec<Trouble> {
+    let mut found = vec![trouble(
+        "daemon",
+        format!("none runs in `{}`", runtime_dir.display()),
+        Some("wasmvol serve, or systemctl start wasmvol".to_owned()),
+    )];
+    let anchor = runtime_dir.join("mnt");
+    let mounted = mounts_of("self").iter().filter(|(at, _)| at.parent() == Some(&anchor)).count();
+    if mounted > 0 {
+        let why = format!("{mounted} volumes are still mounted there: their containers go on");
+        let cure = Some("start the daemon: it takes them up".to_owned());
+        found.push(trouble(anchor.display().to_string(), why, cure));
+    }
+    found
+}
+
+/// Engines that run and do not see our mounts: their containers would find an empty directory.
+fn blind_engines(runtime_dir: &Path) -> Vec<Trouble> {
+    let anchor = runtime_dir.join("mnt");
+    let devices = |process: &str| -> BTreeSet<(u32, u32)> {
+        let all = mounts_of(process);
+        all.into_iter().filter(|(at, _)| *at == anchor).map(|(_, device)| device).collect()
+    };
+    // PID 1 stands for the host where this command itself runs elsewhere.
+    let ours: BTreeSet<_> = [devices("self"), devices("1")].into_iter().flatten().collect();
+    if ours.is_empty() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for (pid, name) in engines() {
+        if devices(&pid.to_string()).is_disjoint(&ours) {
+            let why = format!(
+                "does not see `{}`: its containers would find volumes empty",
+                anchor.display()
+            );
+            let cure = "restart it, in the host's mount namespace and without PrivateMounts=".to_owned();
+            found.push(trouble(format!("{name}, process {pid}"), why, Some(cure)));
+        }
+    }
+    found
+}
+
+/// Running engines.
+fn engines() -> Vec<(u32, String)> {
+    let pids = entries(Path::new("/proc"))
+        .into_iter()
+        .filter_map(|path| path.file_name()?.to_str()?.parse::<u32>().ok());
+    pids.map(|pid| (pid, crate::machine::command_of(pid)))
+        .filter(|(_, name)| ENGINES.contains(&name.as_str()))
+        .collect()
+}
+
+/// Mountpoints and devices that a process sees; none if that cannot be read.
+fn mounts_of(process: &str) -> Vec<(PathBuf, (u32, u32))> {
+    let bytes = std::fs::read(format!("/proc/{process}/mountinfo")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let mounts = mountinfo::parse(&text).unwrap_or_default();
+    mounts.iter().map(|m| (PathBuf::from(m.mount_point.as_ref()), m.device)).collect()
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = std::fs::read_dir(dir)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    paths.sort();
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_nobody_listens_on_is_found_whatever_its_plugin() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("other.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let found = sockets(dir.path(), false);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].cure, Some(format!("rm '{}'", path.display())));
+    }
+
+    #[test]
+    fn a_socket_of_our_name_with_a_foreign_listener_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wasmvol.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(sockets(dir.path(), false).len(), 1);
+        assert_eq!(sockets(dir.path(), true), []);
+    }
+
+    #[test]
+    fn a_socket_in_a_directory_of_its_own_takes_our_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("wasmvol");
+        std::fs::create_dir(&inner).unwrap();
+        std::fs::write(inner.join("wasmvol.sock"), "").unwrap();
+        assert_eq!(taken_names(dir.path()).len(), 1);
+    }
+
+    #[test]
+    fn kernel_releases_of_distributions_are_understood() {
+        assert_eq!(version("6.1.0-13-amd64"), Some((6, 1)));
+        assert_eq!(version("5.4.0+"), Some((5, 4)));
+        assert_eq!(version("unknown"), None);
+    }
+}

@@ -1,0 +1,295 @@
+//! The daemon: opens the stores, serves both sockets at once, takes up drivers and recovers behind them, and drains at the end.
+//!
+//! Started by mountd without privileges, with everything it may touch as inherited file descriptors. One thread runs all of it;
+//! drivers and store commits have threads of their own. Nothing is unmounted because the daemon stops.
+
+mod inherit;
+
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+use wasmvol_driver::{Compiler, Engine, EngineOptions};
+use wasmvol_plan::DriverName;
+
+use crate::admin::Admin;
+use crate::admin::types::Places;
+use crate::catalog::durable::Catalog;
+use crate::catalog::table::Table;
+use crate::config;
+use crate::drivers::Drivers;
+use crate::drivers::loader::Loader;
+use crate::machine::{self, Machine};
+use crate::mounter::Mounter;
+use crate::plugin::Plugin;
+use crate::server::{self, Busy};
+use crate::volumes::world::World;
+use crate::volumes::{Settings, Volumes};
+
+/// Driver calls at once. Each may use 64 MiB and a thread; dockerd sends as many calls as it has containers starting.
+const CALLS_MAX: u32 = 64;
+/// Threads for driver calls and files, a few more than calls: loading must not wait for them.
+const THREADS_MAX: usize = CALLS_MAX as usize + 8;
+/// How long drivers may be taken up before recovery begins without those that are still being compiled.
+const TAKE_UP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long calls in flight may take after SIGTERM: systemd kills after 90 s, and a person at a terminal waits.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What mountd says to the daemon. Hidden: nobody types it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[arg(long)]
+    mountd_fd: RawFd,
+    #[arg(long, value_parser = named_fd)]
+    plugin_fd: (String, RawFd),
+    #[arg(long)]
+    admin_fd: RawFd,
+    #[arg(long)]
+    catalog_dir: PathBuf,
+    #[arg(long)]
+    components_dir: PathBuf,
+    #[arg(long)]
+    cache_dir: PathBuf,
+    #[arg(long)]
+    table_dir: PathBuf,
+    #[arg(long)]
+    config_dir: PathBuf,
+    #[arg(long)]
+    drivers_dir: Option<PathBuf>,
+    #[arg(long)]
+    mountpoints: String,
+    #[arg(long)]
+    runtime_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) passed: Passed,
+}
+
+/// What `wasmvol serve` says to the daemon through mountd.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Passed {
+    #[arg(long, value_parser = |text: &str| DriverName::parse(text))]
+    pub(crate) default_driver: DriverName,
+    #[arg(long)]
+    pub(crate) log: String,
+    /// Where things are as the operator knows them: the daemon itself has file descriptors only.
+    #[arg(long)]
+    pub(crate) shown_config_dir: PathBuf,
+    #[arg(long)]
+    pub(crate) shown_state_dir: PathBuf,
+    #[arg(long)]
+    pub(crate) shown_plugin_dir: PathBuf,
+}
+
+fn named_fd(text: &str) -> Result<(String, RawFd), String> {
+    let (name, number) = text.split_once('=').ok_or("it has the form NAME=NUMBER")?;
+    Ok((name.to_owned(), number.parse().map_err(|e| format!("{e}"))?))
+}
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("{0}: {1}")]
+    Io(&'static str, std::io::Error),
+    #[error(transparent)]
+    Store(#[from] crate::catalog::StoreError),
+    #[error(transparent)]
+    Engine(#[from] wasmvol_driver::LoadError),
+}
+
+/// The real world.
+struct Host {
+    catalog: Rc<Catalog>,
+    table: Rc<Table>,
+    mounter: Mounter,
+    drivers: Rc<Drivers>,
+    machine: Rc<Machine>,
+}
+
+impl World for Host {
+    type Catalog = Catalog;
+    type Table = Table;
+    type Mounter = Mounter;
+    type Drivers = Drivers;
+    type Machine = Machine;
+
+    fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+    fn table(&self) -> &Table {
+        &self.table
+    }
+    fn mounter(&self) -> &Mounter {
+        &self.mounter
+    }
+    fn drivers(&self) -> &Drivers {
+        &self.drivers
+    }
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(THREADS_MAX)
+        .build();
+    let served = match runtime {
+        Ok(runtime) => {
+            let served = LocalSet::new().block_on(&runtime, serve(arguments));
+            // A driver that is being compiled is not waited for.
+            runtime.shutdown_background();
+            served
+        }
+        Err(e) => Err(StartError::Io("no event loop can be made", e)),
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("the daemon cannot start: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(arguments: Arguments) -> Result<(), StartError> {
+    let io = |what| move |e| StartError::Io(what, e);
+    let mut terminated = signal(SignalKind::terminate()).map_err(io("SIGTERM"))?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(io("SIGINT"))?;
+    let (plugin, plugin_fd) = &arguments.plugin_fd;
+    let plugin_socket = listener(*plugin_fd).map_err(io("plugin socket"))?;
+    let admin_socket = listener(arguments.admin_fd).map_err(io("admin socket"))?;
+    let pair = inherit::take(arguments.mountd_fd).map_err(io("mountd's socket"))?;
+    let mounter = Mounter::start(pair).map_err(io("mountd's socket"))?;
+
+    let boot_id = machine::boot_id().map_err(io("boot id"))?;
+    let (catalog, records, driver_rows) = Catalog::open(&arguments.catalog_dir)?;
+    let (table, mount_rows) = Table::open(&arguments.table_dir, &boot_id)?;
+    let (catalog, table) = (Rc::new(catalog), Rc::new(table));
+    let machine = Rc::new(Machine::new().map_err(io("/dev/urandom"))?);
+    let grants = arguments.config_dir.join(config::GRANTS);
+    let engine = Engine::new(engine_options(&arguments))?;
+    let drivers = Rc::new(Drivers::new(engine, &arguments.components_dir, grants));
+    let world = Host {
+        catalog: Rc::clone(&catalog),
+        table: Rc::clone(&table),
+        mounter,
+        drivers: Rc::clone(&drivers),
+        machine: Rc::clone(&machine),
+    };
+    let settings = Settings {
+        mountpoints: arguments.mountpoints.clone(),
+        default_driver: arguments.passed.default_driver.clone(),
+        plugin: plugin.clone(),
+    };
+    let volumes = Volumes::new(world, settings, records, mount_rows);
+    let loader =
+        Loader::new(Rc::clone(&volumes), Rc::clone(&catalog), Rc::clone(&drivers), machine);
+
+    let (stop, stopped) = watch::channel(false);
+    let (busy, mut idle) = Busy::new();
+    let admin = Rc::new(Admin {
+        volumes: Rc::clone(&volumes),
+        catalog,
+        table,
+        drivers,
+        loader: Rc::clone(&loader),
+        places: places(&arguments),
+        busy: busy.clone(),
+    });
+    let plugin = Plugin::new(Rc::clone(&volumes), busy.clone());
+    tokio::task::spawn_local(server::serve(plugin_socket, plugin, stopped.clone(), busy.clone()));
+    tokio::task::spawn_local(server::serve(admin_socket, admin, stopped, busy));
+    notify(sd_notify::NotifyState::Ready);
+    let first_party = arguments.drivers_dir.clone();
+    tokio::task::spawn_local(settle(Rc::clone(&volumes), loader, driver_rows, first_party));
+
+    tokio::select! {
+        _ = terminated.recv() => {}
+        _ = interrupted.recv() => {}
+    }
+    notify(sd_notify::NotifyState::Stopping);
+    // Nobody listens only if both loops have ended already.
+    let _ = stop.send(true);
+    if tokio::time::timeout(DRAIN, idle.wait()).await.is_err() {
+        tracing::warn!("calls did not end within {} s: recovery takes them up", DRAIN.as_secs());
+    }
+    farewell(&volumes.mounted(), &arguments.plugin_fd.0);
+    Ok(())
+}
+
+/// Takes up the drivers, recovers, and from then on tries again what waits.
+async fn settle(
+    volumes: Rc<Volumes<Host>>,
+    loader: Rc<Loader<Host>>,
+    rows: Vec<crate::catalog::DriverRow>,
+    first_party: Option<PathBuf>,
+) {
+    let take_up = tokio::task::spawn_local(async move {
+        loader.take_up(rows, first_party.as_deref()).await;
+    });
+    if tokio::time::timeout(TAKE_UP_PATIENCE, take_up).await.is_err() {
+        tracing::info!("drivers are still being compiled: recovery begins without them");
+    }
+    volumes.recover().await;
+    volumes.keep_up().await;
+}
+
+fn engine_options(arguments: &Arguments) -> EngineOptions {
+    EngineOptions {
+        cache: arguments.cache_dir.clone(),
+        compiler: Compiler {
+            program: "/proc/self/exe".into(),
+            args: vec!["compile-driver".into()],
+        },
+        calls_max: CALLS_MAX,
+    }
+}
+
+fn places(arguments: &Arguments) -> Places {
+    let Passed { shown_config_dir, shown_state_dir, shown_plugin_dir, .. } = &arguments.passed;
+    Places {
+        plugin: arguments.plugin_fd.0.clone(),
+        plugin_dir: shown_plugin_dir.clone(),
+        state_dir: shown_state_dir.clone(),
+        runtime_dir: arguments.runtime_dir.clone(),
+        config_dir: shown_config_dir.clone(),
+    }
+}
+
+fn listener(number: RawFd) -> std::io::Result<UnixListener> {
+    let socket: OwnedFd = inherit::take(number)?;
+    let listener = std::os::unix::net::UnixListener::from(socket);
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// Tells systemd, if it asked to be told.
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(e) = sd_notify::notify(&[state]) {
+        tracing::warn!("systemd could not be told: {e}");
+    }
+}
+
+/// What a person should know after the daemon has gone.
+fn farewell(mounted: &[String], plugin: &str) {
+    match mounted {
+        [] => tracing::info!("no volume is mounted"),
+        names => tracing::info!(
+            "{} stay mounted, and containers keep their data: {}",
+            names.len(),
+            names.join(", ")
+        ),
+    }
+    tracing::info!(
+        "until it is back, dockerd waits 15 s for plugin `{plugin}` at every call that needs it: start wasmvol again, or remove \
+         its volumes from Docker first; with wasmvol.socket of systemd, calls wait for the start instead"
+    );
+}
