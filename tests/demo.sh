@@ -82,8 +82,11 @@ serve() {
     done
 }
 
-mountpoint_of() {
-    "$program" volume inspect "$1" --json | sed -n 's/.*"Mountpoint": *"\([^"]*\)".*/\1/p'
+# Mounts a volume; leaves its mountpoint in `mountpoint`.
+mount_volume() {
+    printf '$ wasmvol volume mount %s\n' "$1"
+    mountpoint=$("$program" volume mount "$1")
+    echo "$mountpoint"
 }
 
 touch "$top/wasmvol.toml"
@@ -94,19 +97,19 @@ run wasmvol driver ls
 
 step "make a volume, mount it, and write to it"
 run wasmvol volume create data
-run wasmvol volume mount data
-data=$(mountpoint_of data)
+mount_volume data
+data=$mountpoint
 printf '$ echo "written before the crash" > %s/greeting\n' "$data"
 echo "written before the crash" >"$data/greeting"
 
 step "a volume in memory, with a size that the kernel enforces"
-run wasmvol volume create -o driver=tmpfs -o size=1m scratch
-run wasmvol volume mount scratch
-scratch=$(mountpoint_of scratch)
+run wasmvol volume create -d tmpfs -o size=1m scratch
+mount_volume scratch
+scratch=$mountpoint
 refused dd if=/dev/zero of="$scratch/big" bs=64k count=32 status=none
 
 step "an option that no driver has is refused before a driver runs"
-refused wasmvol volume create -o driver=tmpfs -o sise=1m other
+refused wasmvol volume create -d tmpfs -o sise=1m other
 refused wasmvol volume create -o size=1g other
 
 step "kill -9: server and all"

@@ -37,6 +37,7 @@ pub fn volume<D: Driver>(
     for spec in &specs {
         parsed.extend(value_of(spec, given.get(spec.key.as_str()).copied())?);
     }
+    parsed.sort_by(|first, second| first.key.cmp(&second.key));
     Ok(Volume { id, name: name.to_owned(), options: parsed, state: Vec::new() })
 }
 

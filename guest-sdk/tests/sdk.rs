@@ -158,7 +158,12 @@ impl Driver for Faulty {
         if faulty("create") && seen {
             return Err(Error::new(ErrorCode::AlreadyExists, "it is there"));
         }
-        let owner = Owner { uid: 0, gid: 0, mode: if faulty("storage") && seen { 1 } else { 0 } };
+        let mode = match settings::get("fault").as_deref() {
+            Some("mode") => 0o10000,
+            Some("storage") if seen => 1,
+            _ => 0,
+        };
+        let owner = Owner { uid: 0, gid: 0, mode };
         let storage = if faulty("none") { Storage::None } else { Storage::directory(owner) };
         Ok(Created::from(storage).state(vec![0; if faulty("state") { 65_537 } else { 1 }]))
     }
@@ -209,11 +214,12 @@ fn every_broken_promise_is_found_and_named() {
         ("required", "is required and has a default"),
         ("create", "a second `create` of one id is refused: it is there"),
         ("storage", "`create` of one id is answered in two ways"),
+        ("mode", "mode 10000 has more than permission bits"),
         ("none", "mounts the volume's storage, and `create` asked for none"),
         ("state", "the state has 65537 bytes"),
         ("remove", "`remove` with empty state is refused"),
         ("restless path", "`path` of one volume is answered in two ways"),
-        ("subpath", "subpath `a/../..` is not relative and plain"),
+        ("subpath", "subpath `a/../..` does not stay inside"),
         ("message", "message that is not one line"),
         ("list", "`list` finds `one` twice"),
     ] {

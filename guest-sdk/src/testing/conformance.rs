@@ -12,8 +12,14 @@ use crate::{Created, Driver, Error, Plan, Storage, Volume};
 /// Most bytes of state that a host keeps.
 const STATE_MAX: usize = 64 * 1024;
 
-/// Most bytes of a driver's name or of an option's key.
+/// Most bytes of a driver's name.
 const NAME_MAX: usize = 32;
+
+/// Most bytes of an option's key.
+const KEY_MAX: usize = 64;
+
+/// Most that permission bits can be.
+const MODE_MAX: u32 = 0o7777;
 
 /// Puts a driver through what a host may ask of it, with options that it accepts: a description that the host will load,
 /// create twice, path before and after, remove twice and of a volume that never was, an unknown option, two volumes apart.
@@ -47,7 +53,7 @@ pub fn conformance<D: Driver>(
 fn describe<D: Driver>() -> Result<(), String> {
     let said = D::describe();
     same("`describe`", &said, &D::describe())?;
-    ensure(is_key(&said.name), || {
+    ensure(is_key(&said.name, NAME_MAX), || {
         format!(
             "`{}` is no name for a driver: lower-case letters, digits, dashes, at most {NAME_MAX}",
             said.name
@@ -60,8 +66,8 @@ fn describe<D: Driver>() -> Result<(), String> {
     let mut keys = BTreeSet::new();
     for spec in &said.options {
         let key = &spec.key;
-        ensure(is_key(key), || {
-            format!("`{key}` is no key: lower-case letters, digits, dashes, at most {NAME_MAX}")
+        ensure(is_key(key, KEY_MAX), || {
+            format!("`{key}` is no key: lower-case letters, digits, dashes, at most {KEY_MAX}")
         })?;
         ensure(!RESERVED.contains(&key.as_str()), || {
             format!("the host keeps option `{key}` for itself")
@@ -126,17 +132,28 @@ fn list<D: Driver>() -> Result<(), String> {
     Ok(())
 }
 
-/// A plan that no host refuses whatever was granted.
+/// Storage and plan that no host refuses whatever was granted.
 fn check(plan: &Plan, storage: &Storage) -> Result<(), String> {
     ensure(plan.source != Source::Storage || *storage != Storage::None, || {
         "the plan mounts the volume's storage, and `create` asked for none".to_owned()
     })?;
-    let relative = |path: &str| {
-        !path.starts_with('/') && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+    let made = match storage {
+        Storage::Directory(directory) => Some(&directory.owner),
+        _ => None,
     };
-    let subpath = plan.subpath.as_deref();
-    ensure(subpath.is_none_or(relative), || {
-        format!("subpath `{}` is not relative and plain", subpath.unwrap_or_default())
+    let mounted = match &plan.source {
+        Source::Tmpfs(tmpfs) => Some(&tmpfs.owner),
+        _ => None,
+    };
+    for owner in made.into_iter().chain(mounted) {
+        ensure(owner.mode <= MODE_MAX, || {
+            format!("mode {:o} has more than permission bits", owner.mode)
+        })?;
+    }
+    let is_name = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+    let Some(subpath) = &plan.subpath else { return Ok(()) };
+    ensure(subpath.split('/').all(is_name), || {
+        format!("subpath `{}` does not stay inside of the volume", subpath.escape_debug())
     })
 }
 
@@ -163,9 +180,9 @@ fn ensure(kept: bool, broken: impl FnOnce() -> String) -> Result<(), String> {
     if kept { Ok(()) } else { Err(broken()) }
 }
 
-fn is_key(text: &str) -> bool {
+fn is_key(text: &str, max: usize) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    !text.is_empty() && text.len() <= NAME_MAX && text.bytes().all(plain)
+    !text.is_empty() && text.len() <= max && text.bytes().all(plain)
 }
 
 fn is_line(text: &str) -> bool {
