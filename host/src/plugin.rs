@@ -88,7 +88,14 @@ impl<W: World> Plugin<W> {
         };
         let caller = caller(peer, None);
         let volumes = Rc::clone(&self.volumes);
-        wire::done(self.run(async move { volumes.remove(&name, caller).await }).await)
+        let removal = async move {
+            match volumes.remove(&name, caller).await {
+                // An engine that asks again after a broken connection wants what is so already.
+                Err(VolumeError::NotFound) => Ok(()),
+                other => other,
+            }
+        };
+        wire::done(self.run(removal).await)
     }
 
     /// Mounts, and takes the mount back if its answer reaches nobody: no client sends an Unmount for a Mount that it gave up.
