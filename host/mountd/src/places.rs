@@ -41,7 +41,9 @@ pub(crate) struct Places {
     /// What the daemon inherits, in the order of its fds: catalog, components, cache, mount table.
     pub(crate) daemons: [OwnedFd; 4],
     pub(crate) drivers: Option<OwnedFd>,
-    _locks: [File; 2],
+    /// The daemon inherits it too: as long as one of them lives, no other starts.
+    pub(crate) lock: File,
+    _runtime_lock: File,
 }
 
 impl Places {
@@ -49,7 +51,8 @@ impl Places {
     pub(crate) fn open(args: &Args) -> Result<Self, Fault> {
         let state = root_directory(&args.state)?;
         let runtime = root_directory(&args.runtime)?;
-        let locks = [lock(&state, &args.state)?, lock(&runtime, &args.runtime)?];
+        let (state_lock, runtime_lock) =
+            (lock(&state, &args.state)?, lock(&runtime, &args.runtime)?);
         let (uid, gid) = (args.uid, args.gid);
         let config = root_directory(&args.config)?;
         let _secrets = inner_directory(&state, "secrets", 0, 0)?;
@@ -70,7 +73,8 @@ impl Places {
                 inner_directory(&runtime, "table", uid, gid)?,
             ],
             drivers,
-            _locks: locks,
+            lock: state_lock,
+            _runtime_lock: runtime_lock,
         })
     }
 }
