@@ -32,7 +32,7 @@ use types::{Checked, Create, Driver, Load, Mounted, Places, Refused, Status};
 /// Most bytes of a request: a component of 64 MiB and the line before it.
 const BODY_MAX: usize = (64 << 20) + (64 << 10);
 /// The holder of `wasmvol volume mount`: there is one, and it counts.
-const HOLDER: &str = "wasmvol volume mount";
+const HOLDER: &str = "wasmvol-volume-mount";
 
 /// What the admin API speaks of.
 pub(crate) struct Admin<W: World> {

@@ -88,14 +88,14 @@ impl<W: World> Plugin<W> {
         };
         let caller = caller(peer, None);
         let volumes = Rc::clone(&self.volumes);
-        let removal = async move {
+        let verb = async move {
             match volumes.remove(&name, caller).await {
-                // An engine that asks again after a broken connection wants what is so already.
+                // The answer to an earlier Remove was lost: an engine asks again, and must hear that it is done.
                 Err(VolumeError::NotFound) => Ok(()),
-                other => other,
+                ended => ended,
             }
         };
-        wire::done(self.run(removal).await)
+        wire::done(self.run(verb).await)
     }
 
     /// Mounts, and takes the mount back if its answer reaches nobody: no client sends an Unmount for a Mount that it gave up.

@@ -38,8 +38,7 @@ pub(crate) struct Program {
     env: Vec<CString>,
     uid: Uid,
     gid: Gid,
-    /// Daemons in a row that died of their start.
-    young_deaths: u32,
+    wait: Duration,
 }
 
 /// A running daemon.
@@ -91,7 +90,7 @@ impl Program {
             env: env.collect::<Result<_, _>>().trying(what)?,
             uid: Uid::from_raw(args.uid),
             gid: Gid::from_raw(args.gid),
-            young_deaths: 0,
+            wait: Duration::ZERO,
         })
     }
 
@@ -108,7 +107,7 @@ impl Program {
         fds.extend(places.daemons.iter().map(AsFd::as_fd));
         fds.push(places.config.as_fd());
         fds.extend(places.drivers.as_ref().map(AsFd::as_fd));
-        fds.extend([places.lock.as_fd(), self.file.as_fd()]);
+        fds.push(self.file.as_fd());
         let program = sys::FIRST_FD + i32::try_from(fds.len()).unwrap_or(0) - 1;
         let parent = rustix::process::getpid();
         let pid = sys::fork(&fds, || match self.become_daemon(parent, program) {
@@ -154,10 +153,12 @@ impl Program {
 
     /// When the next daemon may start, after one that started at `started` has died.
     pub(crate) fn next_start(&mut self, started: Instant) -> Instant {
-        self.young_deaths = if started.elapsed() < YOUNG { self.young_deaths + 1 } else { 0 };
-        let doublings = self.young_deaths.saturating_sub(2).min(10);
-        let wait = if self.young_deaths < 2 { Duration::ZERO } else { BACKOFF * (1 << doublings) };
-        Instant::now() + wait.min(BACKOFF_MAX)
+        self.wait = if started.elapsed() >= YOUNG {
+            Duration::ZERO
+        } else {
+            (self.wait * 2).clamp(BACKOFF, BACKOFF_MAX)
+        };
+        Instant::now() + self.wait
     }
 }
 

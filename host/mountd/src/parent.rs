@@ -210,9 +210,9 @@ impl Parent {
                     return Some(code);
                 }
                 if self.drain_until.is_some() {
-                    let told = status.terminating_signal() == Some(Signal::TERM.as_raw());
-                    let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
-                    return Some(if told { 0 } else { code.unwrap_or(1) });
+                    return Some(
+                        status.exit_status().map_or(1, |code| u8::try_from(code).unwrap_or(1)),
+                    );
                 }
                 self.start_at = self.program.next_start(daemon.started);
                 let wait = self.start_at.saturating_duration_since(Instant::now()).as_millis();

@@ -41,9 +41,7 @@ pub(crate) struct Places {
     /// What the daemon inherits, in the order of its fds: catalog, components, cache, mount table.
     pub(crate) daemons: [OwnedFd; 4],
     pub(crate) drivers: Option<OwnedFd>,
-    /// The daemon inherits it too: as long as one of them lives, no other starts.
-    pub(crate) lock: File,
-    _runtime_lock: File,
+    _locks: [File; 2],
 }
 
 impl Places {
@@ -51,8 +49,7 @@ impl Places {
     pub(crate) fn open(args: &Args) -> Result<Self, Fault> {
         let state = root_directory(&args.state)?;
         let runtime = root_directory(&args.runtime)?;
-        let (state_lock, runtime_lock) =
-            (lock(&state, &args.state)?, lock(&runtime, &args.runtime)?);
+        let locks = [lock(&state, &args.state)?, lock(&runtime, &args.runtime)?];
         let (uid, gid) = (args.uid, args.gid);
         let config = root_directory(&args.config)?;
         let _secrets = inner_directory(&state, "secrets", 0, 0)?;
@@ -73,8 +70,7 @@ impl Places {
                 inner_directory(&runtime, "table", uid, gid)?,
             ],
             drivers,
-            lock: state_lock,
-            _runtime_lock: runtime_lock,
+            _locks: locks,
         })
     }
 }

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, test_kill_process};
+use rustix::process::{Pid, Signal};
 use wasmvol_plan::frame::{Frame, Inventory};
 use wasmvol_plan::{
     Directory, DriverName, Facts, Fault, Id, Owner, Plan, Release, Reply, Request, Source, Storage,
@@ -44,7 +43,7 @@ impl Machine {
     pub(crate) fn empty() -> Self {
         let number = MACHINES.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("mountd-{}-{number}", std::process::id()));
-        fs::DirBuilder::new().mode(0o700).create(&dir).unwrap();
+        fs::create_dir(&dir).unwrap();
         let dir = dir.canonicalize().unwrap();
         let mut init = Command::new("unshare")
             .args([
@@ -74,15 +73,10 @@ impl Machine {
         command
     }
 
-    /// A shell line that starts in the machine's directory: to enter a namespace leads to its root.
-    fn at_home(&self, line: &str) -> String {
-        format!("cd {} && {line}", self.dir.display())
-    }
-
     /// Runs a shell line in the machine's namespace and answers whether it succeeded.
     pub(crate) fn sh(&self, line: &str) -> bool {
         let mut command = self.command("sh");
-        command.arg("-c").arg(self.at_home(line)).stderr(Stdio::null());
+        command.args(["-c", line]).current_dir(&self.dir).stderr(Stdio::null());
         command.status().unwrap().success()
     }
 
@@ -127,12 +121,10 @@ impl Machine {
         })
     }
 
-    /// Kills mountd as `kill -9` does and waits for its end and the daemon's.
+    /// Kills mountd as `kill -9` does and waits for its end.
     pub(crate) fn kill(&mut self) {
-        let daemon = self.daemon();
         rustix::process::kill_process(self.pid(), Signal::KILL).unwrap();
         self.mountd.take().unwrap().wait().unwrap();
-        gone(daemon);
     }
 
     /// A path as the machine sees it.
@@ -187,19 +179,15 @@ impl Machine {
         replies.into_iter().map(|reply| reply.body).collect()
     }
 
-    /// Asks one thing of a mountd that may be killed by it: then there is no answer.
-    pub(crate) fn try_ask(&mut self, body: Request) -> Option<Reply> {
-        let daemon = self.daemon();
+    /// Asks for something that kills mountd: there is no answer.
+    pub(crate) fn ask_in_vain(&mut self, body: Request) {
         let frame = Frame { number: 1, body }.encode().unwrap();
         let stream = self.stream.as_mut().unwrap();
         stream.write_all(&u32::try_from(frame.len()).unwrap().to_ne_bytes()).unwrap();
         stream.write_all(&frame).unwrap();
-        let reply = read(stream).map(|frame| frame.body);
-        if reply.is_none() {
-            self.mountd.take().unwrap().wait().unwrap();
-            gone(daemon);
-        }
-        reply
+        assert!(read(stream).is_none(), "mountd was to be killed");
+        self.stream = None;
+        self.mountd.take().unwrap().wait().unwrap();
     }
 
     pub(crate) fn hang_up(&mut self) {
@@ -245,19 +233,16 @@ impl Machine {
         }
     }
 
-    /// A container that has the volume at `/mnt`; it ends when it is dropped.
+    /// A container that has the volume at `/mnt`, in a namespace of its own; it ends when it is dropped.
     pub(crate) fn container(&self, id: Id) -> Container {
-        self.namespace("slave", &format!("mount --bind run/mnt/{id} /mnt"))
-    }
-
-    /// A process in a copy of the machine's mount namespace that has run a shell line there.
-    pub(crate) fn namespace(&self, propagation: &str, line: &str) -> Container {
-        let line = self.at_home(&format!("{line} && echo up && exec sleep infinity"));
+        let line = format!("mount --bind run/mnt/{id} /mnt && echo up && exec sleep infinity");
         let mut command = self.command("unshare");
-        command.args(["--mount", "--propagation", propagation, "sh", "-c", &line]);
+        command
+            .args(["--mount", "--propagation", "slave", "sh", "-c", &line])
+            .current_dir(&self.dir);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut up = [0; 3];
-        child.stdout.as_mut().unwrap().read_exact(&mut up).expect("the line succeeds");
+        child.stdout.as_mut().unwrap().read_exact(&mut up).expect("the container has the volume");
         Container(child)
     }
 }
@@ -282,19 +267,12 @@ impl Drop for Machine {
     }
 }
 
-/// A process in a mount namespace of its own.
+/// A process that has a volume mounted.
 pub(crate) struct Container(Child);
 
 impl Container {
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
-    }
-
-    /// Runs a shell line in it and answers whether it succeeded.
-    pub(crate) fn sh(&self, line: &str) -> bool {
-        let mut command = Command::new("nsenter");
-        command.args(["-m", "-t", &self.pid().to_string(), "sh", "-c", line]);
-        command.stderr(Stdio::null()).status().unwrap().success()
     }
 }
 
@@ -315,10 +293,6 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
         assert!(Instant::now() < end, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn gone(process: Pid) {
-    eventually("the process ends", || test_kill_process(process).is_err().then_some(()));
 }
 
 pub(crate) fn driver() -> DriverName {

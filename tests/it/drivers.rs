@@ -1,0 +1,216 @@
+//! Can a driver hurt anybody but itself, and do drivers come and go as the operator says?
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::support::plugin::{Socket, request};
+use crate::support::wasmvol::{PROGRAMS, Wasmvol};
+
+/// The component that does everything that a driver must not do.
+pub(crate) fn hostile() -> PathBuf {
+    component("guests/hostile.wasm")
+}
+
+/// A component below target/.
+fn component(name: &str) -> PathBuf {
+    let path = PROGRAMS.parent().unwrap().join(name);
+    assert!(path.exists(), "no {}: run `make test`, which builds it", path.display());
+    path
+}
+
+/// A wasmvol with the hostile driver and one volume of another driver.
+fn with_hostile() -> Wasmvol {
+    let wasmvol = Wasmvol::start();
+    wasmvol.cli(&format!("driver load {}", hostile().display())).ok();
+    wasmvol.plugin().create("bystander", &[]).unwrap();
+    wasmvol
+}
+
+/// What a driver may do wrong in a call, and a word that the error must say of it.
+const MISDEEDS: [(&str, &str); 15] = [
+    ("loop", "hostile"),
+    ("recurse", "hostile"),
+    ("grow", "hostile"),
+    ("panic", "out of cheese"),
+    ("quiet-abort", "hostile"),
+    ("exit", "hostile"),
+    ("exit-well", "hostile"),
+    ("fail", "backend is"),
+    ("long-error", "hostile"),
+    ("giant-error", "hostile"),
+    ("large-state", "hostile"),
+    ("giant-state", "hostile"),
+    ("bad-mode", "mode"),
+    ("image", "hostile"),
+    ("log-huge", "hostile"),
+];
+
+#[test]
+fn a_driver_that_misbehaves_costs_one_clear_error() {
+    let wasmvol = with_hostile();
+    let plugin = wasmvol.plugin();
+    for (act, word) in MISDEEDS {
+        let error = plugin.create(act, &[("driver", "hostile"), ("do", act)]).expect_err(act);
+        assert!(error.contains(word), "{act}: {error}");
+        assert!(error.contains("driver `hostile`") || error.contains("mode"), "{act}: {error}");
+        assert!(error.chars().all(|c| !c.is_control()), "{act}: {error:?}");
+        assert!(error.len() < 4096, "{act}: an error of {} bytes", error.len());
+        // Nobody else notices, and nothing is left of the attempt.
+        plugin.mount("bystander", act).unwrap();
+        plugin.unmount("bystander", act).unwrap();
+        // An undo that the driver refuses as well is parked under its name; the name is not shown.
+        assert_eq!(plugin.list(), ["bystander"], "{act}");
+    }
+    assert_eq!(wasmvol.entries("volumes").len(), 1);
+}
+
+#[test]
+fn a_looping_driver_delays_no_other() {
+    let wasmvol = with_hostile();
+    let plugin = wasmvol.plugin();
+    let mut loops = Vec::new();
+    for i in 0..4 {
+        let mut socket = Socket::connect(&plugin.socket).unwrap();
+        let body = format!(r#"{{"Name":"loop-{i}","Opts":{{"driver":"hostile","do":"loop"}}}}"#);
+        socket.send(request("VolumeDriver.Create", &body)).unwrap();
+        loops.push(socket);
+    }
+    for _ in 0..20 {
+        plugin.mount("bystander", "id").unwrap();
+        plugin.unmount("bystander", "id").unwrap();
+    }
+    for mut socket in loops {
+        socket.read().unwrap().result().unwrap_err();
+    }
+}
+
+#[test]
+fn a_volume_is_mounted_only_as_its_drivers_grants_allow() {
+    let wasmvol = with_hostile();
+    let plugin = wasmvol.plugin();
+    for act in ["parent", "absolute", "empty-subpath", "long-subpath", "served"] {
+        plugin.create(act, &[("driver", "hostile"), ("do", act)]).unwrap();
+        let error = plugin.mount(act, "id").expect_err(act);
+        assert!(error.chars().all(|c| !c.is_control()) && error.len() < 4096, "{act}: {error}");
+        assert!(!wasmvol.is_mounted(act), "{act}");
+        plugin.unmount(act, "id").unwrap();
+        plugin.remove(act).unwrap();
+    }
+}
+
+#[test]
+fn a_driver_sees_no_file_and_no_network() {
+    let wasmvol = with_hostile();
+    for act in ["read-files", "connect", "look-around"] {
+        wasmvol.plugin().create(act, &[("driver", "hostile"), ("do", act)]).unwrap();
+    }
+}
+
+#[test]
+fn a_flood_of_log_lines_is_cut() {
+    let wasmvol = with_hostile();
+    for act in ["log-flood", "stderr-flood", "stdout-flood", "endless-line", "escapes"] {
+        wasmvol.plugin().create(act, &[("driver", "hostile"), ("do", act)]).unwrap();
+    }
+    let log = wasmvol.log();
+    assert!(log.len() < 4 << 20, "the log has {} bytes", log.len());
+    assert!(!log.contains('\u{1b}'), "escape sequences reach no terminal");
+}
+
+#[test]
+fn a_component_that_is_none_is_refused() {
+    let wasmvol = Wasmvol::start();
+    let file = wasmvol.path("bad.wasm");
+    for bytes in [&b""[..], b"no wasm at all", b"\0asm\x01\0\0\0", b"\0asm\x0d\0\x01\0"] {
+        std::fs::write(&file, bytes).unwrap();
+        let outcome = wasmvol.cli(&format!("driver load {} --name bad", file.display()));
+        let error = outcome.clone().refused();
+        assert_eq!((outcome.code, error.lines().count()), (Some(1), 1), "{error}");
+    }
+    let outcome = wasmvol.cli("driver load /no/such/file.wasm");
+    assert!(outcome.refused().contains("/no/such/file.wasm"));
+}
+
+#[test]
+fn a_description_that_lies_is_refused_at_load() {
+    let wasmvol = Wasmvol::start();
+    for act in [
+        "bad-name",
+        "no-version",
+        "long-version",
+        "reserved-option",
+        "bad-option",
+        "option-twice",
+        "many-options",
+        "loop",
+        "panic",
+    ] {
+        let line = format!("driver load {} --name liar --setting do={act}", hostile().display());
+        let error = wasmvol.cli(&line).refused();
+        assert_eq!(error.lines().count(), 1, "{act}: {error}");
+    }
+    let names = names(&wasmvol);
+    assert_eq!(names, ["local", "tmpfs"]);
+}
+
+fn names(wasmvol: &Wasmvol) -> Vec<String> {
+    let drivers = wasmvol.json("driver ls");
+    drivers.as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_driver_is_loaded_without_a_restart_and_outlives_one() {
+    let mut wasmvol = Wasmvol::start();
+    assert_eq!(names(&wasmvol), ["local", "tmpfs"]);
+    let plugin = wasmvol.plugin();
+    let error = plugin.create("early", &[("driver", "hostile")]).unwrap_err();
+    assert!(error.contains("hostile"), "{error}");
+    wasmvol.cli(&format!("driver load {}", hostile().display())).ok();
+    plugin.create("late", &[("driver", "hostile")]).unwrap();
+    plugin.mount("late", "id").unwrap();
+    wasmvol.kill_daemon();
+    assert_eq!(names(&wasmvol), ["hostile", "local", "tmpfs"]);
+    plugin.unmount("late", "id").unwrap();
+    assert!(wasmvol.stop().success());
+    wasmvol.run();
+    plugin.mount("late", "id").unwrap();
+    plugin.unmount("late", "id").unwrap();
+}
+
+#[test]
+fn a_driver_with_volumes_is_not_unloaded() {
+    let wasmvol = with_hostile();
+    let plugin = wasmvol.plugin();
+    plugin.create("depends", &[("driver", "hostile")]).unwrap();
+    let error = wasmvol.cli("driver unload hostile").refused();
+    assert!(error.contains("`depends`"), "{error}");
+    plugin.remove("depends").unwrap();
+    wasmvol.cli("driver unload hostile").ok();
+    plugin.create("depends", &[("driver", "hostile")]).unwrap_err();
+    let error = wasmvol.cli("driver unload hostile").refused();
+    assert!(error.contains("no driver `hostile` is loaded"), "{error}");
+}
+
+#[test]
+fn one_component_may_be_loaded_under_two_names_with_settings_of_their_own() {
+    let wasmvol = Wasmvol::start();
+    let load = |name: &str, colour: &str| {
+        let line = "driver load";
+        wasmvol
+            .cli(&format!("{line} {} --name {name} --setting colour={colour}", hostile().display()))
+            .ok();
+    };
+    load("first", "red");
+    load("second", "blue");
+    let drivers = wasmvol.json("driver ls");
+    let colour = |name: &str| {
+        let all = drivers.as_array().unwrap().iter();
+        all.filter(|d| d["name"] == name)
+            .map(|d| d["settings"]["colour"].clone())
+            .collect::<Vec<Value>>()
+    };
+    assert_eq!((colour("first"), colour("second")), (vec!["red".into()], vec!["blue".into()]));
+    wasmvol.cli("driver unload first").ok();
+    wasmvol.plugin().create("left", &[("driver", "second")]).unwrap();
+}

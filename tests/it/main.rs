@@ -1,0 +1,19 @@
+//! Whole-system tests: the shipped programs, a real dockerd, a real podman, real mounts, `kill -9`.
+//!
+//! One module a question. Everything runs as root in a mount namespace of its own, which `make test` makes; see `support`.
+//! Tests speak to wasmvol from outside only: its sockets, its command line, the kernel's mount table and the disk.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test says what it expects by failing"
+)]
+
+mod docker;
+mod drivers;
+mod names;
+mod podman;
+mod protocol;
+mod support;
