@@ -132,6 +132,8 @@ fn log_to_stderr(from_config: &str) {
         .without_time()
         .init();
     if unreadable {
-        tracing::warn!("log level `{wanted}` is not understood: use `error`, `warn`, `info` or `debug`");
+        tracing::warn!(
+            "log level `{wanted}` is not understood: use `error`, `warn`, `info` or `debug`"
+        );
     }
 }

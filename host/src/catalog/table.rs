@@ -39,9 +39,7 @@ impl Table {
         }
         let rows = read(&database)?;
         let dir = dir.to_owned();
-        let writer = Writer::start(database, move || {
-            FILE.open(&dir, |_| Ok(()))
-        })?;
+        let writer = Writer::start(database, move || FILE.open(&dir, |_| Ok(())))?;
         Ok((Self { writer }, rows))
     }
 

@@ -197,7 +197,9 @@ pub(super) fn words(error: &redb::Error) -> String {
 /// Ends the process: going on would risk an answer that is not kept.
 #[expect(clippy::exit, reason = "nothing may be answered on top of a store in an unknown state")]
 pub(super) fn end(store: &str, why: &str) -> ! {
-    tracing::error!("{store}: {why}: the daemon ends now, so that nothing is answered that was not kept");
+    tracing::error!(
+        "{store}: {why}: the daemon ends now, so that nothing is answered that was not kept"
+    );
     std::process::exit(1)
 }
 

@@ -13,9 +13,9 @@ use clap::Subcommand;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
+use super::CliError;
 use super::output::{Output, say};
 use super::serve::STATE_DIR;
-use super::CliError;
 use crate::admin::client::{Client, ClientError};
 use crate::catalog::durable::Catalog;
 use crate::catalog::transfer;
@@ -84,7 +84,10 @@ impl Offline {
     fn enter(state_dir: &Path) -> Result<Self, CliError> {
         let path = state_dir.join("catalog");
         let catalog = File::open(&path).map_err(|e| {
-            CliError::Io(format!("no catalog in `{}`, start `wasmvol serve` once", path.display()), e)
+            CliError::Io(
+                format!("no catalog in `{}`, start `wasmvol serve` once", path.display()),
+                e,
+            )
         })?;
         let lock_path = state_dir.join("lock");
         let lock = OpenOptions::new()

@@ -104,8 +104,10 @@ fn programs() -> Option<Trouble> {
 fn kernel() -> Option<Trouble> {
     let release = uname().ok()?.release().to_string_lossy().into_owned();
     let (major, minor) = KERNEL_MIN;
-    let why = format!("release {release} lacks mount_setattr(2): {major}.{minor} is the first with it");
-    (version(&release)? < KERNEL_MIN).then(|| trouble("kernel", why, Some("boot a newer one".into())))
+    let why =
+        format!("release {release} lacks mount_setattr(2): {major}.{minor} is the first with it");
+    (version(&release)? < KERNEL_MIN)
+        .then(|| trouble("kernel", why, Some("boot a newer one".into())))
 }
 
 fn version(release: &str) -> Option<(u32, u32)> {
@@ -191,7 +193,8 @@ fn blind_engines(runtime_dir: &Path) -> Vec<Trouble> {
                 "does not see `{}`: its containers would find volumes empty",
                 anchor.display()
             );
-            let cure = "restart it, in the host's mount namespace and without PrivateMounts=".to_owned();
+            let cure =
+                "restart it, in the host's mount namespace and without PrivateMounts=".to_owned();
             found.push(trouble(format!("{name}, process {pid}"), why, Some(cure)));
         }
     }

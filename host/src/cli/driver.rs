@@ -148,7 +148,8 @@ fn grant(file: &Path, grants: &[String]) -> Result<Option<Vec<u8>>, CliError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(CliError::Io(file.display().to_string(), e)),
     };
-    write(file, text.as_bytes()).map_err(CliError::io(format!("grants in `{}`", file.display())))?;
+    write(file, text.as_bytes())
+        .map_err(CliError::io(format!("grants in `{}`", file.display())))?;
     Ok(before)
 }
 

@@ -51,7 +51,9 @@ pub(super) struct Arguments {
 /// Becomes mountd; returns only if that cannot be.
 pub(super) fn run(arguments: Arguments, runtime_dir: &Path) -> Result<ExitCode, CliError> {
     if !Uid::effective().is_root() {
-        return Err(CliError::Refused("serve mounts, so it needs root: try again with sudo".into()));
+        return Err(CliError::Refused(
+            "serve mounts, so it needs root: try again with sudo".into(),
+        ));
     }
     let config_file = absolute(&arguments.config)?;
     let config = Config::read(&config_file)?;
@@ -110,7 +112,9 @@ fn user(wanted: Option<&str>, state_dir: &Path) -> Result<(u32, u32), CliError> 
         Some(name) => match name.parse::<u32>() {
             Ok(uid) => named(User::from_uid(Uid::from_raw(uid))).or(Some((uid, uid))),
             Err(_) => Some(named(User::from_name(name)).ok_or_else(|| {
-                CliError::Refused(format!("there is no user `{name}`: make it, or leave `--user` out"))
+                CliError::Refused(format!(
+                    "there is no user `{name}`: make it, or leave `--user` out"
+                ))
             })?),
         },
         None => named(User::from_name(USER)).or_else(|| owner().filter(|(uid, _)| *uid != 0)),

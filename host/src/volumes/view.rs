@@ -130,9 +130,8 @@ impl<W: World> Volumes<W> {
         show("id", record.id.to_string().into());
         show("storage", storage(&record.storage).into());
         if !record.options.is_empty() {
-            let shown =
-                |(key, value): (&String, &OptionValue)| (key.clone(), options::show(value).into());
-            show("options", Value::Object(record.options.iter().map(shown).collect()));
+            let options = record.options.iter().map(|(key, value)| (key.clone(), option(value)));
+            show("options", Value::Object(options.collect()));
         }
         if let Some((usage, at)) = &entry.usage {
             show("size", usage.size.into());
@@ -178,6 +177,14 @@ impl Entry {
                     .or_else(|| lost.then_some(("degraded", why)))
             }
         }
+    }
+}
+
+/// An option's value; of a secret, its name.
+fn option(value: &OptionValue) -> Value {
+    match value {
+        OptionValue::Text(text) => text.as_str().into(),
+        other => options::show(other).into(),
     }
 }
 
