@@ -22,7 +22,6 @@ use crate::admin::Admin;
 use crate::admin::types::Places;
 use crate::catalog::durable::Catalog;
 use crate::catalog::table::Table;
-use crate::config;
 use crate::drivers::Drivers;
 use crate::drivers::loader::Loader;
 use crate::machine::{self, Machine};
@@ -59,7 +58,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     table_dir: PathBuf,
     #[arg(long)]
-    config_dir: PathBuf,
+    grants_dir: PathBuf,
     #[arg(long)]
     drivers_dir: Option<PathBuf>,
     #[arg(long)]
@@ -174,9 +173,8 @@ async fn serve(arguments: Arguments) -> Result<(), StartError> {
     let (table, mount_rows) = Table::open(&arguments.table_dir, &boot_id)?;
     let (catalog, table) = (Rc::new(catalog), Rc::new(table));
     let machine = Rc::new(Machine::new().map_err(io("/dev/urandom"))?);
-    let grants = arguments.config_dir.join(config::GRANTS);
     let engine = Engine::new(engine_options(&arguments))?;
-    let drivers = Rc::new(Drivers::new(engine, &arguments.components_dir, grants));
+    let drivers = Rc::new(Drivers::new(engine, &arguments.components_dir, &arguments.grants_dir));
     let world = Host {
         catalog: Rc::clone(&catalog),
         table: Rc::clone(&table),

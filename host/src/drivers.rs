@@ -41,8 +41,13 @@ pub(crate) struct Loaded {
 
 impl Drivers {
     /// No driver yet. Components lie in `components`, grants in `grants`.
-    pub(crate) fn new(engine: Engine, components: &Path, grants: PathBuf) -> Self {
-        Self { engine, shelf: Shelf::new(components), grants, loaded: RefCell::default() }
+    pub(crate) fn new(engine: Engine, components: &Path, grants: &Path) -> Self {
+        Self {
+            engine,
+            shelf: Shelf::new(components),
+            grants: grants.to_owned(),
+            loaded: RefCell::default(),
+        }
     }
 
     /// One that is loaded.

@@ -168,12 +168,17 @@ impl Mounter {
         let path = format!("grants.d/{driver}");
         let what = || format!("read `{path}`");
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file =
-            match rustix::fs::openat2(&self.places.config, &path, flags, Mode::empty(), BENEATH) {
-                Ok(file) => file,
-                Err(Errno::NOENT) => return Ok(Grants::default()),
-                Err(e) => return Err(e).trying(what),
-            };
+        let file = match rustix::fs::openat2(
+            &self.places.grants,
+            driver.as_str(),
+            flags,
+            Mode::empty(),
+            BENEATH,
+        ) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(Grants::default()),
+            Err(e) => return Err(e).trying(what),
+        };
         let stat = rustix::fs::fstat(&file).trying(what)?;
         let plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         if !plain || stat.st_uid != 0 || stat.st_mode & 0o022 != 0 {

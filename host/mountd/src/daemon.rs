@@ -70,7 +70,7 @@ impl Program {
         add("--components-dir", &fd(4));
         add("--cache-dir", &fd(5));
         add("--table-dir", &fd(6));
-        add("--config-dir", &fd(7));
+        add("--grants-dir", &fd(7));
         if args.drivers.is_some() {
             add("--drivers-dir", &fd(8));
         }
@@ -105,7 +105,7 @@ impl Program {
         let mut fds: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
         fds.extend(doors.map(|door| door.socket.as_fd()));
         fds.extend(places.daemons.iter().map(AsFd::as_fd));
-        fds.push(places.config.as_fd());
+        fds.push(places.grants.as_fd());
         fds.extend(places.drivers.as_ref().map(AsFd::as_fd));
         fds.push(self.file.as_fd());
         let program = sys::FIRST_FD + i32::try_from(fds.len()).unwrap_or(0) - 1;

@@ -35,7 +35,9 @@ pub(crate) struct Places {
     pub(crate) runtime: String,
     pub(crate) volumes: OwnedFd,
     pub(crate) trash: OwnedFd,
-    pub(crate) config: OwnedFd,
+    /// `grants.d` in the configuration directory, made where it is missing: what the daemon may read of it, whatever the mode of
+    /// the directory around it.
+    pub(crate) grants: OwnedFd,
     /// Always empty: the second layer that an overlay without upper directory needs.
     pub(crate) empty: OwnedFd,
     /// What the daemon inherits, in the order of its fds: catalog, components, cache, mount table.
@@ -51,7 +53,7 @@ impl Places {
         let runtime = root_directory(&args.runtime)?;
         let locks = [lock(&state, &args.state)?, lock(&runtime, &args.runtime)?];
         let (uid, gid) = (args.uid, args.gid);
-        let config = root_directory(&args.config)?;
+        let grants = root_directory(&format!("{}/grants.d", args.config))?;
         let _secrets = inner_directory(&state, "secrets", 0, 0)?;
         let drivers = match &args.drivers {
             Some(path) => Some(open(path)?),
@@ -61,7 +63,7 @@ impl Places {
             runtime: canonical(&args.runtime)?,
             volumes: inner_directory(&state, "volumes", 0, 0)?,
             trash: inner_directory(&state, "trash", 0, 0)?,
-            config,
+            grants,
             empty: inner_directory(&runtime, "empty", 0, 0)?,
             daemons: [
                 inner_directory(&state, "catalog", uid, gid)?,
