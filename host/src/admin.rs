@@ -159,7 +159,7 @@ impl<W: World> Admin<W> {
     }
 
     async fn check(self: &Rc<Self>, body: &[u8]) -> Result<Vec<u8>, Refusal> {
-        let description = self.loader.check(Arc::from(body)).await?;
+        let description = self.loader.describe(Arc::from(body)).await?;
         json(&Checked { description })
     }
 

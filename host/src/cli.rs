@@ -59,7 +59,7 @@ enum Command {
     Catalog(catalog::Command),
     /// The daemon itself, started by wasmvol-mountd
     #[command(hide = true)]
-    Daemon(daemon::Arguments),
+    Daemon(Box<daemon::Arguments>),
     /// Compile the component on stdin to machine code on stdout
     #[command(hide = true)]
     CompileDriver,
@@ -99,7 +99,7 @@ pub(crate) fn run() -> ExitCode {
     let done = match command {
         Command::Daemon(arguments) => {
             log_to_stderr(&arguments.passed.log);
-            return daemon::run(arguments);
+            return daemon::run(*arguments);
         }
         Command::CompileDriver => return wasmvol_driver::compile_stdin_to_stdout(),
         Command::Serve(arguments) => serve::run(arguments, &runtime_dir),

@@ -105,32 +105,31 @@ fn open(dir: &Path) -> Result<Database, StoreError> {
 }
 
 fn read(database: &Database) -> Result<Contents, StoreError> {
-    let rows = || -> Result<(Vec<(Id, Vec<u8>)>, Vec<Vec<u8>>), redb::Error> {
+    let (mut records, mut drivers) = Contents::default();
+    let mut wrong = None;
+    let mut walk = || -> Result<(), redb::Error> {
         let tx = database.begin_read()?;
-        let mut volumes = Vec::new();
         for row in tx.open_table(VOLUMES)?.iter()? {
             let (id, value) = row?;
-            volumes.push((Id::from_bits(id.value()), value.value().to_vec()));
+            match parse_record(value.value()) {
+                Ok(record) => records.push(record),
+                Err(why) => wrong = Some(format!("record {}: {why}", Id::from_bits(id.value()))),
+            }
         }
-        let mut drivers = Vec::new();
         for row in tx.open_table(DRIVERS)?.iter()? {
-            drivers.push(row?.1.value().to_vec());
+            let (name, value) = row?;
+            match serde_json::from_slice(value.value()) {
+                Ok(Versioned { row, .. }) => drivers.push(row),
+                Err(e) => wrong = Some(format!("driver `{}`: {e}", name.value())),
+            }
         }
-        Ok((volumes, drivers))
+        Ok(())
     };
-    let (volumes, drivers) = rows().map_err(|e| read_error(writer::words(&e)))?;
-    let record = |(id, bytes): (Id, Vec<u8>)| {
-        parse_record(&bytes).map_err(|why| read_error(format!("record {id}: {why}")))
-    };
-    let driver = |bytes: Vec<u8>| {
-        serde_json::from_slice(&bytes)
-            .map(|Versioned { row, .. }| row)
-            .map_err(|e| read_error(format!("driver row: {e}")))
-    };
-    Ok((
-        volumes.into_iter().map(record).collect::<Result<_, _>>()?,
-        drivers.into_iter().map(driver).collect::<Result<_, _>>()?,
-    ))
+    walk().map_err(|e| read_error(writer::words(&e)))?;
+    match wrong {
+        None => Ok((records, drivers)),
+        Some(why) => Err(read_error(why)),
+    }
 }
 
 /// Reads one record; one of a later form is refused, because its meaning may be another.

@@ -120,11 +120,6 @@ impl<W: World> Loader<W> {
         Ok(row)
     }
 
-    /// What a component says of itself, without loading it.
-    pub(crate) async fn check(&self, component: Arc<[u8]>) -> Result<Description, LoaderError> {
-        Ok(self.describe(component).await?)
-    }
-
     /// Unloads a driver that has no volumes.
     pub(crate) async fn unload(&self, name: &DriverName) -> Result<(), LoaderError> {
         let _turn = self.turn.lock().await;
@@ -171,7 +166,8 @@ impl<W: World> Loader<W> {
         DriverName::parse(&description.name).map_err(LoaderError::OwnName)
     }
 
-    async fn describe(&self, component: Arc<[u8]>) -> Result<Description, LoaderError> {
+    /// What a component says of itself, without loading it.
+    pub(crate) async fn describe(&self, component: Arc<[u8]>) -> Result<Description, LoaderError> {
         // Only the log shows this name.
         let unnamed = DriverName::parse("unnamed").map_err(LoaderError::OwnName)?;
         let driver = self.drivers.prepare(&unnamed, component, BTreeMap::new()).await?;
