@@ -4,6 +4,8 @@
 //! answered at once from memory. A verb that changes something runs in a task of its own, because hyper drops a request's future the
 //! moment the client closes: the verb still ends, and a Mount that nobody waits for is undone.
 
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::future::Future;

@@ -8,7 +8,7 @@ mod discover;
 pub(crate) mod holders;
 mod lock;
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 mod mount;
 mod options;
 mod recover;

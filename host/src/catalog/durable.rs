@@ -41,7 +41,7 @@ impl Catalog {
         let database = open(dir)?;
         let (records, drivers) = read(&database)?;
         let dir = dir.to_owned();
-        let writer = Writer::start(database, move || open(&dir))?;
+        let writer = Writer::start(database, move || FILE.open_again(&dir))?;
         Ok((Self { writer }, records, drivers))
     }
 
@@ -227,4 +227,216 @@ fn read_error(why: String) -> StoreError {
 
 fn write_error(why: String) -> StoreError {
     StoreError::Write { store: STORE, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+    use wasmvol_plan::{DriverName, Storage, VolumeName};
+
+    use super::*;
+    use crate::catalog::transfer;
+    use crate::volumes::world::Catalog as _;
+
+    fn record(id: u128, name: &str) -> Record {
+        Record {
+            v: RECORD_VERSION,
+            id: Id::from_bits(id),
+            name: VolumeName::parse(name).unwrap(),
+            driver: DriverName::parse("local").unwrap(),
+            driver_version: "1.2.3".into(),
+            options: BTreeMap::new(),
+            reclaim: None,
+            created_at: 1_700_000_000,
+            phase: Phase::Ready,
+            storage: Storage::None,
+            state: vec![0, 255],
+            plugin: "wasmvol".into(),
+            extra: serde_json::Map::new(),
+        }
+    }
+
+    fn driver(name: &str) -> DriverRow {
+        DriverRow {
+            name: DriverName::parse(name).unwrap(),
+            digest: "d".repeat(64),
+            version: "1.2.3".into(),
+            settings: BTreeMap::from([("root".to_owned(), "/srv".to_owned())]),
+            loaded_at: 1_700_000_000,
+            first_party: true,
+        }
+    }
+
+    fn commit(dir: &Path, changes: Vec<Change>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (catalog, ..) = Catalog::open(dir).unwrap();
+        for change in changes {
+            runtime.block_on(catalog.commit(change)).unwrap();
+        }
+    }
+
+    fn put(record: Record) -> Change {
+        Change::Put(Box::new(record))
+    }
+
+    fn contents(dir: &Path) -> Contents {
+        let (_, records, drivers) = Catalog::open(dir).unwrap();
+        (records, drivers)
+    }
+
+    fn names(dir: &Path) -> Vec<(String, u128)> {
+        let database = open(dir).unwrap();
+        let names = database.begin_read().unwrap().open_table(NAMES).unwrap();
+        let rows = names.iter().unwrap().map(Result::unwrap);
+        rows.map(|(name, id)| (name.value().to_owned(), id.value())).collect()
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        commit(
+            dir.path(),
+            vec![put(record(1, "one")), Change::PutDriver(Box::new(driver("local")))],
+        );
+        assert_eq!(contents(dir.path()), (vec![record(1, "one")], vec![driver("local")]));
+    }
+
+    #[test]
+    fn a_commit_that_has_returned_is_in_the_file_while_the_catalog_is_open() {
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (catalog, ..) = Catalog::open(dir.path()).unwrap();
+        runtime.block_on(catalog.commit(put(record(1, "one")))).unwrap();
+        // As a kill would leave it: nothing was closed.
+        std::fs::copy(dir.path().join(FILE.name), copy.path().join(FILE.name)).unwrap();
+        assert_eq!(contents(copy.path()).0, [record(1, "one")]);
+    }
+
+    #[test]
+    fn a_catalog_is_made_and_read_through_a_descriptor_of_its_directory() {
+        use std::os::fd::AsRawFd;
+        let dir = tempfile::tempdir().unwrap();
+        let fd = std::fs::File::open(dir.path()).unwrap();
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        commit(Path::new(&path), vec![put(record(1, "one"))]);
+        assert_eq!(contents(dir.path()).0.len(), 1);
+    }
+
+    #[test]
+    fn a_name_is_free_after_its_volume_is_deleted_or_retained() {
+        let dir = tempfile::tempdir().unwrap();
+        let retained = Record { phase: Phase::Retained, ..record(2, "two") };
+        let changes = vec![
+            put(record(1, "one")),
+            put(record(2, "two")),
+            Change::Delete(Id::from_bits(1)),
+            put(retained.clone()),
+        ];
+        commit(dir.path(), changes);
+        assert_eq!(names(dir.path()), []);
+        assert_eq!(contents(dir.path()).0, [retained]);
+    }
+
+    #[test]
+    fn deleting_an_old_record_leaves_the_name_to_its_next_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let retained = Record { phase: Phase::Retained, ..record(1, "one") };
+        let changes = vec![put(retained), put(record(2, "one")), Change::Delete(Id::from_bits(1))];
+        commit(dir.path(), changes);
+        assert_eq!(names(dir.path()), [("one".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn fields_of_a_later_version_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut later = record(1, "one");
+        later.extra.insert("colour".into(), json!({"name": "red"}));
+        commit(dir.path(), vec![put(later.clone())]);
+        assert_eq!(contents(dir.path()).0, [later]);
+    }
+
+    #[test]
+    fn a_record_of_a_later_form_is_refused_with_its_id() {
+        let dir = tempfile::tempdir().unwrap();
+        commit(dir.path(), vec![put(Record { v: RECORD_VERSION + 1, ..record(1, "one") })]);
+        let error = Catalog::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&Id::from_bits(1).to_string()), "{error}");
+        assert!(error.contains("use the version that wrote it"), "{error}");
+    }
+
+    #[test]
+    fn a_catalog_of_a_later_form_is_refused_in_one_line() {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let database = open(dir.path()).unwrap();
+            let tx = database.begin_write().unwrap();
+            tx.open_table(META).unwrap().insert(SCHEMA_KEY, SCHEMA + 1).unwrap();
+            tx.commit().unwrap();
+        }
+        let error = Catalog::open(dir.path()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "catalog cannot be read: it has form 2, and this wasmvol knows form 1: use the version that wrote it"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_catalog_is_refused_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE.name);
+        std::fs::write(&path, "something else").unwrap();
+        assert!(Catalog::open(dir.path()).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"something else");
+    }
+
+    #[test]
+    fn half_a_catalog_that_a_crash_left_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("catalog.redb.new"), "half").unwrap();
+        assert_eq!(contents(dir.path()), Contents::default());
+    }
+
+    #[test]
+    fn an_export_fills_an_empty_catalog_with_the_same() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let retained = Record { phase: Phase::Retained, ..record(2, "one") };
+        let changes = vec![
+            put(record(1, "one")),
+            put(retained),
+            Change::PutDriver(Box::new(driver("local"))),
+        ];
+        commit(from.path(), changes);
+        let text = String::from_utf8(transfer::export(&contents(from.path())).unwrap()).unwrap();
+        assert_eq!(transfer::import(to.path(), &text).unwrap(), (2, 1));
+        assert_eq!(contents(to.path()), contents(from.path()));
+        assert_eq!(names(to.path()), [("one".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn an_import_into_a_catalog_that_holds_something_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        commit(dir.path(), vec![put(record(1, "one"))]);
+        let text = String::from_utf8(transfer::export(&contents(dir.path())).unwrap()).unwrap();
+        let error = transfer::import(dir.path(), &text).unwrap_err().to_string();
+        assert!(error.contains("holds 1 volumes and 0 drivers"), "{error}");
+        assert_eq!(contents(dir.path()).0.len(), 1);
+    }
+
+    #[test]
+    fn lines_that_are_no_export_are_refused_by_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let head = "{\"wasmvol-catalog\":1}\n";
+        for (text, line) in [
+            (String::new(), "line 1"),
+            ("{\"wasmvol-catalog\":2}\n".to_owned(), "line 1"),
+            (format!("{head}{{}}\n"), "line 2"),
+            (format!("{head}{{\"volume\":{{\"v\":1}}}}\n"), "line 2"),
+        ] {
+            let error = transfer::import(dir.path(), &text).unwrap_err().to_string();
+            assert!(error.starts_with(line), "{error}");
+        }
+        assert_eq!(contents(dir.path()), Contents::default());
+    }
 }

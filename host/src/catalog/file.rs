@@ -35,7 +35,7 @@ impl StoreFile {
     ) -> Result<Database, StoreError> {
         let path = dir.join(self.name);
         if path.try_exists().map_err(|e| self.unreadable(&e.into()))? {
-            return self.database(&path, false).map_err(|e| self.unreadable(&e));
+            return self.open_again(dir);
         }
         let draft = dir.join(format!("{}.new", self.name));
         let make = || -> Result<Database, redb::Error> {
@@ -46,6 +46,11 @@ impl StoreFile {
             Ok(database)
         };
         make().map_err(|e| StoreError::Write { store: self.store, why: words(&e) })
+    }
+
+    /// Opens the file that is in `dir`.
+    pub(super) fn open_again(self, dir: &Path) -> Result<Database, StoreError> {
+        self.database(&dir.join(self.name), false).map_err(|e| self.unreadable(&e))
     }
 
     fn database(self, path: &Path, fresh: bool) -> Result<Database, redb::Error> {

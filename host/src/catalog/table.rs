@@ -39,7 +39,7 @@ impl Table {
         }
         let rows = read(&database)?;
         let dir = dir.to_owned();
-        let writer = Writer::start(database, move || FILE.open(&dir, |_| Ok(())))?;
+        let writer = Writer::start(database, move || FILE.open_again(&dir))?;
         Ok((Self { writer }, rows))
     }
 
@@ -105,4 +105,47 @@ impl Layout for Boot {
 
 fn read_error(why: String) -> StoreError {
     StoreError::Read { store: STORE, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmvol_plan::{Facts, Id};
+
+    use super::*;
+    use crate::volumes::world::Table as _;
+
+    fn row(id: u128) -> MountRow {
+        let facts =
+            Facts { device: (0, 63), root: "/".into(), filesystem: "tmpfs".into(), mount_id: 7 };
+        let holders = r#"[{"id":"a","count":2,"caller":{"engine":{"pid":7,"start":9}},"since":1}]"#;
+        MountRow { id: Id::from_bits(id), facts, holders: serde_json::from_str(holders).unwrap() }
+    }
+
+    fn commit(dir: &Path, boot: &str, changes: Vec<TableChange>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (table, _) = Table::open(dir, boot).unwrap();
+        for change in changes {
+            runtime.block_on(table.commit(change)).unwrap();
+        }
+    }
+
+    fn rows(dir: &Path, boot: &str) -> Vec<MountRow> {
+        Table::open(dir, boot).unwrap().1
+    }
+
+    #[test]
+    fn holders_outlive_the_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |id| TableChange::Put(Box::new(row(id)));
+        commit(dir.path(), "boot-1", vec![put(1), put(2), TableChange::Delete(Id::from_bits(1))]);
+        assert_eq!(rows(dir.path(), "boot-1"), [row(2)]);
+    }
+
+    #[test]
+    fn holders_of_another_boot_are_dropped_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        commit(dir.path(), "boot-1", vec![TableChange::Put(Box::new(row(1)))]);
+        assert_eq!(rows(dir.path(), "boot-2"), []);
+        assert_eq!(rows(dir.path(), "boot-1"), []);
+    }
 }

@@ -46,8 +46,10 @@ struct Counters {
 
 enum Order<C> {
     Commit { change: C, done: oneshot::Sender<Result<(), StoreError>> },
-    Read(Box<dyn FnOnce(&Database) + Send>),
+    Read(Read),
 }
+
+type Read = Box<dyn FnOnce(Result<&Database, StoreError>) + Send>;
 
 /// The thread that commits, as its clients see it.
 pub(super) struct Writer<L: Layout> {
@@ -92,9 +94,9 @@ impl<L: Layout> Writer<L> {
         read: impl FnOnce(&Database) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (done, answer) = oneshot::channel();
-        let job = move |database: &Database| {
+        let job = move |database: Result<&Database, StoreError>| {
             // Nobody waits any more: nothing was changed, so nothing is lost.
-            let _ = done.send(read(database));
+            let _ = done.send(database.and_then(read));
         };
         self.order(Order::Read(Box::new(job))).await?;
         answer.await.unwrap_or_else(|_| Err(ended::<L>()))
@@ -127,15 +129,15 @@ impl<L: Layout> Drop for Writer<L> {
 }
 
 fn serve<L: Layout>(
-    mut database: Database,
+    database: Database,
     open: impl Fn() -> Result<Database, StoreError>,
     mut orders: mpsc::Receiver<Order<L::Change>>,
     counters: &Counters,
 ) {
+    let mut file = Reopening { database: Some(database), open };
     let mut taken = Vec::new();
     while orders.blocking_recv_many(&mut taken, GROUP_MAX) > 0 {
-        let mut group = Vec::new();
-        let mut reads = Vec::new();
+        let (mut group, mut reads) = (Vec::new(), Vec::new());
         for order in taken.drain(..) {
             match order {
                 Order::Commit { change, done } => group.push((change, done)),
@@ -143,17 +145,15 @@ fn serve<L: Layout>(
             }
         }
         if !group.is_empty() {
-            let result = write::<L>(&database, group.iter().map(|(change, _)| change));
-            if result.is_ok() {
-                counters.transactions.fetch_add(1, Ordering::Relaxed);
-                counters.changes.fetch_add(group.len() as u64, Ordering::Relaxed);
-            } else {
-                // After a failed write redb refuses all others until the file is opened anew.
-                drop(database);
-                database = match open() {
-                    Ok(database) => database,
-                    Err(e) => end(L::STORE, &format!("cannot be opened after a failed write: {e}")),
-                };
+            let changes = group.iter().map(|(change, _)| change);
+            let result = file.get().and_then(|database| write::<L>(database, changes));
+            match &result {
+                Ok(()) => {
+                    counters.transactions.fetch_add(1, Ordering::Relaxed);
+                    counters.changes.fetch_add(group.len() as u64, Ordering::Relaxed);
+                }
+                // redb refuses everything after a failed write, until the file is opened anew.
+                Err(_) => file.database = None,
             }
             for (_, done) in group {
                 // A request that has gone does not make its commit undone.
@@ -161,8 +161,24 @@ fn serve<L: Layout>(
             }
         }
         for read in reads {
-            read(&database);
+            read(file.get());
         }
+    }
+}
+
+/// A store's file, opened again when it is needed after a failed write. Until that succeeds, every order is answered with why not.
+struct Reopening<O> {
+    database: Option<Database>,
+    open: O,
+}
+
+impl<O: Fn() -> Result<Database, StoreError>> Reopening<O> {
+    fn get(&mut self) -> Result<&Database, StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => (self.open)()?,
+        };
+        Ok(self.database.insert(database))
     }
 }
 
@@ -209,4 +225,168 @@ fn write_error<L: Layout>(why: String) -> StoreError {
 
 fn ended<L: Layout>() -> StoreError {
     write_error::<L>("its thread has ended".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::AtomicBool;
+
+    use redb::backends::InMemoryBackend;
+    use redb::{ReadableDatabase, StorageBackend, TableDefinition};
+
+    use super::*;
+
+    const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
+
+    struct Numbers;
+
+    impl Layout for Numbers {
+        type Change = u64;
+        const STORE: &'static str = "store of numbers";
+        const OUTLIVES_POWER: bool = true;
+
+        fn apply(tx: &WriteTransaction, changes: &[&u64]) -> Result<(), redb::Error> {
+            let mut rows = tx.open_table(ROWS)?;
+            for number in changes {
+                rows.insert(**number, [7; 1000].as_slice())?;
+            }
+            Ok(())
+        }
+    }
+
+    /// A disk that can be full, and outlives who has it open.
+    #[derive(Debug, Clone, Default)]
+    struct Disk {
+        memory: Arc<InMemoryBackend>,
+        full: Arc<AtomicBool>,
+    }
+
+    impl Disk {
+        fn open(&self) -> Result<Database, StoreError> {
+            let made = Database::builder().create_with_backend(self.clone());
+            made.map_err(|e| write_error::<Numbers>(words(&e.into())))
+        }
+
+        fn space(&self) -> io::Result<()> {
+            let full = self.full.load(Ordering::Relaxed);
+            if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.memory.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.space().and_then(|()| self.memory.set_len(len))
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.memory.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.space().and_then(|()| self.memory.write(offset, data))
+        }
+    }
+
+    fn start(disk: &Disk) -> Writer<Numbers> {
+        let again = disk.clone();
+        Writer::start(disk.open().unwrap(), move || again.open()).unwrap()
+    }
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(test)
+    }
+
+    async fn numbers(writer: &Writer<Numbers>) -> Vec<u64> {
+        let read = |database: &Database| {
+            let tx = database.begin_read().unwrap();
+            let rows = tx.open_table(ROWS).unwrap();
+            Ok(rows.range::<u64>(..).unwrap().map(|row| row.unwrap().0.value()).collect())
+        };
+        writer.read(read).await.unwrap()
+    }
+
+    #[test]
+    fn commits_that_wait_for_another_share_one_transaction() {
+        run(async {
+            let writer = start(&Disk::default());
+            let (go, gate) = std::sync::mpsc::channel::<()>();
+            // The thread is busy with this until all others are queued.
+            let busy = writer.read(move |_| Ok(gate.recv().unwrap()));
+            let commits = async {
+                let commits: Vec<_> = (0..100).map(|n| writer.commit(n)).collect();
+                let mut commits = std::pin::pin!(join(commits));
+                tokio::select! {
+                    biased;
+                    _ = &mut commits => panic!("answered before the gate was opened"),
+                    () = std::future::ready(()) => {}
+                }
+                go.send(()).unwrap();
+                commits.await
+            };
+            let (_, results) = tokio::join!(busy, commits);
+            assert!(results.into_iter().all(|result| result.is_ok()));
+            assert_eq!(writer.counts(), Counts { transactions: 1, changes: 100 });
+            assert_eq!(numbers(&writer).await.len(), 100);
+        });
+    }
+
+    async fn join<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+        let mut pinned: Vec<_> = futures.into_iter().map(Box::pin).collect();
+        let mut results: Vec<Option<T>> = pinned.iter().map(|_| None).collect();
+        std::future::poll_fn(|cx| {
+            for (future, result) in pinned.iter_mut().zip(&mut results) {
+                if result.is_none()
+                    && let std::task::Poll::Ready(value) = future.as_mut().poll(cx)
+                {
+                    *result = Some(value);
+                }
+            }
+            match results.iter().all(Option::is_some) {
+                true => std::task::Poll::Ready(()),
+                false => std::task::Poll::Pending,
+            }
+        })
+        .await;
+        results.into_iter().flatten().collect()
+    }
+
+    #[test]
+    fn a_full_disk_fails_a_commit_whole_and_the_store_goes_on() {
+        run(async {
+            let disk = Disk::default();
+            let writer = start(&disk);
+            writer.commit(1).await.unwrap();
+            disk.full.store(true, Ordering::Relaxed);
+            for number in [2, 3] {
+                let error = writer.commit(number).await.unwrap_err().to_string();
+                assert!(
+                    error.starts_with("store of numbers cannot be written: no space left"),
+                    "{error}"
+                );
+            }
+            disk.full.store(false, Ordering::Relaxed);
+            writer.commit(4).await.unwrap();
+            assert_eq!(numbers(&writer).await, [1, 4]);
+        });
+    }
+
+    #[test]
+    fn what_was_queued_is_committed_before_the_writer_has_gone() {
+        let disk = Disk::default();
+        run(async {
+            let writer = start(&disk);
+            tokio::select! {
+                biased;
+                _ = writer.commit(1) => {}
+                () = std::future::ready(()) => {}
+            }
+            drop(writer);
+            assert_eq!(numbers(&start(&disk)).await, [1]);
+        });
+    }
 }

@@ -7,6 +7,7 @@ mod check;
 mod engines;
 mod sim;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use wasmvol_plan::DriverName;
@@ -95,6 +96,16 @@ async fn recovery_is_idempotent(sim: &Sim, volumes: &Volumes<Sim>) {
     Volumes::new(sim.clone(), settings(), sim.records(), sim.rows()).recover().await;
     sim.calm(false);
     assert_eq!(before, sim.snapshot(), "I19: a second recovery changed something");
+}
+
+/// A daemon over `names` in a world where nothing fails, for tests of what stands above the verbs. Recovery has not run.
+pub(crate) async fn quiet(names: &[&str]) -> Rc<Volumes<impl super::world::World>> {
+    let sim = Sim::new(1, Odds::SMOOTH);
+    let volumes = start(&sim).await;
+    for name in names {
+        volumes.create(name, BTreeMap::new()).await.expect("nothing fails");
+    }
+    Volumes::new(sim.clone(), settings(), sim.records(), sim.rows())
 }
 
 fn settings() -> Settings {
