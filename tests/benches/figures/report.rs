@@ -1,0 +1,206 @@
+//! What was measured, as a table that README can carry, or as JSON.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{Places, Result, machine};
+
+/// What a figure is measured against.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+/// One figure.
+#[derive(Debug)]
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) goal: Goal,
+    pub(crate) measured: f64,
+    /// `times` for a ratio.
+    pub(crate) unit: &'static str,
+    /// The numbers behind it.
+    pub(crate) raw: String,
+}
+
+/// The same call to two servers: p50 in microseconds.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) call: String,
+    pub(crate) own: f64,
+    pub(crate) rclone: f64,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(crate) struct Report {
+    machine: String,
+    sync: f64,
+    busy: f64,
+    took: Duration,
+    figures: Vec<Figure>,
+    pairs: Vec<Pair>,
+}
+
+impl Goal {
+    fn is_met(self, measured: f64) -> bool {
+        match self {
+            Self::AtMost(most) => measured <= most,
+            Self::AtLeast(least) => measured >= least,
+        }
+    }
+
+    fn number(self) -> f64 {
+        match self {
+            Self::AtMost(number) | Self::AtLeast(number) => number,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::AtMost(_) => "at most",
+            Self::AtLeast(_) => "at least",
+        }
+    }
+}
+
+impl Report {
+    /// An empty one, of this machine as it is now.
+    pub(crate) fn new(places: &Places) -> Result<Self> {
+        Ok(Self {
+            busy: machine::busy_share(),
+            machine: machine::describe(),
+            sync: machine::sync_cost(&places.state)?,
+            took: Duration::ZERO,
+            figures: Vec::new(),
+            pairs: Vec::new(),
+        })
+    }
+
+    /// Adds a figure.
+    pub(crate) fn figure(&mut self, figure: Figure) {
+        self.figures.push(figure);
+    }
+
+    /// Adds a comparison.
+    pub(crate) fn pair(&mut self, pair: Pair) {
+        self.pairs.push(pair);
+    }
+
+    /// Says how long it took.
+    pub(crate) fn end(&mut self, took: Duration) {
+        self.took = took;
+    }
+
+    /// One JSON object.
+    pub(crate) fn to_json(&self) -> String {
+        let figure = |figure: &Figure| {
+            json!({
+                "figure": figure.name,
+                "goal": { figure.goal.words(): figure.goal.number() },
+                "measured": figure.measured,
+                "unit": figure.unit,
+                "met": figure.goal.is_met(figure.measured),
+                "raw": figure.raw,
+            })
+        };
+        let pair = |pair: &Pair| json!({"call": pair.call, "wasmvol_us": pair.own, "rclone_us": pair.rclone});
+        let all = json!({
+            "machine": self.machine,
+            "busy_before": self.busy,
+            "sync_us": self.sync,
+            "seconds": self.took.as_secs(),
+            "figures": self.figures.iter().map(figure).collect::<Vec<Value>>(),
+            "beside_rclone": self.pairs.iter().map(pair).collect::<Vec<Value>>(),
+        });
+        format!("{all}\n")
+    }
+
+    /// Two tables in Markdown.
+    pub(crate) fn to_text(&self) -> String {
+        let mut rows =
+            vec![["figure", "goal", "measured", "met", "the numbers behind it"].map(str::to_owned)];
+        rows.extend(self.figures.iter().map(|figure| {
+            let Figure { name, goal, measured, unit, raw } = figure;
+            let goal_number = number(goal.number());
+            [
+                (*name).to_owned(),
+                format!("{} {goal_number} {unit}", goal.words()),
+                format!("{} {unit}", number(*measured)),
+                if goal.is_met(*measured) { "yes" } else { "NO" }.to_owned(),
+                raw.clone(),
+            ]
+        }));
+        let mut text = table(&rows);
+        if !self.pairs.is_empty() {
+            let head = ["call, p50", "wasmvol", "`rclone serve docker`", "rclone / wasmvol"];
+            let mut rows = vec![head.map(str::to_owned)];
+            rows.extend(self.pairs.iter().map(|Pair { call, own, rclone }| {
+                [call.clone(), time(*own), time(*rclone), number(rclone / own)]
+            }));
+            text.push('\n');
+            text.push_str(&table(&rows));
+        }
+        // A String takes every write.
+        let _ = write!(
+            text,
+            "\n`make bench`: {}; others used {:.0} % of the processors before the run, one durable write of 4 KiB took {}; {} s in all.\n",
+            self.machine,
+            self.busy * 100.0,
+            time(self.sync),
+            self.took.as_secs()
+        );
+        text
+    }
+}
+
+/// A table in Markdown whose columns also line up on a terminal. The first row is the head.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let mut text = String::new();
+    for (at, row) in rows.iter().enumerate() {
+        for (column, cell) in row.iter().enumerate() {
+            let pad = width(column).unwrap_or(0).saturating_sub(cell.chars().count());
+            text.push_str("| ");
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', pad + 1));
+        }
+        text.push_str("|\n");
+        if at == 0 {
+            for column in 0..N {
+                text.push('|');
+                text.extend(std::iter::repeat_n('-', width(column).unwrap_or(0) + 2));
+            }
+            text.push_str("|\n");
+        }
+    }
+    text
+}
+
+/// A number with as many digits as say something.
+pub(crate) fn number(number: f64) -> String {
+    let places = if number.fract() == 0.0 || number >= 100.0 {
+        0
+    } else if number >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{number:.places$}")
+}
+
+/// Microseconds in the unit that reads best.
+pub(crate) fn time(micros: f64) -> String {
+    if micros >= 1e6 {
+        format!("{} s", number(micros / 1e6))
+    } else if micros >= 1e3 {
+        format!("{} ms", number(micros / 1e3))
+    } else {
+        format!("{} us", number(micros))
+    }
+}
