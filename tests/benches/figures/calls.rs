@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Instant;
 
-use wasmvol_driver::types::Options;
-use wasmvol_driver::{Compiler, Driver, Engine, EngineOptions, Volume};
+use wasmvol_driver::{
+    Compiler, Driver, Engine, EngineOptions, OptionSpec, Value, ValueType, Volume,
+};
 use wasmvol_plan::{DriverName, Id, VolumeName};
 
 use crate::report::{Figure, Goal, Report, time};
@@ -28,8 +29,9 @@ pub(crate) fn measure(places: &Places, report: &mut Report) -> Result<()> {
     let component = fs::read(instance::driver("local")?)?;
     let driver = engine.load(&DriverName::parse("local")?, &component, BTreeMap::new())?;
     let (id, name) = (Id::from_bits(1), VolumeName::parse("measured")?);
-    let state = driver.create(id, &name, &Options::new())?.state;
-    let times = run(&driver, &Volume { id, name, options: Options::new(), state })?;
+    let options = driver.description().options.iter().filter_map(default).collect();
+    let state = driver.create(id, &name, &options)?.state;
+    let times = run(&driver, &Volume { id, name, options, state })?;
     let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or_default();
     report.figure(Figure {
         name: "sandboxed call of a Rust driver, fresh instance, `path`, p50",
@@ -54,4 +56,14 @@ fn run(driver: &Driver, volume: &Volume) -> Result<Vec<f64>> {
     }
     times.sort_by(f64::total_cmp);
     Ok(times)
+}
+
+/// A default as the daemon would fill it in; `local` has numbers and text only.
+fn default(spec: &OptionSpec) -> Option<(String, Value)> {
+    let default = spec.default.clone()?;
+    let value = match spec.value_type {
+        ValueType::Number => Value::Number(default.parse().ok()?),
+        _ => Value::Text(default),
+    };
+    Some((spec.key.clone(), value))
 }

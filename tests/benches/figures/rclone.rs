@@ -69,11 +69,12 @@ pub(crate) fn measure(places: &Places, own: &[Timed], report: &mut Report) -> Re
     Ok(())
 }
 
-/// Makes a state of `size` volumes like the first one; no state yet stays none.
+/// Makes a state of `size` volumes like the first one; no state yet stays none. It keeps them in no order.
 fn grow(state: &Path, size: usize) -> Result<()> {
     let Ok(text) = fs::read(state) else { return Ok(()) };
     let volumes: Vec<Value> = serde_json::from_slice(&text)?;
-    let first = volumes.first().ok_or("rclone forgot its volumes")?.to_string();
+    let first = volumes.iter().map(Value::to_string).find(|text| text.contains(&volume(0)));
+    let first = first.ok_or("rclone forgot its volumes")?;
     let all: Vec<_> = (0..size).map(|number| first.replace(&volume(0), &volume(number))).collect();
     Ok(fs::write(state, format!("[{}]", all.join(",")))?)
 }
