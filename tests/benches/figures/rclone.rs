@@ -26,12 +26,10 @@ pub(crate) fn measure(places: &Places, own: &[Timed], report: &mut Report) -> Re
     for part in ["base", "cache", "data"] {
         fs::create_dir_all(dir.join(part))?;
     }
-    let body = |name: &str| {
-        format!(
-            "{{\"Name\":\"{name}\",\"Opts\":{{\"type\":\"local\",\"path\":\"{}\"}}}}\n",
-            data.display()
-        )
-    };
+    // Volumes with the options `type` and `path` are lost when it starts again.
+    let remote = format!(":local:{}", data.display());
+    let body =
+        |name: &str| format!("{{\"Name\":\"{name}\",\"Opts\":{{\"remote\":\"{remote}\"}}}}\n");
     for (size, own) in SIZES.into_iter().zip(own) {
         grow(&dir.join("cache").join(STATE), size)?;
         let socket = places.runtime.join("rclone.sock");
