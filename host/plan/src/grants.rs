@@ -48,28 +48,3 @@ impl Grants {
         Ok(grants)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn comments_and_blank_lines_grant_nothing() {
-        let text = "# dev\n\n   \n\tsuid # for the build farm\r\n";
-        assert_eq!(Grants::parse(text), Ok(Grants { suid: true, dev: false }));
-        assert_eq!(Grants::parse(""), Ok(Grants::default()));
-    }
-
-    #[test]
-    fn an_unknown_line_is_named_and_grants_nothing() {
-        let fault = Grants::parse("dev\nsuid,dev\n").unwrap_err();
-        assert_eq!(fault.kind, FaultKind::Invalid);
-        assert!(fault.message.contains("line 2, `suid,dev`"), "{fault}");
-    }
-
-    #[test]
-    fn a_file_beyond_the_limit_is_refused() {
-        assert!(Grants::parse(&"#".repeat(GRANTS_MAX)).is_ok());
-        assert!(Grants::parse(&"#".repeat(GRANTS_MAX + 1)).is_err());
-    }
-}

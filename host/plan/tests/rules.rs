@@ -1,0 +1,316 @@
+//! The rules that the daemon and mountd share, tried from outside: names, plans, grants, mountinfo, frames.
+
+#[cfg(test)]
+mod names {
+    use wasmvol_plan::{DriverName, Id, VolumeName};
+
+    #[test]
+    fn a_volume_name_is_plain_text_that_starts_with_a_letter_or_digit() {
+        for good in ["a", "0", "data_1.old-2", &"a".repeat(128)] {
+            assert_eq!(VolumeName::parse(good).unwrap().as_str(), good);
+        }
+        let bad = [
+            "",
+            ".",
+            "..",
+            "../x",
+            "/",
+            "a/b",
+            "-a",
+            "_a",
+            "a b",
+            "a\nb",
+            "a\0b",
+            "ä",
+            "a\u{202e}b",
+        ];
+        for bad in bad.into_iter().chain([&*"a".repeat(129), &"a".repeat(300)]) {
+            let error = VolumeName::parse(bad).unwrap_err().to_string();
+            assert!(!error.contains(char::is_control) && error.len() < 400, "{bad:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_driver_name_can_be_a_file_name() {
+        assert!(DriverName::parse("nfs-4").is_ok());
+        for bad in ["", "4nfs", "Nfs", "n/s", "..", "n.s", &"n".repeat(33)] {
+            assert!(DriverName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        let id = Id::from_bits(0xab << 64);
+        assert_eq!(Id::parse(&id.to_string()), Ok(id));
+        let text = id.to_string();
+        for bad in
+            [text.to_uppercase(), format!("+{}", &text[1..]), format!("{text}0"), String::new()]
+        {
+            assert!(Id::parse(&bad).is_err(), "{bad}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod plan {
+    use wasmvol_plan::plan::SUBPATH_MAX;
+    use wasmvol_plan::{Directory, Grants, Owner, Plan, Source, Storage, Tmpfs};
+
+    const OWNER: Owner = Owner { uid: 0, gid: 0, mode: 0o755 };
+    const TMPFS: Tmpfs = Tmpfs { size: None, inodes: None, owner: OWNER };
+
+    fn directory(owner: Owner) -> Storage {
+        Storage::Directory(Directory { owner, limit: None })
+    }
+
+    fn plan(source: Source, subpath: Option<&str>) -> Plan {
+        let subpath = subpath.map(str::to_owned);
+        Plan { source, read_only: true, no_exec: true, subpath }
+    }
+
+    #[test]
+    fn a_mode_has_at_most_twelve_bits() {
+        let grants = Grants::default();
+        assert!(directory(Owner { mode: 0o7777, ..OWNER }).check(&grants).is_ok());
+        assert!(directory(Owner { mode: 0o10000, ..OWNER }).check(&grants).is_err());
+    }
+
+    #[test]
+    fn the_id_that_means_nobody_to_chown_is_refused() {
+        assert!(directory(Owner { uid: u32::MAX, ..OWNER }).check(&Grants::default()).is_err());
+        let tmpfs = Tmpfs { owner: Owner { gid: u32::MAX, ..OWNER }, ..TMPFS };
+        assert!(
+            plan(Source::Tmpfs(tmpfs), None).check(&Storage::None, &Grants::default()).is_err()
+        );
+    }
+
+    #[test]
+    fn a_limit_on_a_directory_names_what_has_a_size() {
+        let storage = Storage::Directory(Directory { owner: OWNER, limit: Some(1) });
+        let fault = storage.check(&Grants::default()).unwrap_err();
+        assert!(fault.message.contains("`-o driver=tmpfs -o size=…`"), "{fault}");
+    }
+
+    #[test]
+    fn a_tmpfs_of_nothing_is_refused() {
+        for tmpfs in [Tmpfs { size: Some(0), ..TMPFS }, Tmpfs { inodes: Some(0), ..TMPFS }] {
+            let plan = plan(Source::Tmpfs(tmpfs), None);
+            assert!(plan.check(&Storage::None, &Grants::default()).is_err(), "{plan:?}");
+        }
+        assert!(plan(Source::Tmpfs(TMPFS), None).check(&Storage::None, &Grants::default()).is_ok());
+    }
+
+    #[test]
+    fn storage_that_was_not_made_cannot_be_mounted() {
+        let plan = plan(Source::Storage, None);
+        assert!(plan.check(&Storage::None, &Grants::default()).is_err());
+        assert!(plan.check(&directory(OWNER), &Grants::default()).is_ok());
+    }
+
+    #[test]
+    fn a_subpath_stays_inside() {
+        let storage = directory(OWNER);
+        let check =
+            |path: &str| plan(Source::Storage, Some(path)).check(&storage, &Grants::default());
+        for good in ["a", "a/b c/..d", "ümlaut"] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        let long = "a".repeat(SUBPATH_MAX + 1);
+        for bad in ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\0b", "a\nb", &long] {
+            assert!(check(bad).is_err(), "{bad:?}");
+        }
+        let tmpfs = plan(Source::Tmpfs(TMPFS), Some("a"));
+        assert!(tmpfs.check(&storage, &Grants::default()).is_err());
+    }
+}
+
+#[cfg(test)]
+mod grants {
+    use wasmvol_plan::grants::GRANTS_MAX;
+    use wasmvol_plan::{FaultKind, Grants};
+
+    #[test]
+    fn comments_and_blank_lines_grant_nothing() {
+        let text = "# dev\n\n   \n\tsuid # for the build farm\r\n";
+        assert_eq!(Grants::parse(text), Ok(Grants { suid: true, dev: false }));
+        assert_eq!(Grants::parse(""), Ok(Grants::default()));
+    }
+
+    #[test]
+    fn an_unknown_line_is_named_and_grants_nothing() {
+        let fault = Grants::parse("dev\nsuid,dev\n").unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Invalid);
+        assert!(fault.message.contains("line 2, `suid,dev`"), "{fault}");
+    }
+
+    #[test]
+    fn a_file_beyond_the_limit_is_refused() {
+        assert!(Grants::parse(&"#".repeat(GRANTS_MAX)).is_ok());
+        assert!(Grants::parse(&"#".repeat(GRANTS_MAX + 1)).is_err());
+    }
+}
+
+#[cfg(test)]
+mod mountinfo {
+    use proptest::prelude::*;
+    use wasmvol_plan::mountinfo::{Entry, is_beneath, parse};
+
+    /// As the kernel writes a field.
+    fn escape(field: &str) -> String {
+        field.chars().fold(String::new(), |mut text, c| {
+            match c {
+                ' ' | '\t' | '\n' | '\\' | '#' => text.push_str(&format!("\\{:03o}", c as u32)),
+                c => text.push(c),
+            }
+            text
+        })
+    }
+
+    #[test]
+    fn a_line_with_all_optional_fields_is_understood() {
+        let line = r"36 35 98:0 /mnt1 /mnt\0402 rw,noatime master:1 shared:7 propagate_from:3 unbindable - ext3 /dev/root rw,errors=continue";
+        let entry = Entry::parse(line).unwrap();
+        assert_eq!((entry.mount_id, entry.parent_id, entry.device), (36, 35, (98, 0)));
+        assert_eq!((&*entry.root, &*entry.mount_point), ("/mnt1", "/mnt 2"));
+        assert_eq!((entry.shared, entry.master), (Some(7), Some(1)));
+        assert_eq!((&*entry.filesystem, &*entry.source), ("ext3", "/dev/root"));
+        assert_eq!((entry.options, entry.super_options), ("rw,noatime", "rw,errors=continue"));
+    }
+
+    #[test]
+    fn a_line_without_optional_fields_or_source_is_understood() {
+        let entry = Entry::parse("1 1 0:2 / / rw - rootfs  rw").unwrap();
+        assert_eq!((entry.shared, entry.master, &*entry.source), (None, None, ""));
+    }
+
+    #[test]
+    fn one_broken_line_spoils_the_text() {
+        assert_eq!(parse("1 1 0:2 / / rw - rootfs rootfs rw\n2 1 0:3 /"), None);
+        assert_eq!(parse("").map(|lines| lines.len()), Some(0));
+    }
+
+    #[test]
+    fn beneath_ends_at_a_slash() {
+        assert!(is_beneath("/a/b", "/a"));
+        assert!(is_beneath("/a", "/a"));
+        assert!(is_beneath("/a", "/"));
+        assert!(!is_beneath("/ab", "/a"));
+        assert!(!is_beneath("/", "/a"));
+        assert!(is_beneath("/a//deleted", "/a"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_kernel_writes_is_read_back(
+            numbers in any::<(u64, u64, u32, u32, Option<u64>, Option<u64>)>(),
+            root in "/\\PC{0,40}", point in "/[ \\\\\t\n#a-z/é]{0,40}", source in "\\PC{1,20}",
+        ) {
+            let (mount_id, parent_id, major, minor, shared, master) = numbers;
+            let tag = |name, group: Option<u64>| group.map(|g| format!("{name}:{g} ")).unwrap_or_default();
+            let line = format!(
+                "{mount_id} {parent_id} {major}:{minor} {} {} rw,nosuid {}{}- tmpfs {} rw,size=1k",
+                escape(&root), escape(&point), tag("shared", shared), tag("master", master), escape(&source),
+            );
+            let entry = Entry::parse(&line).unwrap();
+            prop_assert_eq!((entry.mount_id, entry.parent_id), (mount_id, parent_id));
+            prop_assert_eq!((entry.device, entry.shared, entry.master), ((major, minor), shared, master));
+            prop_assert_eq!((&*entry.root, &*entry.mount_point), (&*root, &*point));
+            prop_assert_eq!((&*entry.source, entry.super_options), (&*source, "rw,size=1k"));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "(\\PC|[ \\\\0-9:/\n-]){0,200}") {
+            let _ = parse(&text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod frame {
+    use proptest::prelude::*;
+    use wasmvol_plan::frame::{FRAME_MAX, Frame};
+    use wasmvol_plan::{
+        Directory, DriverName, Facts, Fault, FaultKind, Id, Owner, Plan, Reply, Request, Source,
+        Storage, Tmpfs,
+    };
+
+    fn mount() -> Frame<Request> {
+        let owner = Owner { uid: 7, gid: 8, mode: 0o2770 };
+        let tmpfs = Tmpfs { size: Some(1 << 40), inodes: None, owner };
+        let facts = Facts {
+            device: (0, 57),
+            root: "/".to_owned(),
+            filesystem: "tmpfs".to_owned(),
+            mount_id: 612,
+        };
+        let body = Request::Mount {
+            id: Id::from_bits(u128::MAX),
+            driver: DriverName::parse("tmpfs").unwrap(),
+            storage: Storage::Directory(Directory { owner, limit: None }),
+            plan: Plan {
+                source: Source::Tmpfs(tmpfs),
+                read_only: true,
+                no_exec: false,
+                subpath: Some("a/b".to_owned()),
+            },
+            peer: Some(1),
+            last: Some(facts),
+        };
+        Frame { number: u64::MAX, body }
+    }
+
+    #[test]
+    fn a_frame_comes_back_as_it_went() {
+        let frame = mount();
+        assert_eq!(Frame::decode(&frame.encode().unwrap()), Ok(frame));
+    }
+
+    #[test]
+    fn a_frame_with_a_rest_or_without_its_end_is_refused() {
+        let bytes = mount().encode().unwrap();
+        for end in 0..bytes.len() {
+            assert!(Frame::<Request>::decode(&bytes[..end]).is_err(), "{end}");
+        }
+        assert!(Frame::<Request>::decode(&[&bytes[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn a_frame_beyond_the_limit_is_not_made() {
+        let fault = Fault::new(FaultKind::Failed, "x".repeat(FRAME_MAX));
+        assert!(Frame { number: 1, body: Reply::Failed(fault) }.encode().is_err());
+    }
+
+    #[test]
+    fn a_name_that_no_edge_would_pass_is_refused_inside_a_frame() {
+        let honest = Frame {
+            number: 1,
+            body: Request::Make {
+                id: Id::from_bits(1),
+                driver: DriverName::parse("local").unwrap(),
+                storage: Storage::None,
+            },
+        };
+        let mut bytes = honest.encode().unwrap();
+        let at = bytes.windows(5).position(|w| w == b"local").unwrap();
+        bytes[at..at + 5].copy_from_slice(b"../..");
+        assert!(Frame::<Request>::decode(&bytes).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Frame::<Request>::decode(&bytes);
+            let _ = Frame::<Reply>::decode(&bytes);
+        }
+
+        #[test]
+        fn a_changed_byte_is_refused_or_another_whole_frame(at in 0usize..90, byte in any::<u8>()) {
+            let mut bytes = mount().encode().unwrap();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            if let Ok(frame) = Frame::<Request>::decode(&bytes) {
+                prop_assert!(frame.encode().is_ok());
+            }
+        }
+    }
+}
