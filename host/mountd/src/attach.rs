@@ -6,21 +6,20 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{FileType, Mode, OFlags, StatVfsMountFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 use wasmvol_plan::grants::GRANTS_MAX;
-use wasmvol_plan::mountinfo::Entry;
-use wasmvol_plan::{DriverName, Facts, Fault, FaultKind, Grants, Id, Plan, Source, Storage, Tmpfs};
+use wasmvol_plan::{DriverName, Facts, Fault, FaultKind, Grants, Id, Plan, Source, Storage};
 
-use crate::anchor::{CLONE, identity};
+use crate::anchor::{CLONE, NONE, identity, make_private};
 use crate::fault::{Context, fault};
-use crate::mounter::Mounter;
+use crate::mounter::{Mounter, facts_of};
 use crate::places::BENEATH;
-use crate::sys;
+use crate::{scan, sys};
 
 /// What a Mount asks for, beside the volume.
 pub(crate) struct Wanted {
@@ -50,13 +49,7 @@ impl Mounter {
         }
         self.kill.at("attach.begin");
         let tree = self.assemble(id, plan, wanted.last.as_ref())?;
-        let attributes = attributes(plan, &grants);
-        let none = MountAttrFlags::empty();
-        // A mount taken back may have a container's flags.
-        let clear = if plan.read_only { none } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
-        sys::mount_setattr(tree.as_fd(), attributes, clear, MountPropagationFlags::PRIVATE)
-            .trying(|| "set the flags of the mount".to_owned())?;
-        verify(&tree, plan, attributes)?;
+        restrict(&tree, plan, &grants)?;
         let facts = self.facts(id, plan, &tree)?;
         self.kill.at("attach.assembled");
         let shown =
@@ -75,118 +68,110 @@ impl Mounter {
     fn commit(&self, id: Id, tree: &OwnedFd, facts: &Facts) -> Result<(), Fault> {
         self.anchor.attach(id, tree.as_fd())?;
         self.kill.at("attach.moved");
-        // On a shared mount it became shared: containers could send mounts back.
-        let none = MountAttrFlags::empty();
-        sys::mount_setattr(tree.as_fd(), none, none, MountPropagationFlags::PRIVATE)
-            .trying(|| format!("make the mount of `{id}` private"))?;
+        make_private(tree)?;
         self.kill.at("attach.private");
-        match self.anchor.mounted(id)? {
-            Some(mount_id) if mount_id == facts.mount_id => Ok(()),
-            _ => fault(
-                FaultKind::Failed,
-                format!("`{id}` is not what was mounted: look at `{}`", self.anchor.path),
-            ),
+        if self.anchor.mounted(id)? == Some(facts.mount_id) {
+            Ok(())
+        } else {
+            fault(FaultKind::Failed, format!("something else was mounted for `{id}` meanwhile"))
         }
     }
 
     /// The facts of a mount that is there, if it is what the plan would make.
     fn existing(&self, id: Id, plan: &Plan) -> Result<Facts, Fault> {
         let text = self.processes.own_mounts()?;
-        let lines = crate::scan::parse(&text)?;
+        let lines = scan::parse(&text)?;
         let Some(line) = self.line_of(id, &lines)? else {
             return fault(
                 FaultKind::Failed,
                 format!("the mount of `{id}` is not listed: try again"),
             );
         };
-        let (device, root) = (self.store.device, self.store.data(id, plan.subpath.as_deref()));
         let expected = match &plan.source {
             Source::Storage if plan.read_only => {
                 line.filesystem == "overlay" && line.source == tag(id)
             }
-            Source::Storage => line.device == device && line.root == root,
+            Source::Storage => {
+                let root = self.store.data(id, plan.subpath.as_deref());
+                line.device == self.store.device && line.root == root
+            }
             Source::Tmpfs(_) => line.filesystem == "tmpfs" && line.source == tag(id),
         };
         if expected {
-            Ok(facts_of(line))
-        } else {
-            let what = format!("{} from {}", line.filesystem, line.source);
-            fault(
-                FaultKind::Busy,
-                format!("something else is mounted for `{id}` ({what}): unmount it first"),
-            )
+            return Ok(facts_of(line));
         }
+        let what = format!("{} from {}", line.filesystem, line.source);
+        let why = format!("something else is mounted for `{id}` ({what}): unmount it first");
+        fault(FaultKind::Busy, why)
     }
 
     /// What mountinfo will show of a tree.
     fn facts(&self, id: Id, plan: &Plan, tree: &OwnedFd) -> Result<Facts, Fault> {
-        let what = || "look at the new mount".to_owned();
-        let (mount_id, device) = identity(tree, "", AtFlags::EMPTY_PATH).trying(what)?;
+        let (mount_id, device) = identity(tree, "").trying("look at the new mount")?;
+        let own = |kind: &str| (device, "/".to_owned(), kind.to_owned());
         let (device, root, filesystem) = match &plan.source {
-            Source::Storage if !plan.read_only => (
-                // A file system may show its files another device than its mounts.
+            Source::Tmpfs(_) => own("tmpfs"),
+            Source::Storage if plan.read_only => own("overlay"),
+            // A file system may show its files another device than its mounts.
+            Source::Storage => (
                 self.store.device,
                 self.store.data(id, plan.subpath.as_deref()),
-                self.store.filesystem.as_str(),
+                self.store.filesystem.clone(),
             ),
-            Source::Storage => (device, "/".to_owned(), "overlay"),
-            Source::Tmpfs(_) => (device, "/".to_owned(), "tmpfs"),
         };
-        Ok(Facts { device, root, filesystem: filesystem.to_owned(), mount_id })
+        Ok(Facts { device, root, filesystem, mount_id })
     }
 
     fn assemble(&self, id: Id, plan: &Plan, last: Option<&Facts>) -> Result<OwnedFd, Fault> {
+        let source = ("source", tag(id));
         match &plan.source {
             Source::Storage => {
                 let data = self.places.open_data(id, plan.subpath.as_deref())?;
-                if plan.read_only {
-                    return self.overlay(id, &data);
+                if !plan.read_only {
+                    return open_tree(&data, "", CLONE)
+                        .trying(format_args!("clone the directory of `{id}`"));
                 }
-                open_tree(&data, "", CLONE).trying(|| format!("clone the directory of `{id}`"))
+                // An overlay without an upper layer refuses writes whatever an engine's remount says.
+                let (data, empty) = (data.as_raw_fd(), self.places.empty.as_raw_fd());
+                let layers = format!("/proc/self/fd/{data}:/proc/self/fd/{empty}");
+                superblock("overlay", &[source, ("lowerdir", layers)], true)
             }
             Source::Tmpfs(tmpfs) => {
-                // Data in memory lives as long as anybody has it: a second tmpfs would hide it.
+                // What is in memory lives as long as anybody has it: a second tmpfs would hide it.
                 if let Some(last) = last.filter(|last| last.filesystem == "tmpfs")
                     && let Some(tree) = self.processes.take_back(last, &tag(id))?
                 {
                     return Ok(tree);
                 }
-                new_tmpfs(id, tmpfs, plan.read_only)
+                let owner = tmpfs.owner;
+                let mut options = vec![
+                    source,
+                    ("mode", format!("{:04o}", owner.mode)),
+                    ("uid", owner.uid.to_string()),
+                    ("gid", owner.gid.to_string()),
+                ];
+                options.extend(tmpfs.size.map(|size| ("size", size.to_string())));
+                options.extend(tmpfs.inodes.map(|inodes| ("nr_inodes", inodes.to_string())));
+                superblock("tmpfs", &options, plan.read_only)
             }
         }
-    }
-
-    /// A view of a directory whose superblock refuses writes: an engine's remount cannot change that.
-    fn overlay(&self, id: Id, data: &OwnedFd) -> Result<OwnedFd, Fault> {
-        let (data, empty) = (data.as_raw_fd(), self.places.empty.as_raw_fd());
-        let layers = format!("/proc/self/fd/{data}:/proc/self/fd/{empty}");
-        superblock("overlay", &[("source", tag(id)), ("lowerdir", layers)], true)
     }
 
     /// What the operator granted to a driver, from a file that only root may have written.
     pub(crate) fn grants(&self, driver: &DriverName) -> Result<Grants, Fault> {
         let path = format!("grants.d/{driver}");
-        let what = || format!("read `{path}`");
+        let what = format_args!("read `{path}`");
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat2(
-            &self.places.grants,
-            driver.as_str(),
-            flags,
-            Mode::empty(),
-            BENEATH,
-        ) {
-            Ok(file) => file,
-            Err(Errno::NOENT) => return Ok(Grants::default()),
-            Err(e) => return Err(e).trying(what),
-        };
+        let file =
+            match openat2(&self.places.grants, driver.as_str(), flags, Mode::empty(), BENEATH) {
+                Err(Errno::NOENT) => return Ok(Grants::default()),
+                other => other.trying(what)?,
+            };
         let stat = rustix::fs::fstat(&file).trying(what)?;
         let plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         if !plain || stat.st_uid != 0 || stat.st_mode & 0o022 != 0 {
-            let cure = format!("chown root `{path}`; chmod 0644 `{path}`");
-            return fault(
-                FaultKind::Denied,
-                format!("grants must be a plain file that only root can write: {cure}"),
-            );
+            let why = "must be a plain file that only root can write: chown root and chmod 0644 it";
+            return fault(FaultKind::Denied, format!("`{path}` {why}"));
         }
         let mut text = String::new();
         File::from(file).take(GRANTS_MAX as u64 + 1).read_to_string(&mut text).trying(what)?;
@@ -195,73 +180,50 @@ impl Mounter {
 
     /// Refuses to answer an engine that would give a container the anchor's empty directory.
     fn show_to(&self, peer: Option<u32>, id: Id, facts: &Facts) -> Result<(), Fault> {
-        let Some(pid) = peer else { return Ok(()) };
-        let path = format!("{}/{id}", self.anchor.path);
-        if self.processes.sees(pid, &path, facts.device)? {
-            return Ok(());
+        let anchor = &self.anchor.path;
+        match peer {
+            Some(pid) if !self.processes.sees(pid, &format!("{anchor}/{id}"), facts.device)? => {
+                let why = format!(
+                    "process {pid} is in a mount namespace that does not see `{anchor}`: remove PrivateMounts=, \
+                     PrivateTmp=, ProtectSystem= and the like from the unit of the engine or of wasmvol, or run \
+                     `mount --make-rshared /` and start both again"
+                );
+                fault(FaultKind::Invisible, why)
+            }
+            _ => Ok(()),
         }
-        fault(
-            FaultKind::Invisible,
-            format!(
-                "process {pid} is in a mount namespace that does not see `{}`: remove PrivateMounts=, PrivateTmp=, \
-                 ProtectSystem= and the like from the unit of the engine or of wasmvol, or run `mount --make-rshared /` \
-                 and start both again",
-                self.anchor.path
-            ),
-        )
     }
 }
 
-/// The facts of a line.
-pub(crate) fn facts_of(line: &Entry<'_>) -> Facts {
-    Facts {
-        device: line.device,
-        root: line.root.to_string(),
-        filesystem: line.filesystem.to_string(),
-        mount_id: line.mount_id,
-    }
-}
-
-/// Never fewer than nosuid and nodev, unless that was granted.
-fn attributes(plan: &Plan, grants: &Grants) -> MountAttrFlags {
-    let mut flags = MountAttrFlags::empty();
-    flags.set(MountAttrFlags::MOUNT_ATTR_NOSUID, !grants.suid);
-    flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, !grants.dev);
-    flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, plan.no_exec);
-    flags
-}
-
-/// Asks the kernel whether a tree is what was meant.
-fn verify(tree: &OwnedFd, plan: &Plan, attributes: MountAttrFlags) -> Result<(), Fault> {
-    let shown = rustix::fs::fstatvfs(tree).trying(|| "look at the new mount".to_owned())?.f_flag;
-    let wanted = [
-        (MountAttrFlags::MOUNT_ATTR_NOSUID, StatVfsMountFlags::NOSUID),
-        (MountAttrFlags::MOUNT_ATTR_NODEV, StatVfsMountFlags::NODEV),
+/// Sets the flags of a tree, never fewer than nosuid and nodev unless that was granted, and asks the kernel whether it has them.
+fn restrict(tree: &OwnedFd, plan: &Plan, grants: &Grants) -> Result<(), Fault> {
+    let pairs = [
+        (!grants.suid, MountAttrFlags::MOUNT_ATTR_NOSUID, StatVfsMountFlags::NOSUID),
+        (!grants.dev, MountAttrFlags::MOUNT_ATTR_NODEV, StatVfsMountFlags::NODEV),
+        (plan.no_exec, MountAttrFlags::MOUNT_ATTR_NOEXEC, StatVfsMountFlags::NOEXEC),
     ];
-    let kept = wanted.iter().all(|(set, show)| !attributes.contains(*set) || shown.contains(*show));
-    if kept && plan.read_only == shown.contains(StatVfsMountFlags::RDONLY) {
+    let (mut set, mut shown) = (NONE, StatVfsMountFlags::empty());
+    for (wanted, flag, show) in pairs {
+        if wanted {
+            set |= flag;
+            shown |= show;
+        }
+    }
+    // A tree that was taken back may have a container's flag.
+    let clear = if plan.read_only { NONE } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
+    sys::mount_setattr(tree.as_fd(), set, clear, MountPropagationFlags::PRIVATE)
+        .trying("set the flags of the new mount")?;
+    let flags = rustix::fs::fstatvfs(tree).trying("look at the new mount")?.f_flag;
+    if flags.contains(shown) && plan.read_only == flags.contains(StatVfsMountFlags::RDONLY) {
         Ok(())
     } else {
-        fault(FaultKind::Failed, format!("the kernel made a mount with other flags: {shown:?}"))
+        fault(FaultKind::Failed, format!("the kernel made a mount with other flags: {flags:?}"))
     }
 }
 
-fn new_tmpfs(id: Id, tmpfs: &Tmpfs, read_only: bool) -> Result<OwnedFd, Fault> {
-    let owner = tmpfs.owner;
-    let mut options = vec![
-        ("source", tag(id)),
-        ("mode", format!("{:04o}", owner.mode)),
-        ("uid", owner.uid.to_string()),
-        ("gid", owner.gid.to_string()),
-    ];
-    options.extend(tmpfs.size.map(|size| ("size", size.to_string())));
-    options.extend(tmpfs.inodes.map(|inodes| ("nr_inodes", inodes.to_string())));
-    superblock("tmpfs", &options, read_only)
-}
-
-/// Makes a superblock; the kernel's own words for an option that it refuses.
+/// Makes a superblock; an option that the kernel refuses is told in its own words.
 fn superblock(kind: &str, options: &[(&str, String)], read_only: bool) -> Result<OwnedFd, Fault> {
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).trying(|| format!("use {kind}"))?;
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).trying(format_args!("use {kind}"))?;
     let configure = || {
         for (key, value) in options {
             fsconfig_set_string(&context, *key, value.as_str())?;
@@ -271,20 +233,16 @@ fn superblock(kind: &str, options: &[(&str, String)], read_only: bool) -> Result
         }
         fsconfig_create(&context)
     };
-    configure().trying(|| format!("make a {kind}{}", complaint(&context)))?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-        .trying(|| format!("mount a {kind}"))
+    configure()
+        .map_err(|e| (e, complaint(&context)))
+        .or_else(|(e, words)| Err(e).trying(format_args!("make a {kind}{words}")))?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, NONE).trying(format_args!("mount a {kind}"))
 }
 
 /// What the kernel wrote about a failure, if anything: `e tmpfs: Bad value for 'size'`.
 fn complaint(context: &OwnedFd) -> String {
     let mut message = [0u8; 512];
-    match rustix::io::read(context, &mut message) {
-        Ok(length) => {
-            let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default());
-            let words = text.trim().trim_start_matches("e ").replace(char::is_control, " ");
-            format!(" ({words})")
-        }
-        Err(_) => String::new(),
-    }
+    let Ok(length) = rustix::io::read(context, &mut message) else { return String::new() };
+    let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default());
+    format!(" ({})", text.trim().trim_start_matches("e ").replace(char::is_control, " "))
 }

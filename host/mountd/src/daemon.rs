@@ -4,12 +4,13 @@
 //! path for the daemon's uid.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
@@ -38,7 +39,8 @@ pub(crate) struct Program {
     env: Vec<CString>,
     uid: Uid,
     gid: Gid,
-    wait: Duration,
+    /// Daemons in a row that died of their start.
+    young_deaths: u32,
 }
 
 /// A running daemon.
@@ -53,75 +55,63 @@ pub(crate) struct Daemon {
 }
 
 impl Program {
-    /// Opens the program and writes its command line; `mountpoints` is the anchor's path.
-    pub(crate) fn open(args: &Args, runtime: &str, mountpoints: &str) -> Result<Self, Fault> {
-        let what = || format!("open the daemon's program `{}`", args.daemon);
-        let file =
-            rustix::fs::openat(CWD, &args.daemon, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-        let fd = |place: i32| format!("/proc/self/fd/{}", sys::FIRST_FD + place);
-        let plugin = format!("{}={}", args.plugin, sys::FIRST_FD + 1);
-        let admin = (sys::FIRST_FD + 2).to_string();
+    /// Opens the program and writes its command line.
+    pub(crate) fn open(args: &Args, mounter: &Mounter) -> Result<Self, Fault> {
+        let what = format_args!("use the daemon's program `{}`", args.daemon);
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&args.daemon, flags, Mode::empty()).trying(what)?;
         let mut argv: Vec<String> = ["wasmvol", "daemon"].map(str::to_owned).into();
-        let mut add = |name: &str, value: &str| argv.extend([name.to_owned(), value.to_owned()]);
-        add("--mountd-fd", &sys::FIRST_FD.to_string());
-        add("--plugin-fd", &plugin);
-        add("--admin-fd", &admin);
-        add("--catalog-dir", &fd(3));
-        add("--components-dir", &fd(4));
-        add("--cache-dir", &fd(5));
-        add("--table-dir", &fd(6));
-        add("--grants-dir", &fd(7));
+        let mut add = |name: &str, value: String| argv.extend([name.to_owned(), value]);
+        let number = |place: i32| (sys::FIRST_FD + place).to_string();
+        let path = |place: i32| format!("/proc/self/fd/{}", sys::FIRST_FD + place);
+        // In the order in which `start` hands them over.
+        add("--mountd-fd", number(0));
+        add("--plugin-fd", format!("{}={}", args.plugin, number(1)));
+        add("--admin-fd", number(2));
+        add("--catalog-dir", path(3));
+        add("--components-dir", path(4));
+        add("--cache-dir", path(5));
+        add("--table-dir", path(6));
+        add("--grants-dir", path(7));
         if args.drivers.is_some() {
-            add("--drivers-dir", &fd(8));
+            add("--drivers-dir", path(8));
         }
-        add("--mountpoints", mountpoints);
-        add("--runtime-dir", runtime);
+        add("--mountpoints", mounter.anchor.path.clone());
+        add("--runtime-dir", mounter.places.runtime.clone());
         argv.extend(args.extra.iter().cloned());
-        let string = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| Errno::INVAL);
         let env = std::env::vars_os()
-            .map(|(name, value)| string([name.into_vec(), value.into_vec()].join(&b'=')));
+            .map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'='));
+        let strings = |all: Vec<Vec<u8>>| -> Result<Vec<CString>, Errno> {
+            all.into_iter().map(|one| CString::new(one).map_err(|_| Errno::INVAL)).collect()
+        };
         Ok(Self {
-            file: file.trying(what)?,
-            argv: argv
-                .into_iter()
-                .map(|arg| string(arg.into_bytes()))
-                .collect::<Result<_, _>>()
-                .trying(what)?,
-            env: env.collect::<Result<_, _>>().trying(what)?,
+            file,
+            argv: strings(argv.into_iter().map(String::into_bytes).collect()).trying(what)?,
+            env: strings(env.collect()).trying(what)?,
             uid: Uid::from_raw(args.uid),
             gid: Gid::from_raw(args.gid),
-            wait: Duration::ZERO,
+            young_deaths: 0,
         })
     }
 
-    /// Starts a daemon.
-    pub(crate) fn start(&self, mounter: &Mounter, doors: [&Door; 2]) -> Result<Daemon, Fault> {
-        let what = || "start the daemon".to_owned();
+    /// Starts a daemon; `doors` are the plugin's socket and the admin's.
+    pub(crate) fn start(&self, mounter: &Mounter, doors: &[Door; 2]) -> Result<Daemon, Errno> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-                .trying(what)?;
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let places = &mounter.places;
-        let mut fds: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
-        fds.extend(doors.map(|door| door.socket.as_fd()));
-        fds.extend(places.daemons.iter().map(AsFd::as_fd));
-        fds.push(places.grants.as_fd());
+        let mut fds = vec![theirs.as_fd()];
+        fds.extend(doors.iter().map(|door| door.socket.as_fd()));
+        fds.extend(places.daemons.iter().chain([&places.grants]).map(AsFd::as_fd));
         fds.extend(places.drivers.as_ref().map(AsFd::as_fd));
-        fds.push(self.file.as_fd());
-        let program = sys::FIRST_FD + i32::try_from(fds.len()).unwrap_or(0) - 1;
+        fds.extend([places.lock.as_fd(), self.file.as_fd()]);
+        let program = (sys::FIRST_FD - 1).saturating_add_unsigned(fds.len() as u32);
         let parent = rustix::process::getpid();
-        let pid = sys::fork(&fds, || match self.become_daemon(parent, program) {
-            Err(e) => {
-                say(format_args!(
-                    "cannot run the daemon as uid {}: {}",
-                    self.uid.as_raw(),
-                    text(e)
-                ));
-                CANNOT_RUN.into()
-            }
-            Ok(never) => match never {},
-        })
-        .trying(what)?;
+        let pid = sys::fork(&fds, || {
+            let Err(e) = self.become_daemon(parent, program);
+            say(format_args!("cannot run the daemon as uid {}: {}", self.uid.as_raw(), text(e)));
+            CANNOT_RUN.into()
+        })?;
         Ok(Daemon {
             pid,
             socket: ours,
@@ -132,7 +122,7 @@ impl Program {
     }
 
     /// The child's way: every privilege goes, then the program comes.
-    fn become_daemon(&self, parent: Pid, program: i32) -> Result<std::convert::Infallible, Errno> {
+    fn become_daemon(&self, parent: Pid, program: i32) -> Result<Infallible, Errno> {
         let file = sys::inherited(program)?;
         rustix::process::umask(Mode::from_raw_mode(0o077));
         rustix::process::chdir("/")?;
@@ -153,12 +143,10 @@ impl Program {
 
     /// When the next daemon may start, after one that started at `started` has died.
     pub(crate) fn next_start(&mut self, started: Instant) -> Instant {
-        self.wait = if started.elapsed() >= YOUNG {
-            Duration::ZERO
-        } else {
-            (self.wait * 2).clamp(BACKOFF, BACKOFF_MAX)
-        };
-        Instant::now() + self.wait
+        self.young_deaths = if started.elapsed() < YOUNG { self.young_deaths + 1 } else { 0 };
+        let doublings = self.young_deaths.saturating_sub(2).min(10);
+        let wait = if self.young_deaths < 2 { Duration::ZERO } else { BACKOFF * (1 << doublings) };
+        Instant::now() + wait.min(BACKOFF_MAX)
     }
 }
 

@@ -11,6 +11,7 @@ mod daemon;
 mod doors;
 mod fault;
 mod mounter;
+mod namespaces;
 mod parent;
 mod places;
 mod reaper;
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    match serve(&args) {
+    match serve(args) {
         Ok(status) => ExitCode::from(status),
         Err(fault) => {
             say(&fault);
@@ -55,19 +56,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(args: &Args) -> Result<u8, Fault> {
-    let what = || "prepare this process".to_owned();
-    let (plugin, admin) = (Door::inherit(&args.plugin_listen)?, Door::inherit(&args.admin)?);
+fn serve(args: Args) -> Result<u8, Fault> {
+    let what = "prepare this process";
     // Modes are given exactly. Nothing of this process may end on a disk.
     rustix::process::umask(rustix::fs::Mode::empty());
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     rustix::process::setrlimit(Resource::Core, none).trying(what)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).trying(what)?;
     let signals = sys::signal_fd().trying(what)?;
-    let places = Places::open(args)?;
-    let doors = [Door::open(plugin, &args.plugin_listen)?, Door::open(admin, &args.admin)?];
-    let mounter = Mounter::open(places)?;
-    let program = Program::open(args, &mounter.places.runtime, &mounter.anchor.path)?;
+    let mounter = Mounter::open(Places::open(&args)?)?;
+    let program = Program::open(&args, &mounter)?;
+    let [plugin, admin] = args.listen;
+    let doors = [Door::open(plugin)?, Door::open(admin)?];
     Ok(Parent::new(mounter, program, doors, signals).run())
 }
 

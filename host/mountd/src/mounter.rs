@@ -1,22 +1,25 @@
 //! The requests: every frame of a round is answered here, by the one thread that mounts, unmounts and renames.
 //!
-//! What has to be durable is synced once a round, and one walk over the processes serves every Unmount of it.
+//! What has to be durable is synced once a round, and one look at the kernel's mounts serves every Unmount of it.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rustix::fs::AtFlags;
 use wasmvol_plan::frame::{Frame, Inventory};
 use wasmvol_plan::mountinfo::Entry;
+use wasmvol_plan::name::Quoted;
 use wasmvol_plan::steps::{KILL_AT, MOUNTD};
-use wasmvol_plan::{Evidence, Facts, Fault, FaultKind, Id, Release, Reply, Request, Usage};
+use wasmvol_plan::{
+    DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, Reply, Request, Storage, Usage,
+};
 
-use crate::anchor::{Anchor, identity};
-use crate::attach::{Wanted, facts_of};
+use crate::anchor::{Anchor, identity, make_private};
+use crate::attach::Wanted;
 use crate::fault::{Context, fault};
-use crate::places::Places;
-use crate::scan::{Processes, Target, parse};
-use crate::{reaper, storage};
+use crate::places::{Places, path_of};
+use crate::reaper;
+use crate::scan::{Processes, Target, names, parse};
+use crate::storage::{page, sync};
 
 /// Everything that a request needs.
 pub(crate) struct Mounter {
@@ -37,28 +40,26 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Root of a mount of a volume's directory, or of one inside it.
-    pub(crate) fn data(&self, id: Id, subpath: Option<&str>) -> String {
-        let data = format!("{}/{id}/data", self.root);
-        subpath.map_or(data.clone(), |inside| format!("{data}/{inside}"))
-    }
-
     fn find(places: &Places, lines: &[Entry<'_>]) -> Result<Self, Fault> {
-        let what = || "find the file system of `volumes`".to_owned();
-        let (mount_id, _) = identity(&places.volumes, "", AtFlags::EMPTY_PATH).trying(what)?;
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&places.volumes);
-        let path = std::fs::read_link(format!("/proc/self/fd/{fd}")).trying(what)?;
+        let (mount_id, _) = identity(&places.volumes, "").trying("look at `volumes`")?;
+        let path = path_of(&places.volumes)?;
         let line = lines.iter().find(|line| line.mount_id == mount_id);
-        let inside = line.and_then(|line| path.strip_prefix(&*line.mount_point).ok());
-        let (Some(line), Some(inside)) = (line, inside.and_then(|inside| inside.to_str())) else {
+        let Some((line, inside)) = line.and_then(|line| {
+            Some((line, path.strip_prefix(line.mount_point.trim_end_matches('/'))?))
+        }) else {
             return fault(
                 FaultKind::Failed,
                 "the state directory lies outside of this process's root",
             );
         };
-        let top = line.root.trim_end_matches('/');
-        let root = format!("{top}/{inside}").trim_end_matches('/').to_owned();
+        let root = format!("{}{inside}", line.root.trim_end_matches('/'));
         Ok(Self { device: line.device, filesystem: line.filesystem.to_string(), root })
+    }
+
+    /// Root of a mount of a volume's directory, or of one inside it.
+    pub(crate) fn data(&self, id: Id, subpath: Option<&str>) -> String {
+        let inside = subpath.map(|path| format!("/{path}")).unwrap_or_default();
+        format!("{}/{id}/data{inside}", self.root)
     }
 }
 
@@ -67,11 +68,10 @@ pub(crate) struct KillAt(Option<(&'static str, String)>);
 
 impl KillAt {
     fn from_environment() -> Self {
-        let armed = std::env::var(KILL_AT).ok();
-        let parts = armed.as_deref().and_then(|armed| armed.split_once('@'));
-        Self(parts.and_then(|(name, flag)| {
-            MOUNTD.iter().find(|step| **step == name).map(|step| (*step, flag.to_owned()))
-        }))
+        let armed = std::env::var(KILL_AT).unwrap_or_default();
+        let step = |name: &str| MOUNTD.iter().find(|step| **step == name);
+        let parts = armed.split_once('@');
+        Self(parts.and_then(|(name, flag)| Some((*step(name)?, flag.to_owned()))))
     }
 
     /// A named step was reached.
@@ -80,15 +80,21 @@ impl KillAt {
             && *armed == step
             && rustix::fs::unlink(flag).is_ok()
         {
-            let _never_returns = rustix::process::kill_process(
-                rustix::process::getpid(),
-                rustix::process::Signal::KILL,
-            );
+            let this = rustix::process::getpid();
+            let _never_returns = rustix::process::kill_process(this, rustix::process::Signal::KILL);
         }
     }
 }
 
-type Answers = Vec<Frame<Reply>>;
+/// The facts of a line.
+pub(crate) fn facts_of(line: &Entry<'_>) -> Facts {
+    Facts {
+        device: line.device,
+        root: line.root.to_string(),
+        filesystem: line.filesystem.to_string(),
+        mount_id: line.mount_id,
+    }
+}
 
 impl Mounter {
     /// Adopts what is there: the anchor, and every mount that a killed start left half done.
@@ -98,31 +104,19 @@ impl Mounter {
         let lines = parse(&text)?;
         let store = Store::find(&places, &lines)?;
         let anchor = Anchor::open(format!("{}/mnt", places.runtime), &lines)?;
-        let kill = KillAt::from_environment();
-        let mounter = Self { places, anchor, processes, store, kill, discarded: Cell::new(false) };
-        mounter.adopt()?;
-        Ok(mounter)
-    }
-
-    /// Makes mounts private that were not yet, and removes mountpoints without a mount.
-    fn adopt(&self) -> Result<(), Fault> {
-        let text = self.processes.own_mounts()?;
-        let lines = parse(&text)?;
-        let mounts = self.mounts(&lines);
-        for name in
-            crate::scan::names(self.anchor.entries()).trying(|| "list the anchor".to_owned())?
-        {
+        for name in names(anchor.entries()).trying("list the anchor")? {
             let Ok(id) = Id::parse(&name) else { continue };
-            match mounts.get(&id) {
-                Some(_) => self.anchor.make_private(id)?,
-                None => self.anchor.remove(id)?,
+            match anchor.mounted(id)? {
+                Some(_) => make_private(&anchor.open_volume(id)?)?,
+                None => anchor.remove(id)?,
             }
         }
-        Ok(())
+        let kill = KillAt::from_environment();
+        Ok(Self { places, anchor, processes, store, kill, discarded: Cell::new(false) })
     }
 
     /// Answers a round of requests. Those that need no sync go first; durable ones share theirs.
-    pub(crate) fn serve(&self, round: Vec<Frame<Request>>) -> Answers {
+    pub(crate) fn serve(&self, round: Vec<Frame<Request>>) -> Vec<Frame<Reply>> {
         let mut answers = Vec::with_capacity(round.len());
         let (mut releases, mut makes, mut trashes) = (Vec::new(), Vec::new(), Vec::new());
         for Frame { number, body } in round {
@@ -133,132 +127,105 @@ impl Mounter {
                     let wanted = Wanted { driver, storage, plan, peer, last };
                     self.mount(id, &wanted).map(Reply::Mounted)
                 }
-                Request::Unmount { id } => {
-                    releases.push((number, id, true));
-                    continue;
-                }
-                Request::Scan { id } => {
-                    releases.push((number, id, false));
-                    continue;
-                }
                 Request::Make { id, driver, storage } => {
-                    makes.push((number, id, driver, storage));
+                    makes.push((number, (id, driver, storage)));
                     continue;
                 }
                 Request::Trash { id } => {
                     trashes.push((number, id));
                     continue;
                 }
+                Request::Unmount { id } => {
+                    releases.push((number, (id, true)));
+                    continue;
+                }
+                Request::Scan { id } => {
+                    releases.push((number, (id, false)));
+                    continue;
+                }
             };
             answers.push(answer(number, reply));
         }
-        self.release(&releases, &mut answers);
-        self.make(&makes, &mut answers);
-        self.trash(&trashes, &mut answers);
+        answer_all(&mut answers, releases, |wanted| self.release(wanted));
+        answer_all(&mut answers, makes, |wanted| self.make(wanted));
+        answer_all(&mut answers, trashes, |wanted| self.trash(wanted));
         answers
     }
 
-    fn make(
-        &self,
-        makes: &[(u64, Id, wasmvol_plan::DriverName, wasmvol_plan::Storage)],
-        answers: &mut Answers,
-    ) {
-        if makes.is_empty() {
-            return;
-        }
+    fn make(&self, wanted: &[(Id, DriverName, Storage)]) -> Vec<Result<Reply, Fault>> {
         self.kill.at("make.begin");
-        let made: Vec<_> = makes
-            .iter()
-            .map(|(_, id, driver, storage)| {
-                self.grants(driver).and_then(|grants| storage.check(&grants))?;
-                self.places.make(*id, storage)
-            })
-            .collect();
+        let make = |(id, driver, storage): &(Id, DriverName, Storage)| {
+            storage.check(&self.grants(driver)?)?;
+            self.places.make(*id, storage)
+        };
+        let made: Vec<_> = wanted.iter().map(make).collect();
         self.kill.at("make.made");
-        let parent = storage::sync(&self.places.volumes, "volumes");
-        let synced: Vec<_> = made
-            .into_iter()
-            .map(|made| {
-                made?.iter().try_for_each(|directory| storage::sync(directory, "a new volume"))?;
-                parent.clone()
-            })
-            .collect();
+        let parent = sync(&self.places.volumes, "volumes");
+        let synced = made.into_iter().map(|made| {
+            made?.iter().try_for_each(|directory| sync(directory, "a new volume"))?;
+            parent.clone().map(|()| Reply::Made)
+        });
+        let synced = synced.collect();
         self.kill.at("make.synced");
-        for ((number, ..), result) in makes.iter().zip(synced) {
-            answers.push(answer(*number, result.map(|()| Reply::Made)));
-        }
+        synced
     }
 
-    fn trash(&self, trashes: &[(u64, Id)], answers: &mut Answers) {
-        if trashes.is_empty() {
-            return;
-        }
+    fn trash(&self, wanted: &[Id]) -> Vec<Result<Reply, Fault>> {
         self.kill.at("trash.begin");
-        let moved: Vec<_> = trashes
-            .iter()
-            .map(|(_, id)| match self.anchor.mounted(*id)? {
-                Some(_) => {
-                    fault(FaultKind::Busy, format!("volume `{id}` is mounted: unmount it first"))
-                }
-                None => self.places.discard(*id),
-            })
-            .collect();
+        let moved = wanted.iter().map(|id| match self.anchor.mounted(*id)? {
+            None => self.places.discard(*id),
+            Some(_) => {
+                fault(FaultKind::Busy, format!("volume `{id}` is mounted: unmount it first"))
+            }
+        });
+        let moved: Vec<_> = moved.collect();
         self.kill.at("trash.renamed");
-        let synced = storage::sync(&self.places.trash, "trash")
-            .and_then(|()| storage::sync(&self.places.volumes, "volumes"));
+        // Also where nothing was there: an earlier start may have been killed before its sync.
+        let synced =
+            sync(&self.places.trash, "trash").and_then(|()| sync(&self.places.volumes, "volumes"));
         self.kill.at("trash.synced");
         self.discarded.set(true);
-        for ((number, _), result) in trashes.iter().zip(moved) {
-            let result = result.and_then(|there| synced.clone().map(|()| Reply::Trashed(there)));
-            answers.push(answer(*number, result));
-        }
+        let replies = moved.into_iter().map(|moved| {
+            let there = moved?;
+            synced.clone().map(|()| Reply::Trashed(there))
+        });
+        replies.collect()
     }
 
-    /// Unmounts and scans: `(number, volume, whether to unmount)`.
-    fn release(&self, wanted: &[(u64, Id, bool)], answers: &mut Answers) {
-        if wanted.is_empty() {
-            return;
-        }
-        let scanned = self.evidence(wanted.iter().map(|(_, id, _)| *id));
-        for (at, (number, id, unmount)) in wanted.iter().enumerate() {
-            let evidence = match &scanned {
-                Ok(all) => all.get(at).cloned().unwrap_or_else(|| Ok(Evidence::default())),
-                Err(e) => Err(e.clone()),
-            };
-            let reply = evidence.and_then(|evidence| match (unmount, evidence.is_free()) {
+    /// Scans volumes, and unmounts those of them that are to be and that nobody holds.
+    fn release(&self, wanted: &[(Id, bool)]) -> Vec<Result<Reply, Fault>> {
+        let found = self.evidence(wanted).unwrap_or_else(|e| vec![Err(e); wanted.len()]);
+        let replies = wanted.iter().zip(found).map(|((id, unmount), found)| {
+            let evidence = found?;
+            match (unmount, evidence.is_free()) {
                 (false, _) => Ok(Reply::Scanned(evidence)),
                 (true, false) => Ok(Reply::Unmounted(Release::Held(evidence))),
                 (true, true) => self.take_away(*id).map(Reply::Unmounted),
-            });
-            answers.push(answer(*number, reply));
-        }
+            }
+        });
+        replies.collect()
     }
 
-    /// Who holds each of the volumes. One that is mounted nowhere is looked for by its directory.
-    fn evidence(
-        &self,
-        ids: impl Iterator<Item = Id>,
-    ) -> Result<Vec<Result<Evidence, Fault>>, Fault> {
+    /// Who holds each of the volumes. One that is mounted nowhere here is looked for by its directory.
+    fn evidence(&self, wanted: &[(Id, bool)]) -> Result<Vec<Result<Evidence, Fault>>, Fault> {
         let text = self.processes.own_mounts()?;
         let lines = parse(&text)?;
-        let mounts = self.mounts(&lines);
-        let targets = ids.map(|id| {
-            Ok(match self.line_in(&mounts, id)? {
-                Some(line) => Target {
-                    device: line.device,
-                    root: (line.device == self.store.device).then(|| line.root.to_string()),
-                },
-                None => Target { device: self.store.device, root: Some(self.store.data(id, None)) },
+        let target = |(id, _): &(Id, bool)| -> Result<Target, Fault> {
+            let store = self.store.device;
+            Ok(match self.line_of(*id, &lines)? {
+                Some(line) if line.device != store => Target { device: line.device, root: None },
+                Some(line) => Target { device: store, root: Some(line.root.to_string()) },
+                None => Target { device: store, root: Some(self.store.data(*id, None)) },
             })
-        });
-        let targets: Vec<Result<Target, Fault>> = targets.collect();
+        };
+        let targets: Vec<_> = wanted.iter().map(target).collect();
         let known: Vec<&Target> = targets.iter().flatten().collect();
         let mut found = self.processes.scan(&known, self.anchor.device)?.into_iter();
-        let answer = |target: &Result<Target, Fault>| match target {
+        let each = targets.iter().map(|target| match target {
             Ok(_) => Ok(found.next().unwrap_or_default()),
             Err(e) => Err(e.clone()),
-        };
-        Ok(targets.iter().map(answer).collect())
+        });
+        Ok(each.collect())
     }
 
     /// Unmounts a volume that nobody holds, and removes its mountpoint. Nothing there is done already.
@@ -274,62 +241,55 @@ impl Mounter {
         Ok(Release::Gone)
     }
 
-    /// The mounts under the anchor by volume, the lowest first where several lie on each other.
-    fn mounts<'a, 'b>(&self, lines: &'b [Entry<'a>]) -> HashMap<Id, Vec<&'b Entry<'a>>> {
-        let mut mounts: HashMap<Id, Vec<_>> = HashMap::new();
-        for line in lines {
-            let name = line.mount_point.strip_prefix(self.anchor.path.as_str());
-            let name = name.and_then(|name| name.strip_prefix('/'));
-            if let Some(Ok(id)) = name.map(Id::parse) {
-                mounts.entry(id).or_default().push(line);
-            }
-        }
-        mounts
-    }
-
-    fn line_in<'a, 'b>(
-        &self,
-        mounts: &HashMap<Id, Vec<&'b Entry<'a>>>,
-        id: Id,
-    ) -> Result<Option<&'b Entry<'a>>, Fault> {
-        match mounts.get(&id).map(Vec::as_slice) {
-            None => Ok(None),
-            Some([line]) => Ok(Some(line)),
-            Some(_) => {
-                let path = &self.anchor.path;
-                fault(
-                    FaultKind::Busy,
-                    format!("something is mounted over the volume: run `umount {path}/{id}` once"),
-                )
-            }
-        }
-    }
-
     /// The one line of a volume's mount.
     pub(crate) fn line_of<'a, 'b>(
         &self,
         id: Id,
         lines: &'b [Entry<'a>],
     ) -> Result<Option<&'b Entry<'a>>, Fault> {
-        self.line_in(&self.mounts(lines), id)
+        let point = format!("{}/{id}", self.anchor.path);
+        let mut here = lines.iter().filter(|line| line.mount_point == point);
+        match (here.next(), here.next()) {
+            (line, None) => Ok(line),
+            _ => {
+                let cure = format!("run `umount {point}` once");
+                fault(FaultKind::Busy, format!("something is mounted over the volume: {cure}"))
+            }
+        }
     }
 
     fn survey(&self, kind: Inventory, after: Option<Id>) -> Result<Reply, Fault> {
-        let id = |name: &str| Id::parse(name).ok();
-        match kind {
-            Inventory::Volumes => storage::page(&self.places.volumes, id, None, after),
-            Inventory::Trash => storage::page(&self.places.trash, reaper::volume_of, None, after),
-            Inventory::Mounts => {
-                let text = self.processes.own_mounts()?;
-                let lines = parse(&text)?;
-                let mounts = self.mounts(&lines);
-                let first = |(id, lines): (&Id, &Vec<&Entry<'_>>)| {
-                    lines.first().map(|line| (*id, facts_of(line)))
-                };
-                let facts: HashMap<Id, Facts> = mounts.iter().filter_map(first).collect();
-                storage::page(self.anchor.entries(), id, Some(&facts), after)
+        let what = format_args!("list the {kind:?}");
+        let names = match kind {
+            Inventory::Volumes => names(&self.places.volumes),
+            Inventory::Trash => names(&self.places.trash),
+            Inventory::Mounts => names(self.anchor.entries()),
+        };
+        let (mut found, mut strangers) = (BTreeMap::new(), BTreeSet::new());
+        for name in names.trying(what)? {
+            let id = if kind == Inventory::Trash {
+                reaper::volume_of(&name)
+            } else {
+                Id::parse(&name).ok()
+            };
+            match id {
+                Some(id) => _ = found.insert(id, None),
+                None => _ = strangers.insert(Quoted::new(&name).to_string()),
             }
         }
+        if kind == Inventory::Mounts {
+            let text = self.processes.own_mounts()?;
+            for line in &parse(&text)? {
+                let name = line.mount_point.strip_prefix(&self.anchor.path);
+                let id = name.and_then(|name| Id::parse(name.strip_prefix('/')?).ok());
+                if let Some(facts) = id.and_then(|id| found.get_mut(&id)) {
+                    // Of several on each other the lowest is the volume.
+                    facts.get_or_insert_with(|| facts_of(line));
+                }
+            }
+            found.retain(|_, facts| facts.is_some());
+        }
+        Ok(page(&found, strangers, after))
     }
 
     fn usage(&self, id: Id) -> Result<Usage, Fault> {
@@ -337,7 +297,7 @@ impl Mounter {
             return fault(FaultKind::Missing, format!("volume `{id}` is not mounted"));
         }
         let root = self.anchor.open_volume(id)?;
-        let all = rustix::fs::fstatvfs(&root).trying(|| format!("measure volume `{id}`"))?;
+        let all = rustix::fs::fstatvfs(&root).trying(format_args!("measure volume `{id}`"))?;
         let bytes = |blocks: u64| blocks.saturating_mul(all.f_frsize);
         Ok(Usage {
             size: bytes(all.f_blocks),
@@ -350,4 +310,17 @@ impl Mounter {
 
 fn answer(number: u64, reply: Result<Reply, Fault>) -> Frame<Reply> {
     Frame { number, body: reply.unwrap_or_else(Reply::Failed) }
+}
+
+/// Answers requests of one kind together; `serve` gives one reply for each, in their order.
+fn answer_all<T>(
+    answers: &mut Vec<Frame<Reply>>,
+    requests: Vec<(u64, T)>,
+    serve: impl FnOnce(&[T]) -> Vec<Result<Reply, Fault>>,
+) {
+    let (numbers, wanted): (Vec<u64>, Vec<T>) = requests.into_iter().unzip();
+    if !wanted.is_empty() {
+        let replies = numbers.into_iter().zip(serve(&wanted));
+        answers.extend(replies.map(|(number, reply)| answer(number, reply)));
+    }
 }

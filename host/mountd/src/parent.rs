@@ -89,11 +89,10 @@ impl Parent {
     fn start_what_is_due(&mut self) {
         let now = Instant::now();
         if self.daemon.is_none() && self.drain_until.is_none() && now >= self.start_at {
-            let [plugin, admin] = &self.doors;
-            match self.program.start(&self.mounter, [plugin, admin]) {
+            match self.program.start(&self.mounter, &self.doors) {
                 Ok(daemon) => self.daemon = Some(daemon),
                 Err(e) => {
-                    say(e);
+                    say(format_args!("cannot start the daemon: {}", text(e)));
                     self.start_at = now + FORK_AGAIN;
                 }
             }
@@ -210,9 +209,9 @@ impl Parent {
                     return Some(code);
                 }
                 if self.drain_until.is_some() {
-                    return Some(
-                        status.exit_status().map_or(1, |code| u8::try_from(code).unwrap_or(1)),
-                    );
+                    let told = status.terminating_signal() == Some(Signal::TERM.as_raw());
+                    let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
+                    return Some(if told { 0 } else { code.unwrap_or(1) });
                 }
                 self.start_at = self.program.next_start(daemon.started);
                 let wait = self.start_at.saturating_duration_since(Instant::now()).as_millis();

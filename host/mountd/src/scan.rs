@@ -1,30 +1,31 @@
 //! Who holds a volume: the kernel's evidence, from the mountinfo of one process for each mount namespace and root directory.
 //!
 //! What cannot be read counts as held. Copies of the whole tree, as `-v /:/host` makes them, hold nothing: there a volume lies on a
-//! copy of the anchor.
+//! copy of the anchor. `namespaces` answers first, and only who it says is there is looked for here.
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2};
 use rustix::io::Errno;
-use rustix::mount::OpenTreeFlags;
+use rustix::mount::open_tree;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use wasmvol_plan::mountinfo::{self, Entry, MOUNTINFO_MAX, is_beneath};
 use wasmvol_plan::{Evidence, Facts, Fault, FaultKind, Sighting};
 
 use crate::anchor::{CLONE, identity};
 use crate::fault::{Context, fault};
-use crate::places::DIRECTORY;
+use crate::namespaces;
+use crate::places::{DIRECTORY, PLACE};
 
 /// Most holders that are named: a person needs a few, the rest only fills the frame.
 const NAMED_MAX: usize = 32;
 /// Most characters of a holder's path.
 const PATH_SHOWN: usize = 256;
 
-/// What a holder's line shows of a volume.
+/// What a holder's mount shows of a volume.
 pub(crate) struct Target {
     pub(crate) device: (u32, u32),
     /// Root of the volume in a file system that others share; none where the device is the volume's own.
@@ -32,54 +33,52 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn is_shown_by(&self, line: &Entry<'_>) -> bool {
-        self.device == line.device
-            && self.root.as_ref().is_none_or(|root| is_beneath(&line.root, root))
+    /// Whether a mount of this device and root shows the volume.
+    pub(crate) fn is(&self, device: (u32, u32), root: &str) -> bool {
+        self.device == device && self.root.as_ref().is_none_or(|top| is_beneath(root, top))
     }
 }
 
-/// /proc, opened once.
-pub(crate) struct Processes(OwnedFd);
+/// What /proc tells of processes and their mounts.
+pub(crate) struct Processes {
+    proc: OwnedFd,
+    /// This process's mount namespace.
+    namespace: OwnedFd,
+}
 
 impl Processes {
     /// Opens /proc.
     pub(crate) fn open() -> Result<Self, Fault> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open("/proc", flags, Mode::empty())
-            .map(Self)
-            .trying(|| "open `/proc`".to_owned())
+        let proc = rustix::fs::open("/proc", DIRECTORY, Mode::empty()).trying("open `/proc`")?;
+        let namespace = open_file(&proc, "self/ns/mnt").trying("open `/proc/self/ns/mnt`")?;
+        Ok(Self { proc, namespace })
     }
 
     /// The mountinfo of this process.
     pub(crate) fn own_mounts(&self) -> Result<String, Fault> {
-        match self.mounts("self") {
-            Ok(text) => Ok(text),
-            Err(e) => Err(e).trying(|| "read `/proc/self/mountinfo`".to_owned()),
-        }
+        self.mounts("self").trying("read `/proc/self/mountinfo`")
     }
 
     fn mounts(&self, pid: &str) -> Result<String, Errno> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.0, format!("{pid}/mountinfo"), flags, Mode::empty())?;
+        let file = File::from(open_file(&self.proc, &format!("{pid}/mountinfo"))?);
         let mut bytes = Vec::new();
-        File::from(file)
-            .take(MOUNTINFO_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-        if bytes.len() as u64 > MOUNTINFO_MAX {
-            return Err(Errno::FBIG);
+        let read = file.take(MOUNTINFO_MAX + 1).read_to_end(&mut bytes);
+        match read.map(|length| length as u64) {
+            Ok(length) if length <= MOUNTINFO_MAX => {
+                Ok(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            Ok(_) => Err(Errno::FBIG),
+            Err(e) => Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
         }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The mount namespace of a process, and its root directory in it.
     fn view(&self, pid: &str) -> Result<(u64, u64, u64), Errno> {
-        let flags = AtFlags::STATX_DONT_SYNC;
-        let of = |what: &str| {
+        let look = |what: &str| {
             let mask = StatxFlags::INO | StatxFlags::MNT_ID;
-            rustix::fs::statx(&self.0, format!("{pid}/{what}"), flags, mask)
+            rustix::fs::statx(&self.proc, format!("{pid}/{what}"), AtFlags::STATX_DONT_SYNC, mask)
         };
-        let (namespace, root) = (of("ns/mnt")?, of("root")?);
+        let (namespace, root) = (look("ns/mnt")?, look("root")?);
         Ok((namespace.stx_ino, root.stx_mnt_id, root.stx_ino))
     }
 
@@ -87,7 +86,7 @@ impl Processes {
     fn each_view(&self, mut visit: impl FnMut(u32, &[Entry<'_>])) -> Result<u32, Fault> {
         let mut seen = HashSet::new();
         let mut unknown = 0;
-        for name in names(&self.0).trying(|| "list `/proc`".to_owned())? {
+        for name in names(&self.proc).trying("list `/proc`")? {
             let Ok(pid) = name.parse() else { continue };
             let read = match self.view(&name) {
                 Ok(view) if seen.contains(&view) => Ok(()),
@@ -99,37 +98,42 @@ impl Processes {
                     Ok(())
                 }),
             };
-            match read {
-                Ok(()) => {}
-                Err(e) if is_gone(e) => {}
-                Err(_) => unknown += 1,
-            }
+            unknown += u32::from(read.is_err_and(|e| !is_gone(e)));
         }
         Ok(unknown)
     }
 
-    /// The evidence for each target, from one walk over all processes.
+    /// The evidence for each target; `anchor` is the device on which a volume's mount holds nothing.
     pub(crate) fn scan(
         &self,
         targets: &[&Target],
         anchor: (u32, u32),
     ) -> Result<Vec<Evidence>, Fault> {
-        let mut found: Vec<Evidence> = targets.iter().map(|_| Evidence::default()).collect();
+        let mut found = vec![Evidence::default(); targets.len()];
+        let somewhere = namespaces::held(&self.namespace, targets, anchor).ok();
+        if somewhere.as_ref().is_some_and(|held| !held.contains(&true)) {
+            return Ok(found);
+        }
         let unknown = self.each_view(|pid, lines| {
+            let on_anchor = |line: &Entry<'_>| {
+                lines.iter().any(|below| below.mount_id == line.parent_id && below.device == anchor)
+            };
             for (target, evidence) in targets.iter().zip(&mut found) {
-                let held = lines.iter().find(|line| {
-                    target.is_shown_by(line)
-                        && !lines.iter().any(|l| l.mount_id == line.parent_id && l.device == anchor)
-                });
-                if let Some(line) = held
+                let shows =
+                    |line: &&Entry<'_>| target.is(line.device, &line.root) && !on_anchor(line);
+                if let Some(line) = lines.iter().find(shows)
                     && evidence.holders.len() < NAMED_MAX
                 {
                     evidence.holders.push(Sighting { pid, path: shown(&line.mount_point) });
                 }
             }
         })?;
-        for evidence in &mut found {
-            evidence.unknown = unknown;
+        for (at, evidence) in found.iter_mut().enumerate() {
+            evidence.unknown = match somewhere.as_ref().and_then(|held| held.get(at)) {
+                // Held in a namespace that no process shows: a thread's, or one that is kept by its file.
+                Some(held) => u32::from(*held && evidence.holders.is_empty()),
+                None => unknown,
+            };
         }
         Ok(found)
     }
@@ -143,11 +147,11 @@ impl Processes {
             }
             let text = self.mounts(&pid)?;
             let lines = mountinfo::parse(&text).ok_or(Errno::PROTO)?;
-            Ok(lines.iter().any(|l| l.device == device && l.mount_point == path))
+            Ok(lines.iter().any(|line| line.device == device && line.mount_point == path))
         });
         match answer {
             Err(e) if is_gone(e) => Ok(true),
-            other => other.trying(|| format!("read the mounts of process {pid}")),
+            other => other.trying(format_args!("read the mounts of process {pid}")),
         }
     }
 
@@ -155,12 +159,14 @@ impl Processes {
     pub(crate) fn take_back(&self, last: &Facts, source: &str) -> Result<Option<OwnedFd>, Fault> {
         let mut holders = Vec::new();
         let unknown = self.each_view(|pid, lines| {
-            let same = |l: &&Entry<'_>| {
-                l.device == last.device && l.filesystem == last.filesystem && l.source == source
+            // Another file system may have got the device's number since; it has not this source.
+            let same = |line: &&Entry<'_>| {
+                line.device == last.device
+                    && line.filesystem == last.filesystem
+                    && line.source == source
             };
-            holders.extend(
-                lines.iter().find(same).map(|l| (pid, l.mount_point.to_string(), l.mount_id)),
-            );
+            let place = |line: &Entry<'_>| (pid, line.mount_point.to_string(), line.mount_id);
+            holders.extend(lines.iter().find(same).map(place));
         })?;
         let mut failure = None;
         for (pid, path, mount_id) in &holders {
@@ -170,40 +176,40 @@ impl Processes {
             }
         }
         match failure {
-            Some(e) => {
-                Err(e).trying(|| "take the volume back from the container that holds it".to_owned())
-            }
-            None if unknown > 0 => fault(
+            Some(e) => Err(e).trying("take the volume back from the container that holds it"),
+            None if unknown == 0 => Ok(None),
+            None => fault(
                 FaultKind::Busy,
-                "cannot tell whether a container still holds the volume: end the processes that root cannot read",
+                format!("{unknown} processes hide their mounts, and may hold the volume: end them"),
             ),
-            None => Ok(None),
         }
     }
 
     fn clone_from(&self, pid: u32, path: &str, mount_id: u64) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(&self.0, format!("{pid}/root"), flags, Mode::empty())?;
+        let flags = PLACE.difference(OFlags::NOFOLLOW);
+        let root = openat(&self.proc, format!("{pid}/root"), flags, Mode::empty())?;
+        let theirs = open_file(&self.proc, &format!("{pid}/ns/mnt"))?;
         let inside =
             ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let place = rustix::fs::openat2(root, path, flags, Mode::empty(), inside)?;
-        if identity(&place, "", AtFlags::EMPTY_PATH)?.0 != mount_id {
+        let place = openat2(root, path, PLACE, Mode::empty(), inside)?;
+        if identity(&place, "")?.0 != mount_id {
             return Err(Errno::STALE);
         }
-        let namespace = |pid: &str| {
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            rustix::fs::openat(&self.0, format!("{pid}/ns/mnt"), flags, Mode::empty())
-        };
-        let (theirs, ours) = (namespace(&pid.to_string())?, namespace("self")?);
         // The kernel clones only what is in the caller's own namespace. Nothing in between resolves a path.
         move_into_link_name_space(theirs.as_fd(), Some(LinkNameSpaceType::Mount))?;
-        let tree = rustix::mount::open_tree(&place, "", CLONE | OpenTreeFlags::AT_NO_AUTOMOUNT);
-        if move_into_link_name_space(ours.as_fd(), Some(LinkNameSpaceType::Mount)).is_err() {
+        let tree = open_tree(&place, "", CLONE);
+        let back =
+            move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Mount));
+        if back.is_err() {
             // In a stranger's namespace nothing of ours may go on; the next start adopts every mount.
             std::process::abort();
         }
         tree
     }
+}
+
+fn open_file(proc: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+    openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// The error of a process that has ended, is a zombie, or has no mounts at all.
@@ -213,10 +219,9 @@ fn is_gone(errno: Errno) -> bool {
 
 /// Names in a directory, in no order. What is not UTF-8 is shown with replacement characters: it is nobody's id.
 pub(crate) fn names(directory: impl AsFd) -> Result<Vec<String>, Errno> {
-    let mut names = Vec::new();
     // A clone of a tree is opened only as a place; this makes it readable.
-    let readable = rustix::fs::openat(directory, ".", DIRECTORY, Mode::empty())?;
-    let mut entries = rustix::fs::Dir::new(readable)?;
+    let mut entries = rustix::fs::Dir::new(openat(directory, ".", DIRECTORY, Mode::empty())?)?;
+    let mut names = Vec::new();
     while let Some(entry) = entries.read() {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name != "." && name != ".." {
@@ -226,17 +231,15 @@ pub(crate) fn names(directory: impl AsFd) -> Result<Vec<String>, Errno> {
     Ok(names)
 }
 
-/// A stranger's path as it may stand in a line.
-fn shown(path: &str) -> String {
-    let escape =
-        |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    path.chars().take(PATH_SHOWN).map(escape).collect()
+/// All lines of this process's mountinfo.
+pub(crate) fn parse(text: &str) -> Result<Vec<Entry<'_>>, Fault> {
+    mountinfo::parse(text).ok_or(Errno::PROTO).trying("read this kernel's mountinfo")
 }
 
-/// All lines of a mountinfo.
-pub(crate) fn parse(text: &str) -> Result<Vec<Entry<'_>>, Fault> {
-    match mountinfo::parse(text) {
-        Some(lines) => Ok(lines),
-        None => fault(FaultKind::Failed, "this kernel's mountinfo has an unknown form: report it"),
-    }
+/// A stranger's path as it may stand in a line.
+fn shown(path: &str) -> String {
+    let escape = |c: char| {
+        if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
+    };
+    path.chars().take(PATH_SHOWN).map(escape).collect()
 }

@@ -61,6 +61,65 @@ pub(crate) fn mount_setattr(
     if result < 0 { Err(errno()) } else { Ok(()) }
 }
 
+/// `struct mnt_id_req` of listmount(2) and statmount(2).
+#[repr(C)]
+struct MountRequest {
+    size: u32,
+    spare: u32,
+    mount: u64,
+    param: u64,
+    namespace: u64,
+}
+
+/// The calls that ask about mounts of any namespace, by their numbers; Linux 6.11 knows both.
+#[derive(Clone, Copy)]
+pub(crate) enum AskMounts {
+    /// What one mount is: a `struct statmount` with the parts that `param` selects.
+    Stat = 457,
+    /// The numbers of the mounts beneath one that come after `param`, eight bytes each.
+    List = 458,
+}
+
+/// Asks about `mount` in a namespace and answers what the call returned.
+pub(crate) fn ask_mounts(
+    call: AskMounts,
+    namespace: u64,
+    mount: u64,
+    param: u64,
+    answer: &mut [u8],
+) -> Result<usize, Errno> {
+    let request = MountRequest { size: 32, spare: 0, mount, param, namespace };
+    let room = match call {
+        AskMounts::Stat => answer.len(),
+        AskMounts::List => answer.len() / size_of::<u64>(),
+    };
+    // SAFETY: the request is whole and has the size that it says; the kernel writes at most `room` bytes, or numbers of
+    // eight bytes.
+    let result =
+        unsafe { libc::syscall(call as i64, &raw const request, answer.as_mut_ptr(), room, 0) };
+    usize::try_from(result).map_err(|_| errno())
+}
+
+/// `struct mnt_ns_info` of the ioctls on a mount namespace.
+#[repr(C)]
+#[derive(Default)]
+struct NamespaceInfo {
+    size: u32,
+    mounts: u32,
+    id: u64,
+}
+
+/// The mount namespace that was made before this one, or after it, with its number; `NOENT` at the end. Linux 6.12 knows how.
+pub(crate) fn neighbour(namespace: &OwnedFd, after: bool) -> Result<(OwnedFd, u64), Errno> {
+    // NS_MNT_GET_NEXT and NS_MNT_GET_PREV of linux/nsfs.h.
+    let request = if after { 0x8010_b70b } else { 0x8010_b70c };
+    let mut info = NamespaceInfo::default();
+    // SAFETY: the kernel writes one `mnt_ns_info`, of 16 bytes as the request's number says.
+    let fd = done(unsafe { libc::ioctl(namespace.as_raw_fd(), request, &raw mut info) })?;
+    // SAFETY: a new file that nobody else owns.
+    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, info.id))
+}
+
 /// Takes over a file that was inherited under a number; closed again on exec.
 pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
     if number < FIRST_FD {

@@ -5,14 +5,22 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stdout,
     clippy::exit,
     reason = "a test program with its own main: a failure ends the test"
 )]
 
+/// Each test with its name.
+macro_rules! tests {
+    ($($test:ident),* $(,)?) => { &[$((stringify!($test), $test)),*] };
+}
+
 #[path = "kernel/life.rs"]
 mod life;
+
 #[path = "kernel/machine.rs"]
 mod machine;
 #[path = "kernel/relay.rs"]

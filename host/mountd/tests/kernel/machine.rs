@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, test_kill_process};
 use wasmvol_plan::frame::{Frame, Inventory};
 use wasmvol_plan::{
     Directory, DriverName, Facts, Fault, Id, Owner, Plan, Release, Reply, Request, Source, Storage,
@@ -43,7 +44,7 @@ impl Machine {
     pub(crate) fn empty() -> Self {
         let number = MACHINES.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("mountd-{}-{number}", std::process::id()));
-        fs::create_dir(&dir).unwrap();
+        fs::DirBuilder::new().mode(0o700).create(&dir).unwrap();
         let dir = dir.canonicalize().unwrap();
         let mut init = Command::new("unshare")
             .args([
@@ -73,10 +74,15 @@ impl Machine {
         command
     }
 
+    /// A shell line that starts in the machine's directory: to enter a namespace leads to its root.
+    fn at_home(&self, line: &str) -> String {
+        format!("cd {} && {line}", self.dir.display())
+    }
+
     /// Runs a shell line in the machine's namespace and answers whether it succeeded.
     pub(crate) fn sh(&self, line: &str) -> bool {
         let mut command = self.command("sh");
-        command.args(["-c", line]).current_dir(&self.dir).stderr(Stdio::null());
+        command.arg("-c").arg(self.at_home(line)).stderr(Stdio::null());
         command.status().unwrap().success()
     }
 
@@ -121,10 +127,12 @@ impl Machine {
         })
     }
 
-    /// Kills mountd as `kill -9` does and waits for its end.
+    /// Kills mountd as `kill -9` does and waits for its end and the daemon's.
     pub(crate) fn kill(&mut self) {
+        let daemon = self.daemon();
         rustix::process::kill_process(self.pid(), Signal::KILL).unwrap();
         self.mountd.take().unwrap().wait().unwrap();
+        gone(daemon);
     }
 
     /// A path as the machine sees it.
@@ -179,15 +187,19 @@ impl Machine {
         replies.into_iter().map(|reply| reply.body).collect()
     }
 
-    /// Asks for something that kills mountd: there is no answer.
-    pub(crate) fn ask_in_vain(&mut self, body: Request) {
+    /// Asks one thing of a mountd that may be killed by it: then there is no answer.
+    pub(crate) fn try_ask(&mut self, body: Request) -> Option<Reply> {
+        let daemon = self.daemon();
         let frame = Frame { number: 1, body }.encode().unwrap();
         let stream = self.stream.as_mut().unwrap();
         stream.write_all(&u32::try_from(frame.len()).unwrap().to_ne_bytes()).unwrap();
         stream.write_all(&frame).unwrap();
-        assert!(read(stream).is_none(), "mountd was to be killed");
-        self.stream = None;
-        self.mountd.take().unwrap().wait().unwrap();
+        let reply = read(stream).map(|frame| frame.body);
+        if reply.is_none() {
+            self.mountd.take().unwrap().wait().unwrap();
+            gone(daemon);
+        }
+        reply
     }
 
     pub(crate) fn hang_up(&mut self) {
@@ -233,16 +245,19 @@ impl Machine {
         }
     }
 
-    /// A container that has the volume at `/mnt`, in a namespace of its own; it ends when it is dropped.
+    /// A container that has the volume at `/mnt`; it ends when it is dropped.
     pub(crate) fn container(&self, id: Id) -> Container {
-        let line = format!("mount --bind run/mnt/{id} /mnt && echo up && exec sleep infinity");
+        self.namespace("slave", &format!("mount --bind run/mnt/{id} /mnt"))
+    }
+
+    /// A process in a copy of the machine's mount namespace that has run a shell line there.
+    pub(crate) fn namespace(&self, propagation: &str, line: &str) -> Container {
+        let line = self.at_home(&format!("{line} && echo up && exec sleep infinity"));
         let mut command = self.command("unshare");
-        command
-            .args(["--mount", "--propagation", "slave", "sh", "-c", &line])
-            .current_dir(&self.dir);
+        command.args(["--mount", "--propagation", propagation, "sh", "-c", &line]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut up = [0; 3];
-        child.stdout.as_mut().unwrap().read_exact(&mut up).expect("the container has the volume");
+        child.stdout.as_mut().unwrap().read_exact(&mut up).expect("the line succeeds");
         Container(child)
     }
 }
@@ -267,12 +282,19 @@ impl Drop for Machine {
     }
 }
 
-/// A process that has a volume mounted.
+/// A process in a mount namespace of its own.
 pub(crate) struct Container(Child);
 
 impl Container {
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Runs a shell line in it and answers whether it succeeded.
+    pub(crate) fn sh(&self, line: &str) -> bool {
+        let mut command = Command::new("nsenter");
+        command.args(["-m", "-t", &self.pid().to_string(), "sh", "-c", line]);
+        command.stderr(Stdio::null()).status().unwrap().success()
     }
 }
 
@@ -293,6 +315,10 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
         assert!(Instant::now() < end, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+fn gone(process: Pid) {
+    eventually("the process ends", || test_kill_process(process).is_err().then_some(()));
 }
 
 pub(crate) fn driver() -> DriverName {
