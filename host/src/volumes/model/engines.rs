@@ -124,6 +124,9 @@ impl Engines {
         if sim.chance(20) {
             sim.drop_stranger();
         }
+        if sim.chance(100) {
+            sim.lose_mount();
+        }
         if sim.chance(50) {
             sim.reboot();
             self.containers.clear();

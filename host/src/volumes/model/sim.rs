@@ -184,6 +184,16 @@ impl Sim {
         kernel.storage.insert(id);
     }
 
+    /// Somebody unmounts a volume that has holders: containers keep their copies.
+    pub(super) fn lose_mount(&self) {
+        let held: Vec<Id> = self.rows.borrow().keys().copied().collect();
+        if !held.is_empty() {
+            let id = held[self.pick(held.len())];
+            self.tell(|| format!("the mount of {id} is lost"));
+            self.kernel.borrow_mut().anchor.remove(&id);
+        }
+    }
+
     pub(super) fn begin_process(&self, process: Process) {
         self.kernel.borrow_mut().running.insert((process.pid, process.start));
     }
