@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{
     CallError, Created, Description, Driver, Engine, Found, LoadError, Reclaim, Volume,
@@ -37,6 +38,8 @@ pub(crate) struct Loaded {
     pub(crate) driver: Driver,
     pub(crate) description: Rc<Description>,
     pub(crate) row: DriverRow,
+    /// One permit for each call that it may have at once. The others wait here, not on a thread: those are everybody's.
+    turns: Arc<Semaphore>,
 }
 
 impl Drivers {
@@ -62,7 +65,8 @@ impl Drivers {
 
     fn put(&self, driver: Driver, row: DriverRow) {
         let description = Rc::new(driver.description().clone());
-        let loaded = Loaded { driver, description, row };
+        let turns = Arc::new(Semaphore::new(driver.calls_max()));
+        let loaded = Loaded { driver, description, row, turns };
         self.loaded.borrow_mut().insert(loaded.row.name.clone(), loaded);
     }
 
@@ -86,9 +90,14 @@ impl Drivers {
         name: &DriverName,
         call: impl FnOnce(Driver) -> Result<T, CallError> + Send + 'static,
     ) -> Result<T, CallError> {
-        let driver = self.loaded.borrow().get(name).map(|loaded| loaded.driver.clone());
-        let driver = driver.ok_or_else(|| CallError::NotLoaded(name.to_string()))?;
-        blocking(move || call(driver)).await
+        let loaded = self.get(name).ok_or_else(|| CallError::NotLoaded(name.to_string()))?;
+        // The semaphore is never closed. The turn ends with the call, also when nobody waits for the answer any more.
+        let turn = loaded.turns.acquire_owned().await;
+        blocking(move || {
+            let _turn = turn;
+            call(loaded.driver)
+        })
+        .await
     }
 }
 

@@ -134,6 +134,10 @@ impl Call<'_> {
             return CallError::OutOfBounds(format!("{RESOURCES_MAX} host resources"));
         }
         let why = one_line(&error.root_cause().to_string(), MESSAGE_MAX);
+        // Memory that the kernel does not give. WASI's own errors go to the driver as answers and never get here.
+        if error.chain().any(|cause| cause.is::<std::io::Error>()) {
+            return CallError::Host(why);
+        }
         // wasmtime has no type for this error.
         if why.contains("fuel allocated for hostcalls") {
             let limit = self.verb.answer_max >> 20;

@@ -152,7 +152,8 @@ fn judge(status: ExitStatus, words: String) -> Result<(), CompileError> {
         CompileError::Ended(format!("it made over {} MiB of machine code", COMPILED_MAX >> 20))
     } else if status.signal().is_some() {
         let why = if words.is_empty() { "it said nothing" } else { &words };
-        CompileError::Ended(format!("{status}, of {} GiB of memory: {why}", MEMORY_MAX >> 30))
+        let memory = MEMORY_MAX >> 30;
+        CompileError::Ended(format!("{status}: {why} (it may use {memory} GiB of memory)"))
     } else if words.is_empty() {
         CompileError::Refused(status.to_string())
     } else {
@@ -190,4 +191,22 @@ fn compile() -> Result<(), String> {
         .write_all(&code)
         .and_then(|()| stdout.flush())
         .map_err(|error| format!("machine code cannot be written: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_that_hangs_is_ended() {
+        let sleeper = Compiler { program: "/bin/sleep".into(), args: vec!["3600".into()] };
+        let output = tempfile::tempfile().expect("file");
+        // Larger than a pipe: nobody reads it, and nobody waits for that.
+        let component = vec![0; 1 << 20];
+        let error = sleeper.run_within(&component, &output, Duration::from_secs(1));
+        assert_eq!(
+            error.expect_err("an hour").to_string(),
+            "compiling was ended: it took over 1 s"
+        );
+    }
 }

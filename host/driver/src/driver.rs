@@ -31,6 +31,7 @@ pub(crate) struct Facts {
     pub(crate) size: usize,
     pub(crate) imports: Vec<String>,
     pub(crate) exports: Vec<String>,
+    pub(crate) calls_max: usize,
 }
 
 /// What it takes to call.
@@ -81,6 +82,13 @@ impl Driver {
     #[must_use]
     pub fn exports(&self) -> &[String] {
         &self.facts().exports
+    }
+
+    /// How many of its calls run at once. A caller who starts more has their threads wait until the deadline, so one with few
+    /// threads queues by itself.
+    #[must_use]
+    pub fn calls_max(&self) -> usize {
+        self.facts().calls_max
     }
 
     /// Asks what storage a new volume needs.

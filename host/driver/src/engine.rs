@@ -127,10 +127,11 @@ impl Engine {
         let digest = hex(&Sha256::digest(component));
         let compiled = self.compiled(&digest, component)?;
         let contract = Contract::new(&self.inner.linker, &compiled)?;
+        let calls_max = (self.inner.calls_max / SHARE).max(1);
         let calls = Calls {
             contract,
             engine: Arc::clone(&self.inner),
-            turnstile: Turnstile::new((self.inner.calls_max / SHARE).max(1)),
+            turnstile: Turnstile::new(calls_max),
             log: Log::new(name.clone()),
             settings: Arc::new(settings),
         };
@@ -139,7 +140,8 @@ impl Engine {
             .map_err(LoadError::Describe)?;
         let (imports, exports) = contract::interfaces(&compiled);
         let size = component.len();
-        let facts = Facts { name: name.clone(), description, digest, size, imports, exports };
+        let facts =
+            Facts { name: name.clone(), description, digest, size, imports, exports, calls_max };
         Ok(Driver::new(calls, facts))
     }
 

@@ -173,6 +173,9 @@ pub enum CallError {
     /// An answer that this host does not serve.
     #[error("{0} is not served by this version of wasmvol")]
     Unsupported(String),
+    /// The host has no room for a call; no fault of the driver's.
+    #[error("driver cannot be run now: {0}")]
+    Host(String),
     /// No driver of that name is loaded.
     #[error("driver `{0}` is not loaded: load it with `wasmvol driver load`")]
     NotLoaded(String),

@@ -84,6 +84,18 @@ fn a_driver_that_copes_with_its_limit_goes_on() {
 }
 
 #[test]
+fn host_resources_are_limited() {
+    let error = well_behaved().path(&volume("hoard-resources")).expect_err("too many");
+    assert_eq!(out_of(&error), "128 host resources");
+}
+
+#[test]
+fn random_bytes_come_in_small_portions() {
+    let error = well_behaved().path(&volume("drain-entropy")).expect_err("a gigabyte");
+    assert_eq!(error.to_string().lines().count(), 1, "{error}");
+}
+
+#[test]
 fn a_panic_is_told_with_its_words() {
     let error = well_behaved().path(&volume("panic")).expect_err("panics");
     assert_eq!(error.to_string(), "driver crashed: out of cheese");
@@ -158,8 +170,8 @@ fn hostile_calls_leave_no_memory_behind() {
     };
     round();
     let before = resident();
-    (0..20).for_each(|_| round());
-    // 20 rounds hand over 2.5 GB; other tests run beside this one, so the line is drawn far from both.
+    (0..10).for_each(|_| round());
+    // 10 rounds take over a gigabyte; other tests run beside this one, so the line is drawn far from both.
     let grown = resident().saturating_sub(before);
     assert!(grown < 512 << 20, "{grown} bytes more");
 }

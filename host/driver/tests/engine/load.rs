@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use wasmvol_driver::LoadError;
 
-use crate::stage::{ENGINE, guest, hostile, name, well_behaved};
+use crate::stage::{ENGINE, compiler, engine, guest, hostile, logged, name, volume, well_behaved};
 
 fn refused(component: &[u8]) -> String {
     let refused = ENGINE.load(&name("odd"), component, BTreeMap::new());
@@ -25,6 +25,31 @@ fn a_driver_tells_what_it_is() {
     assert_eq!(driver.digest().len(), 64);
     assert!(driver.exports().contains(&"wasmvol:driver/volumes@0.1.0".to_owned()));
     assert!(driver.imports().contains(&"wasmvol:driver/settings@0.1.0".to_owned()));
+}
+
+#[test]
+fn drivers_run_where_no_pool_can_be_reserved() {
+    let cache = tempfile::tempdir().expect("cache");
+    // More address space than the processor has.
+    let (engine, log) = logged(|| engine(cache.path(), compiler(), 4_000_000));
+    assert!(log.contains("no memory can be reserved for drivers"), "{log}");
+    let driver = engine.load(&name("slow"), &guest("hostile"), BTreeMap::new()).expect("loads");
+    driver.path(&volume("nothing")).expect("answers");
+    let error = driver.path(&volume("grow")).expect_err("too much");
+    assert_eq!(error.to_string(), "driver asked for more than its limit of 64 MiB of memory");
+}
+
+#[test]
+fn one_component_may_be_loaded_by_many_at_once() {
+    let cache = tempfile::tempdir().expect("cache");
+    let engine = engine(cache.path(), compiler(), 4);
+    let component = guest("hostile");
+    std::thread::scope(|scope| {
+        let load = || engine.load(&name("same"), &component, BTreeMap::new()).is_ok();
+        let loads = [(); 4].map(|()| scope.spawn(load));
+        assert!(loads.into_iter().all(|load| load.join().expect("thread")));
+    });
+    assert_eq!(std::fs::read_dir(cache.path()).expect("cache").count(), 1);
 }
 
 #[test]

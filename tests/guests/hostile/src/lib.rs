@@ -12,6 +12,44 @@ mod bindings {
     export!(Hostile);
 }
 
+/// Of WASI, what std does not let one abuse. The interfaces are whole, because the linker merges them with std's.
+mod wasi {
+    wit_bindgen::generate!({
+        inline: "
+            package test:hostile;
+            world greedy {
+                import wasi:clocks/monotonic-clock@0.2.0;
+                import wasi:random/random@0.2.0;
+            }
+            package wasi:io@0.2.0 {
+                interface poll {
+                    resource pollable { ready: func() -> bool; block: func(); }
+                    poll: func(in: list<borrow<pollable>>) -> list<u32>;
+                }
+            }
+            package wasi:clocks@0.2.0 {
+                interface monotonic-clock {
+                    use wasi:io/poll@0.2.0.{pollable};
+                    type instant = u64;
+                    type duration = u64;
+                    now: func() -> instant;
+                    resolution: func() -> duration;
+                    subscribe-instant: func(when: instant) -> pollable;
+                    subscribe-duration: func(when: duration) -> pollable;
+                }
+            }
+            package wasi:random@0.2.0 {
+                interface random {
+                    get-random-bytes: func(len: u64) -> list<u8>;
+                    get-random-u64: func() -> u64;
+                }
+            }
+        ",
+        world: "test:hostile/greedy",
+        generate_all,
+    });
+}
+
 use bindings::exports::wasmvol::driver::volumes::{Created, Found, Guest};
 use bindings::wasmvol::driver::types::{
     Description, Directory, Error, ErrorCode, Filesystem, Image, OptionSpec, OptionValue, Owner,
@@ -172,6 +210,13 @@ fn misbehave(act: &str) {
         "grow-and-carry-on" => {
             let mut hoard: Vec<u8> = Vec::new();
             while hoard.try_reserve(hoard.capacity() + (1 << 20)).is_ok() {}
+        }
+        "hoard-resources" => {
+            let clocks = (0..10_000).map(wasi::wasi::clocks::monotonic_clock::subscribe_duration);
+            black_box(clocks.collect::<Vec<_>>());
+        }
+        "drain-entropy" => {
+            black_box(wasi::wasi::random::random::get_random_bytes(1 << 30));
         }
         "log-flood" => {
             (0..100_000).for_each(|n| log::write(log::Level::Info, &format!("line {n}")))
