@@ -5,8 +5,9 @@
 //! can make the other wait.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::RawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -178,6 +179,7 @@ pub fn compile_stdin_to_stdout() -> ExitCode {
 }
 
 fn compile() -> Result<(), String> {
+    close_inherited().map_err(|error| format!("files cannot be closed: {error}"))?;
     let mut component = Vec::new();
     io::stdin()
         .take(COMPONENT_MAX as u64 + 1)
@@ -191,6 +193,18 @@ fn compile() -> Result<(), String> {
         .write_all(&code)
         .and_then(|()| stdout.flush())
         .map_err(|error| format!("machine code cannot be written: {error}"))
+}
+
+/// Closes all but stdin, stdout and stderr: the daemon inherits sockets and directories by number from mountd, and they are no
+/// business of a component that has found a hole in the compiler.
+fn close_inherited() -> io::Result<()> {
+    let number = |entry: io::Result<DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?.filter_map(number).collect();
+    for number in open.into_iter().filter(|number| *number > 2) {
+        // The directory that was just read is closed already.
+        let _ = nix::unistd::close(number);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub(crate) fn config() -> Config {
         .epoch_interruption(true)
         .max_wasm_stack(STACK_MAX)
         // A reservation of the size of the limit instead of 4 GiB: a daemon under an address space limit still gets its pool. It
-        // costs a comparison at each access.
+        // costs a comparison at each access: a quarter in a loop of nothing else, nothing that shows in a call.
         .memory_reservation(MEMORY_MAX as u64)
         .memory_guard_size(GUARD)
         .memory_reservation_for_growth(0)
