@@ -6,8 +6,9 @@ cd "$(dirname "$0")/.."
 
 wasmvol="$PWD/target/release/wasmvol"
 socket=/run/docker/plugins/wasmvol.sock
-# Most tries of 0.2 s that the server is given to answer before nobody waits to print what to type: a start takes milliseconds.
-TRIES=50
+# Most tries of 0.2 s that the server is given to have its drivers, before nobody waits to print what to type: the first start
+# compiles them, which takes a loaded machine some seconds.
+TRIES=300
 
 sudo=
 if [ "$(id -u)" != 0 ]; then
@@ -60,11 +61,11 @@ Ctrl-C ends it; what is mounted stays mounted.
 TEXT
 }
 
-# Says what to type once the server answers: once, in the background, since the server holds the foreground.
+# Says what to type once the server has its drivers: once, in the background, since the server holds the foreground.
 when_ready() {
     tries=$TRIES
     while [ "$tries" -gt 0 ]; do
-        if $sudo "$wasmvol" status >/dev/null 2>&1; then
+        if $sudo "$wasmvol" driver ls 2>/dev/null | grep -q '^local'; then
             next
             return
         fi

@@ -69,9 +69,9 @@ serve() {
     "$program" serve --state-dir "$top/state" --runtime-dir "$top/run" --plugin-dir "$top/plugins" \
         --config "$top/wasmvol.toml" >>"$top/log" 2>&1 &
     server=$!
-    # Most tries of 0.1 s: a start takes milliseconds, a loaded machine may take seconds.
-    tries=100
-    until "$program" status >/dev/null 2>&1; do
+    # Most tries of 0.1 s: the first start compiles the drivers, which takes a loaded machine some seconds.
+    tries=600
+    until "$program" driver ls 2>/dev/null | grep -q "^tmpfs"; do
         tries=$((tries - 1))
         if [ "$tries" = 0 ] || ! kill -0 "$server" 2>/dev/null; then
             echo "the server does not answer; its log:" >&2
