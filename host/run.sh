@@ -72,6 +72,7 @@ when_ready() {
         sleep 0.2
         tries=$((tries - 1))
     done
+    return 1
 }
 
 last_words() {
@@ -123,5 +124,6 @@ while [ -z "$ended" ]; do
     [ $(($(date +%s) - started)) -ge 2 ] || sleep 1
 done
 kill "$ready" 2>/dev/null || :
-last_words
+# Whoever was refused has read why; the rest is for those who were served.
+if wait "$ready"; then last_words; fi
 exit "$status"
