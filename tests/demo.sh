@@ -15,6 +15,8 @@ if [ "${1:-}" != inside ]; then
         "$PWD/tests/demo.sh" inside "$PWD/target/release/wasmvol"
 fi
 
+# Errors belong between the steps, in their order.
+exec 2>&1
 program=$2
 top=$(mktemp -d /tmp/wasmvol-demo.XXXXXX)
 export WASMVOL_RUNTIME_DIR="$top/run"
@@ -59,7 +61,7 @@ wasmvol() {
 refused() {
     printf '$ %s\n' "$*"
     if "$@"; then
-        echo "this should have been refused" >&2
+        echo "this should have been refused"
         exit 1
     fi
 }
@@ -74,8 +76,8 @@ serve() {
     until "$program" driver ls 2>/dev/null | grep -q "^tmpfs"; do
         tries=$((tries - 1))
         if [ "$tries" = 0 ] || ! kill -0 "$server" 2>/dev/null; then
-            echo "the server does not answer; its log:" >&2
-            cat "$top/log" >&2
+            echo "the server does not answer; its log:"
+            cat "$top/log"
             exit 1
         fi
         sleep 0.1
@@ -112,7 +114,12 @@ step "an option that no driver has is refused before a driver runs"
 refused wasmvol volume create -d tmpfs -o sise=1m other
 refused wasmvol volume create -o size=1g other
 
-step "kill -9: server and all"
+step "kill -9 the part that runs drivers: it is back at once, and a call meanwhile just waits"
+daemon=$("$program" status --json | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')
+run kill -9 "$daemon"
+run wasmvol volume ls
+
+step "kill -9 all of it"
 run kill -9 "$server"
 wait "$server" 2>/dev/null || :
 server=
