@@ -37,6 +37,8 @@ const CALLS_MAX: u32 = 64;
 const THREADS_MAX: usize = CALLS_MAX as usize + 8;
 /// How long drivers may be taken up before recovery begins without those that are still being compiled.
 const TAKE_UP_PATIENCE: Duration = Duration::from_secs(2);
+/// The status that says: started again as it is, the daemon would end again. mountd then ends too.
+const CANNOT_RUN: u8 = 78;
 /// How long calls in flight may take after SIGTERM: systemd kills after 90 s, and a person at a terminal waits.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -153,7 +155,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("the daemon cannot start: {e}");
-            ExitCode::FAILURE
+            ExitCode::from(CANNOT_RUN)
         }
     }
 }
@@ -205,7 +207,7 @@ async fn serve(arguments: Arguments) -> Result<(), StartError> {
     let plugin = Plugin::new(Rc::clone(&volumes), busy.clone());
     tokio::task::spawn_local(server::serve(plugin_socket, plugin, stopped.clone(), busy.clone()));
     tokio::task::spawn_local(server::serve(admin_socket, admin, stopped, busy));
-    notify(sd_notify::NotifyState::Ready);
+    notify_ready();
     let first_party = arguments.drivers_dir.clone();
     tokio::task::spawn_local(settle(Rc::clone(&volumes), loader, driver_rows, first_party));
 
@@ -213,7 +215,6 @@ async fn serve(arguments: Arguments) -> Result<(), StartError> {
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
     }
-    notify(sd_notify::NotifyState::Stopping);
     // Nobody listens only if both loops have ended already.
     let _ = stop.send(true);
     if tokio::time::timeout(DRAIN, idle.wait()).await.is_err() {
@@ -269,9 +270,10 @@ fn listener(number: RawFd) -> std::io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
-/// Tells systemd, if it asked to be told.
-fn notify(state: sd_notify::NotifyState<'_>) {
-    if let Err(e) = sd_notify::notify(&[state]) {
+/// Tells systemd, if it asked to be told. Stopping it is not told: this process may be ended alone, and mountd starts the next one
+/// while systemd would still wait for the whole service to go.
+fn notify_ready() {
+    if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("systemd could not be told: {e}");
     }
 }

@@ -316,7 +316,10 @@ mod tests {
             let writer = start(&Disk::default());
             let (go, gate) = std::sync::mpsc::channel::<()>();
             // The thread is busy with this until all others are queued.
-            let busy = writer.read(move |_| Ok(gate.recv().unwrap()));
+            let busy = writer.read(move |_| {
+                gate.recv().unwrap();
+                Ok(())
+            });
             let commits = async {
                 let commits: Vec<_> = (0..100).map(|n| writer.commit(n)).collect();
                 let mut commits = std::pin::pin!(join(commits));
