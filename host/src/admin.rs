@@ -66,9 +66,9 @@ enum Refusal {
 }
 
 impl<W: World> Api for Admin<W> {
-    async fn answer(self: Rc<Self>, _peer: Rc<Peer>, request: Request<Incoming>) -> Answer {
+    async fn answer(self: Rc<Self>, peer: Rc<Peer>, request: Request<Incoming>) -> Answer {
         let (head, body) = request.into_parts();
-        let body = match read_body(body, BODY_MAX).await {
+        let body = match read_body(&peer, body, BODY_MAX).await {
             Ok(body) => body,
             Err(e) => return refused(&e.into()),
         };

@@ -12,9 +12,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
+use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::LocalSet;
 use wasmvol_driver::{Compiler, Engine, EngineOptions};
 use wasmvol_plan::DriverName;
 
@@ -141,10 +141,10 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(THREADS_MAX)
-        .build();
+        .build_local(LocalOptions::default());
     let served = match runtime {
         Ok(runtime) => {
-            let served = LocalSet::new().block_on(&runtime, serve(arguments));
+            let served = runtime.block_on(serve(arguments));
             // A driver that is being compiled is not waited for.
             runtime.shutdown_background();
             served

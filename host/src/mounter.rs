@@ -45,7 +45,7 @@ struct Shared {
 }
 
 impl Mounter {
-    /// Takes over this end of the pair. Must run inside a `LocalSet`, where the answers are then read.
+    /// Takes over this end of the pair. Must run where local tasks can be spawned: one reads the answers.
     pub(crate) fn start(pair: OwnedFd) -> io::Result<Self> {
         let socket = std::os::unix::net::UnixDatagram::from(pair);
         socket.set_nonblocking(true)?;

@@ -39,8 +39,9 @@ impl<W: World> Plugin<W> {
         Rc::new(Self { volumes, busy })
     }
 
-    async fn verb(&self, peer: &Peer, path: &str, body: &[u8]) -> Answer {
-        match path {
+    /// Answers what memory answers; none for what changes something.
+    fn at_once(&self, path: &str, body: &[u8]) -> Option<Answer> {
+        Some(match path {
             "/VolumeDriver.Get" => match wire::named(body) {
                 Ok(request) => match self.volumes.get(&request.name) {
                     Ok(view) => wire::got(&view),
@@ -55,6 +56,12 @@ impl<W: World> Plugin<W> {
             },
             "/Plugin.Activate" => wire::activated(),
             "/VolumeDriver.Capabilities" => wire::capable(),
+            _ => return None,
+        })
+    }
+
+    async fn change(&self, peer: &Peer, path: &str, body: &[u8]) -> Answer {
+        match path {
             "/VolumeDriver.Mount" => self.mount(peer, body).await,
             "/VolumeDriver.Unmount" => self.unmount(body).await,
             "/VolumeDriver.Create" => self.create(body).await,
@@ -155,14 +162,19 @@ impl<W: World> Plugin<W> {
 impl<W: World> Api for Plugin<W> {
     async fn answer(self: Rc<Self>, peer: Rc<Peer>, request: Request<Incoming>) -> Answer {
         let (head, body) = request.into_parts();
-        let body = match read_body(body, BODY_MAX).await {
+        let body = match read_body(&peer, body, BODY_MAX).await {
             Ok(body) => body,
             Err(e) => return wire::refused(&e),
         };
         if head.method != Method::POST {
             return wire::refused(&wire::WireError::Unknown);
         }
-        self.verb(&peer, head.uri.path(), &body).await
+        let path = head.uri.path();
+        match self.at_once(path, &body) {
+            Some(answer) => answer,
+            // Boxed, so that the future of a Get is not as large as that of a Mount.
+            None => Box::pin(self.change(&peer, path, &body)).await,
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! hyper parses and writes HTTP/1.1; what a request means is the [`Api`]'s. Every connection is a task, so a slow or silent client
 //! delays nobody. An answer leaves in one write. A connection tells when an answer has reached the socket: see [`Peer::unwritten`].
+//! One timer a connection watches over all its silences, since one for each request would cost as much as a small answer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -13,26 +14,27 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::machine;
 use crate::volumes::holders::Process;
 
 /// Connections at once; further ones wait in the kernel's backlog. dockerd keeps 6, podman one a command.
 const CONNECTIONS_MAX: usize = 256;
-/// How long a connection may be silent between two requests, or take for one head. dockerd drops its idle connections after 30 s:
-/// were we first, its next request could fail halfway.
+/// How long a connection may be silent between two requests. dockerd drops its idle connections after 30 s: were we first, its next
+/// request could fail halfway.
 const SILENCE: Duration = Duration::from_secs(120);
-/// How long a request's body may take: clients write it with the head.
-const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a request may take to arrive: clients write it at once, but a component of 64 MiB.
+const ARRIVAL: Duration = Duration::from_secs(30);
 /// Pause after a failed accept: no file descriptor is free, and none will be at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -57,6 +59,18 @@ pub(crate) struct Peer {
     /// Its name.
     pub(crate) command: String,
     unwritten: RefCell<Option<oneshot::Sender<()>>>,
+    stage: Cell<Stage>,
+}
+
+/// Where a connection is between two requests.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    /// Nothing of a request is there.
+    Silent { since: Instant },
+    /// A part of one is there.
+    Arriving { since: Instant },
+    /// It is being answered, for as long as that takes.
+    Answering,
 }
 
 impl Peer {
@@ -67,6 +81,22 @@ impl Peer {
             process: machine::process(pid),
             command: machine::command_of(pid),
             unwritten: RefCell::default(),
+            stage: Cell::new(Stage::Silent { since: Instant::now() }),
+        }
+    }
+
+    /// Until when the client may stay as silent as it is.
+    fn deadline(&self) -> Option<Instant> {
+        match self.stage.get() {
+            Stage::Silent { since } => Some(since + SILENCE),
+            Stage::Arriving { since } => Some(since + ARRIVAL),
+            Stage::Answering => None,
+        }
+    }
+
+    fn received(&self) {
+        if let Stage::Silent { .. } = self.stage.get() {
+            self.stage.set(Stage::Arriving { since: Instant::now() });
         }
     }
 
@@ -144,25 +174,41 @@ pub(crate) async fn serve<A: Api>(
 async fn connection<A: Api>(stream: UnixStream, api: Rc<A>, mut stop: watch::Receiver<bool>) {
     let peer = Rc::new(Peer::of(&stream));
     let wire = Wire { stream: TokioIo::new(stream), peer: Rc::clone(&peer) };
+    let asked = Rc::clone(&peer);
     let service = service_fn(move |request| {
-        let answer = Rc::clone(&api).answer(Rc::clone(&peer), request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        let (api, peer) = (Rc::clone(&api), Rc::clone(&asked));
+        async move {
+            let answer = api.answer(Rc::clone(&peer), request).await;
+            peer.stage.set(Stage::Silent { since: Instant::now() });
+            Ok::<_, Infallible>(answer)
+        }
     });
-    let mut served = std::pin::pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(SILENCE)
-            .serve_connection(wire, service)
-    );
+    let mut served = std::pin::pin!(http1::Builder::new().serve_connection(wire, service));
     let ended = tokio::select! {
         ended = &mut served => ended,
+        () = silence(&peer) => return,
         _ = stop.wait_for(|stop| *stop) => {
             served.as_mut().graceful_shutdown();
-            served.await
+            tokio::select! {
+                ended = served => ended,
+                () = silence(&peer) => return,
+            }
         }
     };
     if let Err(e) = ended {
         tracing::debug!("connection ended: {e}");
+    }
+}
+
+/// Ends when the client has been silent for too long.
+async fn silence(peer: &Peer) {
+    loop {
+        match peer.deadline() {
+            Some(deadline) if deadline <= Instant::now() => return,
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            // An answer may take minutes; the client's next silence is counted from its end.
+            None => tokio::time::sleep(ARRIVAL).await,
+        }
     }
 }
 
@@ -171,23 +217,35 @@ async fn connection<A: Api>(stream: UnixStream, api: Rc<A>, mut stop: watch::Rec
 pub(crate) enum BodyError {
     #[error("request is larger than {0} bytes")]
     TooLarge(usize),
-    #[error("request was not sent within {} s", BODY_DEADLINE.as_secs())]
-    TooSlow,
     #[error("request was cut off")]
     Cut,
 }
 
-/// Reads a body of at most `limit` bytes.
-pub(crate) async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
+/// Reads a body of at most `limit` bytes. One that arrived in one piece, as clients send them, is not copied.
+pub(crate) async fn read_body(
+    peer: &Peer,
+    mut body: Incoming,
+    limit: usize,
+) -> Result<Bytes, BodyError> {
     if body.size_hint().lower() > limit as u64 {
         return Err(BodyError::TooLarge(limit));
     }
-    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, limit).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(e)) if e.is::<LengthLimitError>() => Err(BodyError::TooLarge(limit)),
-        Ok(Err(_)) => Err(BodyError::Cut),
-        Err(_) => Err(BodyError::TooSlow),
+    let mut whole = Bytes::new();
+    let mut more = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| BodyError::Cut)?.into_data() else { continue };
+        if whole.len() + more.len() + data.len() > limit {
+            return Err(BodyError::TooLarge(limit));
+        }
+        if whole.is_empty() && more.is_empty() {
+            whole = data;
+        } else {
+            more.extend_from_slice(&std::mem::take(&mut whole));
+            more.extend_from_slice(&data);
+        }
     }
+    peer.stage.set(Stage::Answering);
+    Ok(if more.is_empty() { whole } else { more.into() })
 }
 
 /// A connection's socket, which tells the [`Peer`] when all that was given to it has been written.
@@ -202,7 +260,11 @@ impl Read for Wire {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_ready() {
+            self.peer.received();
+        }
+        read
     }
 }
 

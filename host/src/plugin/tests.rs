@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
-use tokio::task::LocalSet;
 
 use super::{BODY_MAX, Plugin};
 use crate::server::{self, Busy};
@@ -30,8 +30,11 @@ fn with_plugin(
 ) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("wasmvol.sock");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .unwrap();
+    runtime.block_on(async {
         let volumes = quiet(names).await;
         let listener = UnixListener::bind(&path).unwrap();
         let (stop, stopped) = watch::channel(false);
