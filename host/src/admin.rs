@@ -27,7 +27,7 @@ use crate::server::{Answer, Api, BodyError, Busy, Peer, read_body};
 use crate::volumes::holders::Caller;
 use crate::volumes::world::World;
 use crate::volumes::{VolumeError, Volumes};
-use types::{Checked, Create, Driver, Load, Mounted, Places, Refused, Status};
+use types::{Checked, Create, Driver, Load, Mounted, Places, Refused, Status, Volume};
 
 /// Most bytes of a request: a component of 64 MiB and the line before it.
 const BODY_MAX: usize = (64 << 20) + (64 << 10);
@@ -88,11 +88,11 @@ impl<W: World> Admin<W> {
         body: Bytes,
     ) -> Result<Vec<u8>, Refusal> {
         match (method.as_str(), path) {
-            ("GET", ["status"]) => json(&self.status()),
+            ("GET", ["status"]) => json(&self.status()?),
             ("GET", ["catalog"]) => Ok(transfer::export(&self.catalog.contents().await?)?),
-            ("GET", ["volumes"]) => json(&self.volumes.views()),
+            ("GET", ["volumes"]) => self.all_volumes(),
             ("POST", ["volumes"]) => self.create(serde_json::from_slice(&body)?).await,
-            ("GET", ["volumes", name]) => json(&self.volumes.get(name)?),
+            ("GET", ["volumes", name]) => self.volumes.get(name, |view| json(view))?,
             ("DELETE", ["volumes", name]) => self.remove((*name).to_owned()).await,
             ("POST", ["volumes", name, "mount"]) => self.mount((*name).to_owned()).await,
             ("POST", ["volumes", name, "unmount"]) => self.unmount((*name).to_owned()).await,
@@ -109,7 +109,7 @@ impl<W: World> Admin<W> {
         let this = Rc::clone(self);
         self.finish(async move {
             this.volumes.create(&create.name, create.options).await?;
-            json(&this.volumes.get(&create.name)?)
+            this.volumes.get(&create.name, |view| json(view))?
         })
         .await
     }
@@ -118,7 +118,7 @@ impl<W: World> Admin<W> {
         let this = Rc::clone(self);
         self.finish(async move {
             // For an engine, a volume that is gone is removed; a person has mistyped.
-            this.volumes.get(&name)?;
+            this.volumes.get(&name, |_| ())?;
             this.volumes.remove(&name, Caller::Cli).await?;
             json(&())
         })
@@ -137,7 +137,7 @@ impl<W: World> Admin<W> {
     async fn unmount(self: &Rc<Self>, name: String) -> Result<Vec<u8>, Refusal> {
         let this = Rc::clone(self);
         self.finish(async move {
-            this.volumes.get(&name)?;
+            this.volumes.get(&name, |_| ())?;
             this.volumes.unmount(&name, HOLDER).await?;
             json(&())
         })
@@ -195,26 +195,26 @@ impl<W: World> Admin<W> {
         }
     }
 
-    fn status(&self) -> Status {
-        let views = self.volumes.views();
-        let mounted = self.volumes.mounted();
-        Status {
+    fn all_volumes(&self) -> Result<Vec<u8>, Refusal> {
+        let all = self.volumes.get_all(|view| serde_json::to_value(view));
+        json(&all.into_iter().collect::<Result<Vec<_>, _>>()?)
+    }
+
+    fn status(&self) -> Result<Status, Refusal> {
+        let all = self.volumes.get_all(|view| view.status.mounted.then(|| Volume::of(view)));
+        Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             places: self.places.clone(),
-            volumes: views.len(),
-            mounted: views
-                .into_iter()
-                .filter(|view| mounted.contains(&view.name))
-                .map(Into::into)
-                .collect(),
+            volumes: all.len(),
+            mounted: all.into_iter().flatten().collect::<Result<_, _>>()?,
             drivers: self.drivers.all().into_iter().map(|l| (l.row.name, l.row.version)).collect(),
             commits: BTreeMap::from([
                 ("catalog".to_owned(), self.catalog.counts()),
                 ("mount-table".to_owned(), self.table.counts()),
             ]),
             troubles: self.volumes.troubles().into_iter().map(Into::into).collect(),
-        }
+        })
     }
 
     /// Runs what changes something to its end whether or not the client waits for it.

@@ -43,10 +43,10 @@ impl<W: World> Plugin<W> {
     fn at_once(&self, path: &str, body: &[u8]) -> Option<Answer> {
         Some(match path {
             "/VolumeDriver.Get" => match wire::named(body) {
-                Ok(request) => match self.volumes.get(&request.name) {
-                    Ok(view) => wire::got(&view),
-                    Err(e) => wire::refused(&e),
-                },
+                Ok(request) => {
+                    let got = self.volumes.get(&request.name, wire::got);
+                    got.unwrap_or_else(|e| wire::refused(&e))
+                }
                 Err(e) => wire::refused(&e),
             },
             "/VolumeDriver.List" => wire::listed(|each| self.volumes.list(each)),

@@ -185,6 +185,7 @@ async fn connection<A: Api>(stream: UnixStream, api: Rc<A>, mut stop: watch::Rec
     });
     let mut served = std::pin::pin!(http1::Builder::new().serve_connection(wire, service));
     let ended = tokio::select! {
+        biased;
         ended = &mut served => ended,
         () = silence(&peer) => return,
         _ = stop.wait_for(|stop| *stop) => {

@@ -30,7 +30,7 @@ use crate::catalog::record::{Phase, Record};
 use crate::catalog::{Change, MountRow, StoreError};
 use holders::Holders;
 use lock::Locks;
-pub(crate) use view::{Trouble, View};
+pub(crate) use view::{Status, Time, Trouble, View};
 use world::{Catalog, World};
 
 /// Most volumes of one daemon: the kernel's own limit of mounts in a namespace (fs.mount-max).

@@ -52,14 +52,10 @@ pub(crate) struct Volume {
     pub(crate) status: Map<String, Value>,
 }
 
-impl From<crate::volumes::View> for Volume {
-    fn from(view: crate::volumes::View) -> Self {
-        Self {
-            name: view.name,
-            mountpoint: view.mountpoint,
-            created_at: view.created_at,
-            status: view.status,
-        }
+impl Volume {
+    /// What is shown of a volume, to be kept.
+    pub(crate) fn of(view: &crate::volumes::View<'_>) -> serde_json::Result<Self> {
+        serde_json::from_value(serde_json::to_value(view)?)
     }
 }
 

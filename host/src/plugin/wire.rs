@@ -12,9 +12,10 @@ use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
+use wasmvol_plan::VolumeName;
 
 use crate::server::Answer;
-use crate::volumes::{View, VolumeError};
+use crate::volumes::{Status, Time, View, VolumeError};
 
 /// What Docker's own plugin library answers; no client looks at it.
 const CONTENT: HeaderValue = HeaderValue::from_static("application/vnd.docker.plugins.v1.1+json");
@@ -118,14 +119,14 @@ pub(super) fn mountpoint(result: Result<String, VolumeError>) -> Answer {
     }
 }
 
-pub(super) fn got(view: &View) -> Answer {
+pub(super) fn got(view: &View<'_>) -> Answer {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct Volume<'a> {
-        name: &'a str,
+        name: &'a VolumeName,
         mountpoint: &'a str,
-        created_at: &'a str,
-        status: &'a serde_json::Map<String, serde_json::Value>,
+        created_at: Time,
+        status: &'a Status<'a>,
     }
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
@@ -133,12 +134,8 @@ pub(super) fn got(view: &View) -> Answer {
         volume: Volume<'a>,
         err: &'static str,
     }
-    let volume = Volume {
-        name: &view.name,
-        mountpoint: &view.mountpoint,
-        created_at: &view.created_at,
-        status: &view.status,
-    };
+    let View { name, mountpoint, created_at, status } = view;
+    let volume = Volume { name, mountpoint, created_at: *created_at, status };
     json(StatusCode::OK, &Got { volume, err: "" })
 }
 

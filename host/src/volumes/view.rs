@@ -1,25 +1,70 @@
 //! What is shown: Get, List, Path, `volume ls`, `doctor`. All of it from memory, whatever state drivers, mountd or a backend are in:
 //! dockerd takes any error of Get for "no such volume" and then forgets the volume.
 
-use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use wasmvol_driver::Value as OptionValue;
-use wasmvol_plan::{DriverName, Storage};
+use wasmvol_plan::{DriverName, Id, Storage, VolumeName};
 
 use super::world::{Drivers, World};
 use super::{Entry, VolumeError, Volumes, options};
 use crate::catalog::record::Phase;
 
-/// What is shown of one volume: Docker's Get, `volume inspect`.
-#[derive(Debug, Clone, serde::Serialize)]
-pub(crate) struct View {
-    pub(crate) name: String,
-    pub(crate) mountpoint: String,
-    /// RFC 3339, UTC.
-    pub(crate) created_at: String,
-    /// Driver, version, storage, size, use, holders, health: Docker shows it under `Status`.
-    pub(crate) status: Map<String, Value>,
+/// What is shown of one volume: Docker's Get, `volume inspect`. Borrowed from memory, since dockerd asks for it before every verb.
+#[derive(Debug, Serialize)]
+pub(crate) struct View<'a> {
+    pub(crate) name: &'a VolumeName,
+    pub(crate) mountpoint: &'a str,
+    pub(crate) created_at: Time,
+    pub(crate) status: Status<'a>,
+}
+
+/// What Docker shows under `Status`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Status<'a> {
+    pub(crate) driver: &'a DriverName,
+    driver_version: Cow<'a, str>,
+    /// `ok`, or a word and a sentence.
+    health: Cow<'a, str>,
+    holders: Vec<HolderView<'a>>,
+    pub(crate) id: Id,
+    pub(crate) mounted: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    options: BTreeMap<&'a str, Cow<'a, str>>,
+    /// In bytes, as the kernel or else as the options say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    storage: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used_at: Option<Time>,
+}
+
+#[derive(Debug, Serialize)]
+struct HolderView<'a> {
+    count: u32,
+    id: &'a str,
+    since: Time,
+}
+
+/// Seconds since 1970, written as Docker wants them: RFC 3339, UTC. A time beyond the year 9999 is written as 1970: an empty string
+/// would make dockerd refuse the whole answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Time(u64);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let seconds = i64::try_from(self.0).ok();
+        let time = seconds.and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
+        let text = time.unwrap_or(OffsetDateTime::UNIX_EPOCH).format(&Rfc3339);
+        serializer.serialize_str(text.as_deref().unwrap_or("1970-01-01T00:00:00Z"))
+    }
 }
 
 /// Something that needs a person.
@@ -48,11 +93,18 @@ impl Trouble {
 }
 
 impl<W: World> Volumes<W> {
-    /// What is shown of a volume.
-    pub(crate) fn get(&self, name: &str) -> Result<View, VolumeError> {
+    /// Hands what is shown of a volume to `show`.
+    pub(crate) fn get<T>(
+        &self,
+        name: &str,
+        show: impl FnOnce(&View<'_>) -> T,
+    ) -> Result<T, VolumeError> {
         let state = self.state.borrow();
         let entry = state.volumes.get(name).filter(|entry| entry.is_shown());
-        entry.map(|entry| self.view(entry)).ok_or(VolumeError::NotFound)
+        let entry = entry.ok_or(VolumeError::NotFound)?;
+        let driver = self.world.drivers().description(&entry.record.driver);
+        let version = driver.as_ref().map(|description| description.version.as_str());
+        Ok(show(&entry.view(version)))
     }
 
     /// The mountpoint of a volume: the same for all its life, mounted or not.
@@ -71,10 +123,15 @@ impl<W: World> Volumes<W> {
         }
     }
 
-    /// Every volume as `get` shows it, by name.
-    pub(crate) fn views(&self) -> Vec<View> {
+    /// Hands every volume, as `get` shows it, to `show`, by name.
+    pub(crate) fn get_all<T>(&self, mut show: impl FnMut(&View<'_>) -> T) -> Vec<T> {
         let state = self.state.borrow();
-        state.volumes.values().filter(|entry| entry.is_shown()).map(|e| self.view(e)).collect()
+        let shown = state.volumes.values().filter(|entry| entry.is_shown()).map(|entry| {
+            let driver = self.world.drivers().description(&entry.record.driver);
+            let version = driver.as_ref().map(|description| description.version.as_str());
+            show(&entry.view(version))
+        });
+        shown.collect()
     }
 
     /// What is wrong and needs a person.
@@ -118,46 +175,43 @@ impl<W: World> Volumes<W> {
     pub(crate) fn mounted(&self) -> Vec<String> {
         self.names(|entry| entry.facts.is_some()).iter().map(ToString::to_string).collect()
     }
-
-    fn view(&self, entry: &Entry) -> View {
-        let record = &entry.record;
-        let version = self.world.drivers().description(&record.driver);
-        let version = version.map_or_else(|| "not loaded".to_owned(), |d| d.version.clone());
-        let mut status = Map::new();
-        let mut show = |key: &str, value: Value| drop(status.insert(key.to_owned(), value));
-        show("driver", record.driver.as_str().into());
-        show("driver-version", version.into());
-        show("id", record.id.to_string().into());
-        show("storage", storage(&record.storage).into());
-        if !record.options.is_empty() {
-            let options = record.options.iter().map(|(key, value)| (key.clone(), option(value)));
-            show("options", Value::Object(options.collect()));
-        }
-        if let Some((usage, at)) = &entry.usage {
-            show("size", usage.size.into());
-            show("used", usage.used.into());
-            show("used-at", rfc3339(*at).into());
-        } else if let Some(OptionValue::Size(bytes)) = record.options.get("size") {
-            show("size", (*bytes).into());
-        }
-        show("mounted", entry.facts.is_some().into());
-        let holders = entry.holders.iter().map(|holder| {
-            json!({"id": holder.id, "count": holder.count, "since": rfc3339(holder.since)})
-        });
-        show("holders", Value::Array(holders.collect()));
-        let health =
-            entry.trouble().map_or_else(|| "ok".to_owned(), |(word, why)| format!("{word}: {why}"));
-        show("health", health.into());
-        View {
-            name: record.name.to_string(),
-            mountpoint: entry.mountpoint.clone(),
-            created_at: rfc3339(record.created_at),
-            status,
-        }
-    }
 }
 
 impl Entry {
+    fn view<'a>(&'a self, driver_version: Option<&'a str>) -> View<'a> {
+        let record = &self.record;
+        let holders = self.holders.iter().map(|holder| HolderView {
+            count: holder.count,
+            id: &holder.id,
+            since: Time(holder.since),
+        });
+        let asked = match record.options.get("size") {
+            Some(OptionValue::Size(bytes)) => Some(*bytes),
+            _ => None,
+        };
+        let (usage, used_at) = self.usage.as_ref().map(|(u, at)| (*u, Time(*at))).unzip();
+        let health = self.trouble().map(|(word, why)| format!("{word}: {why}").into());
+        let status = Status {
+            driver: &record.driver,
+            driver_version: driver_version.unwrap_or("not loaded").into(),
+            health: health.unwrap_or("ok".into()),
+            holders: holders.collect(),
+            id: record.id,
+            mounted: self.facts.is_some(),
+            options: record.options.iter().map(|(key, v)| (key.as_str(), option(v))).collect(),
+            size: usage.map(|usage| usage.size).or(asked),
+            storage: storage(&record.storage),
+            used: usage.map(|usage| usage.used),
+            used_at,
+        };
+        View {
+            name: &record.name,
+            mountpoint: &self.mountpoint,
+            created_at: Time(record.created_at),
+            status,
+        }
+    }
+
     /// A volume that is not made yet, or could not be, is not there.
     fn is_shown(&self) -> bool {
         matches!(self.record.phase, Phase::Ready | Phase::Removing)
@@ -181,9 +235,9 @@ impl Entry {
 }
 
 /// An option's value; of a secret, its name.
-fn option(value: &OptionValue) -> Value {
+fn option(value: &OptionValue) -> Cow<'_, str> {
     match value {
-        OptionValue::Text(text) => text.as_str().into(),
+        OptionValue::Text(text) => text.into(),
         other => options::show(other).into(),
     }
 }
@@ -193,13 +247,4 @@ fn storage(storage: &Storage) -> &'static str {
         Storage::None => "none",
         Storage::Directory(_) => "directory",
     }
-}
-
-/// Seconds since 1970 as Docker wants them. A time beyond the year 9999 is shown as 1970: an empty string would make dockerd
-/// refuse the whole answer.
-fn rfc3339(seconds: u64) -> String {
-    let time =
-        i64::try_from(seconds).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
-    let text = time.unwrap_or(OffsetDateTime::UNIX_EPOCH).format(&Rfc3339);
-    text.unwrap_or_else(|_| "1970-01-01T00:00:00Z".to_owned())
 }

@@ -425,8 +425,7 @@ impl Action {
 }
 
 fn shown_id(volumes: &Volumes<Sim>, name: &str) -> Option<Id> {
-    let view = volumes.get(name).ok()?;
-    view.status["id"].as_str().and_then(|id| Id::parse(id).ok())
+    volumes.get(name, |view| view.status.id).ok()
 }
 
 /// How one call ended.
