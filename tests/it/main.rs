@@ -11,6 +11,8 @@
     reason = "a test says what it expects by failing"
 )]
 
+mod checker;
+mod crash;
 mod docker;
 mod drivers;
 mod names;

@@ -4,6 +4,7 @@
 //! its init. Other programs get SIGKILL when this process ends. What is left of mounts, control groups and files is cleared by
 //! the janitor, a shell that waits for the end of its input.
 
+pub(crate) mod container;
 pub(crate) mod docker;
 pub(crate) mod machine;
 pub(crate) mod mounts;
@@ -26,13 +27,22 @@ const COMMAND_DEADLINE: Duration = Duration::from_secs(150);
 const POLL: Duration = Duration::from_millis(5);
 
 /// Waits until `look` finds something.
-pub(crate) fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+#[track_caller]
+pub(crate) fn until<T>(what: &str, deadline: Duration, look: impl FnMut() -> Option<T>) -> T {
+    let found = try_until(deadline, look);
+    found.unwrap_or_else(|| panic!("waited {} s in vain: {what}", deadline.as_secs()))
+}
+
+/// Waits until `look` finds something, or until the deadline.
+pub(crate) fn try_until<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
         if let Some(found) = look() {
-            return found;
+            return Some(found);
         }
-        assert!(start.elapsed() < deadline, "waited {} s in vain: {what}", deadline.as_secs());
+        if start.elapsed() > deadline {
+            return None;
+        }
         thread::sleep(POLL);
     }
 }
@@ -68,6 +78,14 @@ impl Drop for Scratch {
         // What cannot be deleted now is the janitor's: a drop must not hide why a test failed.
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// A path where any user may make and remove a file: for what the daemon does under its own user.
+pub(crate) fn open_to_all(name: &str) -> PathBuf {
+    let dir = GROUND.root.join("open");
+    fs::create_dir_all(&dir).unwrap();
+    fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();
+    dir.join(name)
 }
 
 /// The name of this run's control groups.

@@ -23,7 +23,16 @@ pub(crate) struct Mount {
 
 /// The mounts of this namespace, in the order of the kernel.
 pub(crate) fn all() -> Vec<Mount> {
-    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().map(parse).collect()
+    read("/proc/self/mountinfo")
+}
+
+/// The mounts that a process sees.
+pub(crate) fn of_process(pid: u32) -> Vec<Mount> {
+    read(&format!("/proc/{pid}/mountinfo"))
+}
+
+fn read(file: &str) -> Vec<Mount> {
+    fs::read_to_string(file).unwrap().lines().map(parse).collect()
 }
 
 /// See proc(5): `36 35 98:0 /root /path rw,noatime shared:1 - ext4 /dev/root rw`.

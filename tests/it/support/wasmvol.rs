@@ -37,6 +37,7 @@ pub(crate) static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
 pub(crate) struct Wasmvol {
     mountd: Option<Child>,
     plugins: PathBuf,
+    variables: Vec<(String, String)>,
     dir: Scratch,
 }
 
@@ -61,7 +62,13 @@ impl Wasmvol {
         let dir = Scratch::new();
         fs::write(dir.dir("etc").join("wasmvol.toml"), "").unwrap();
         let plugins = dir.dir("plugins");
-        Self { mountd: None, plugins, dir }
+        Self { mountd: None, plugins, variables: Vec::new(), dir }
+    }
+
+    /// Sets the variables of the next starts.
+    pub(crate) fn set_variables(&mut self, variables: &[(&str, &str)]) {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.variables = variables.iter().map(own).collect();
     }
 
     /// Starts the programs and waits until they answer.
@@ -75,6 +82,7 @@ impl Wasmvol {
         assert!(self.mountd.is_none(), "it runs already");
         let mut command = mortal(PROGRAMS.join("wasmvol"));
         command.arg("serve").args(self.flags());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.mountd = Some(spawn(command));
@@ -192,6 +200,11 @@ impl Wasmvol {
         until("mountd starts the daemon", READY_DEADLINE, || daemon_of(mountd))
     }
 
+    /// Process ids of mountd's children: the daemon, and who does slow work.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        children_of(self.mountd())
+    }
+
     /// Kills the daemon alone and waits until mountd has started another that answers.
     pub(crate) fn kill_daemon(&mut self) {
         let daemon = self.daemon();
@@ -266,13 +279,17 @@ fn is_mountpoint(path: &Path) -> bool {
     mounts::all().iter().any(|m| Path::new(&m.path) == path)
 }
 
-/// The child of mountd that is the daemon: it has children for slow work besides.
+/// The child of mountd that is the daemon.
 fn daemon_of(mountd: u32) -> Option<u32> {
-    let children = fs::read_to_string(format!("/proc/{mountd}/task/{mountd}/children")).ok()?;
-    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(|pid: &u32| {
+    children_of(mountd).into_iter().find(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         line.split(|b| *b == 0).nth(1) == Some(b"daemon")
     })
+}
+
+fn children_of(process: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+    children.unwrap_or_default().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 /// Sends a process a signal.

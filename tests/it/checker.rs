@@ -1,0 +1,458 @@
+//! Is everything as it was promised? One checker for every test that kills something.
+//!
+//! A [`Ledger`] holds what was acknowledged. [`check`] looks at wasmvol from outside (the kernel's mounts, the directories, the
+//! command line, the exported catalog) and names each invariant that does not hold by its number. What was asked and not
+//! acknowledged is a doubt: it may have happened wholly, or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::CWD;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use serde_json::Value;
+
+use crate::support::container::Container;
+use crate::support::mounts::{self, Mount};
+use crate::support::try_until;
+use crate::support::wasmvol::Wasmvol;
+
+/// What is tried again by itself is tried within seconds.
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// What was acknowledged of one volume.
+#[derive(Debug, Clone)]
+pub(crate) struct Promise {
+    pub(crate) driver: String,
+    /// None until it is seen for the first time.
+    pub(crate) id: Option<String>,
+    pub(crate) holders: BTreeMap<String, u64>,
+    /// Device and root of its mount when that was acknowledged.
+    pub(crate) mount: Option<(String, String)>,
+    /// Content of the file `canary`, once it was written.
+    pub(crate) canary: Option<String>,
+    /// A container has it, whatever its engine says.
+    pub(crate) is_held: bool,
+}
+
+/// What was acknowledged, and what must not be touched.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ledger {
+    pub(crate) volumes: BTreeMap<String, Promise>,
+    /// Ids of volumes that were removed.
+    removed: BTreeSet<String>,
+    strangers: Vec<Stranger>,
+}
+
+/// A file that belongs to nobody, in or beside our directories.
+#[derive(Debug, Clone)]
+struct Stranger {
+    path: PathBuf,
+    inode: u64,
+}
+
+/// A call that changes something.
+#[derive(Debug, Clone)]
+pub(crate) enum Verb {
+    Create { name: String, driver: String },
+    Mount { name: String, id: String },
+    Unmount { name: String, id: String },
+    Remove { name: String },
+}
+
+impl Ledger {
+    /// The ledger after a verb has happened.
+    pub(crate) fn after(mut self, verb: &Verb) -> Self {
+        match verb {
+            Verb::Create { name, driver } => {
+                let promise = Promise {
+                    driver: driver.clone(),
+                    id: None,
+                    holders: BTreeMap::new(),
+                    mount: None,
+                    canary: None,
+                    is_held: false,
+                };
+                self.volumes.entry(name.clone()).or_insert(promise);
+            }
+            Verb::Mount { name, id } => {
+                *self.promise(name).holders.entry(id.clone()).or_default() += 1;
+            }
+            Verb::Unmount { name, id } => {
+                let promise = self.promise(name);
+                if let Some(count) = promise.holders.get_mut(id) {
+                    *count -= 1;
+                }
+                promise.holders.retain(|_, count| *count > 0);
+                if promise.holders.is_empty() && !promise.is_held {
+                    promise.mount = None;
+                }
+            }
+            Verb::Remove { name } => {
+                if let Some(promise) = self.volumes.remove(name) {
+                    self.removed.extend(promise.id);
+                }
+            }
+        }
+        self
+    }
+
+    pub(crate) fn promise(&mut self, name: &str) -> &mut Promise {
+        self.volumes.get_mut(name).unwrap()
+    }
+
+    /// Puts files where wasmvol must leave them alone: beside its directories and, unknown to it, inside.
+    pub(crate) fn plant_strangers(&mut self, wasmvol: &Wasmvol) {
+        let state = wasmvol.state();
+        for place in [
+            wasmvol.path("outside"),
+            state.join("volumes/not-an-id"),
+            state.join("volumes/0123456789abcdef0123456789abcdef"),
+            state.join("trash/not-an-id"),
+        ] {
+            fs::create_dir_all(place.join("below")).unwrap();
+            let path = place.join("below/file");
+            fs::write(&path, "precious").unwrap();
+            let inode = fs::metadata(&path).unwrap().ino();
+            self.strangers.push(Stranger { path, inode });
+        }
+    }
+}
+
+/// What is to be seen from outside.
+struct Seen<'a> {
+    wasmvol: &'a Wasmvol,
+    anchors: Vec<Mount>,
+    mounts: Vec<Mount>,
+    /// Volumes as the command line shows them, by name.
+    views: BTreeMap<String, Value>,
+    /// Records of the exported catalog.
+    records: Vec<Value>,
+    troubles: Vec<Value>,
+    storage: BTreeSet<String>,
+    containers: &'a BTreeMap<String, Container>,
+}
+
+impl<'a> Seen<'a> {
+    fn look(wasmvol: &'a Wasmvol, containers: &'a BTreeMap<String, Container>) -> Self {
+        let anchor = wasmvol.anchor();
+        let views = wasmvol.json("volume ls");
+        let by_name = |view: &Value| (text(&view["name"]), view.clone());
+        let export = wasmvol.cli("catalog export").ok();
+        let lines = export.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        Self {
+            wasmvol,
+            anchors: mounts::all().into_iter().filter(|m| Path::new(&m.path) == anchor).collect(),
+            mounts: wasmvol.volume_mounts(),
+            views: views.as_array().unwrap().iter().map(by_name).collect(),
+            records: lines.filter_map(|mut line| Some(line.get_mut("volume")?.take())).collect(),
+            troubles: wasmvol.json("status")["troubles"].as_array().unwrap().clone(),
+            storage: wasmvol.entries("volumes").into_iter().collect(),
+            containers,
+        }
+    }
+
+    fn id(&self, name: &str) -> Option<String> {
+        self.views.get(name).map(|view| text(&view["status"]["id"]))
+    }
+
+    fn mounts_of(&self, id: &str) -> Vec<&Mount> {
+        let path = self.wasmvol.anchor().join(id);
+        self.mounts.iter().filter(|m| Path::new(&m.path) == path).collect()
+    }
+}
+
+/// Every invariant that a crash test can see, by its number.
+type Invariant = fn(&Seen<'_>, &Ledger) -> Result<(), String>;
+const INVARIANTS: [(&str, Invariant); 16] = [
+    ("I1 every mount under the anchor is of one volume", every_mount_has_a_volume),
+    ("I2 a mounted volume is mounted once, with its own file system", mounted_once),
+    ("I3 mounts are nosuid, nodev and private; the anchor is shared and read-only", flags),
+    ("I4 a volume is mounted while it has holders, or a container has it", mounted_while_held),
+    ("I5, I6, I25 holders are those that were acknowledged, and no others", holders),
+    ("I5 a mount that was acknowledged is still the same", same_mount),
+    ("I7 what was created is there, and what was removed is not", there_or_gone),
+    ("I9 no record is half done", nothing_half_done),
+    ("I10 what is not ours is untouched", strangers_untouched),
+    ("I11 the data of every volume is what was written", data),
+    ("I12 no loop device is left", no_loops),
+    ("I13 no process is left", no_helpers),
+    (
+        "I14 the directories hold what the records name, and what is unknown is reported",
+        directories,
+    ),
+    ("I15 one superblock a volume", one_superblock),
+    ("I16 nothing lies under a mountpoint", underlay),
+    ("I17, I24 stores are whole, and no id serves twice", stores),
+];
+
+/// Checks every invariant. Of the doubts any may have happened; the ledger afterwards holds what did.
+pub(crate) fn check(
+    wasmvol: &Wasmvol,
+    ledger: &mut Ledger,
+    containers: &BTreeMap<String, Container>,
+    doubts: &[Verb],
+) {
+    let seen = Seen::look(wasmvol, containers);
+    let mut nearest: Option<(Vec<&Verb>, Vec<String>)> = None;
+    for happened in 0..1_usize << doubts.len() {
+        let did = |i: &usize| happened & (1 << i) != 0;
+        let verbs = (0..doubts.len()).filter(did).map(|i| &doubts[i]);
+        let mut candidate = verbs.clone().fold(ledger.clone(), Ledger::after);
+        for (name, promise) in &mut candidate.volumes {
+            promise.id = promise.id.take().or_else(|| seen.id(name));
+        }
+        let broken = broken(&seen, &candidate);
+        if broken.is_empty() {
+            *ledger = candidate;
+            return;
+        }
+        if nearest.as_ref().is_none_or(|(_, fewest)| broken.len() < fewest.len()) {
+            nearest = Some((verbs.collect(), broken));
+        }
+    }
+    let (verbs, broken) = nearest.unwrap();
+    panic!("not as it was promised, even if {verbs:?} happened:\n  {}", broken.join("\n  "));
+}
+
+fn broken(seen: &Seen<'_>, ledger: &Ledger) -> Vec<String> {
+    let wrong = |(name, invariant): &(&str, Invariant)| {
+        invariant(seen, ledger).err().map(|why| format!("{name}: {why}"))
+    };
+    INVARIANTS.iter().filter_map(wrong).collect()
+}
+
+/// All that recovery decides about, as text: the same before and after another recovery (I19).
+pub(crate) fn digest(wasmvol: &Wasmvol) -> String {
+    let mut lines: Vec<String> =
+        wasmvol.cli("catalog export").ok().lines().map(str::to_owned).collect();
+    lines.extend(wasmvol.entries("volumes"));
+    for mount in wasmvol.volume_mounts() {
+        lines.push(format!("{} {} {} {}", mount.id, mount.path, mount.device, mount.root));
+    }
+    for view in wasmvol.json("volume ls").as_array().unwrap() {
+        let status = &view["status"];
+        lines.push(format!("{} {} {}", view["name"], status["mounted"], status["holders"]));
+    }
+    lines.sort();
+    lines.join("\n")
+}
+
+fn every_mount_has_a_volume(seen: &Seen<'_>, _: &Ledger) -> Result<(), String> {
+    for mount in &seen.mounts {
+        let id = mount.path.rsplit('/').next().unwrap_or_default();
+        let records = seen.records.iter().filter(|r| r["id"] == id).count();
+        ensure(records == 1, || format!("{mount:?} has {records} records"))?;
+    }
+    Ok(())
+}
+
+fn mounted_once(seen: &Seen<'_>, _: &Ledger) -> Result<(), String> {
+    for (name, view) in &seen.views {
+        let id = text(&view["status"]["id"]);
+        let mounts = seen.mounts_of(&id);
+        let is_mounted = view["status"]["mounted"] == true;
+        ensure(mounts.len() == usize::from(is_mounted), || format!("`{name}`: {view} {mounts:?}"))?;
+        for mount in mounts {
+            let fits = match view["status"]["driver"].as_str() {
+                Some("tmpfs") => mount.filesystem == "tmpfs" && mount.root == "/",
+                _ => mount.root.ends_with(&format!("/volumes/{id}/data")),
+            };
+            ensure(fits, || format!("`{name}`: {mount:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn flags(seen: &Seen<'_>, _: &Ledger) -> Result<(), String> {
+    let has = |mount: &Mount, flag: &str| mount.flags.iter().any(|f| f == flag);
+    for mount in &seen.mounts {
+        let fits = has(mount, "nosuid") && has(mount, "nodev") && !mount.is_shared;
+        ensure(fits, || format!("{mount:?}"))?;
+    }
+    match &seen.anchors[..] {
+        [anchor] => ensure(has(anchor, "ro") && anchor.is_shared, || format!("{anchor:?}")),
+        anchors => Err(format!("anchors: {anchors:?}")),
+    }
+}
+
+fn mounted_while_held(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
+    for (name, promise) in &ledger.volumes {
+        let Some(view) = seen.views.get(name) else { continue };
+        let is_wanted = !promise.holders.is_empty() || promise.is_held;
+        ensure(view["status"]["mounted"] == is_wanted, || format!("`{name}`: {view}"))?;
+        let is_draining = promise.holders.is_empty() && promise.is_held;
+        let word = if is_draining { "draining: " } else { "ok" };
+        ensure(text(&view["status"]["health"]).starts_with(word), || format!("`{name}`: {view}"))?;
+    }
+    Ok(())
+}
+
+fn holders(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
+    for (name, promise) in &ledger.volumes {
+        let Some(view) = seen.views.get(name) else { continue };
+        let shown = view["status"]["holders"].as_array().unwrap().iter();
+        let shown: BTreeMap<String, u64> =
+            shown.map(|h| (text(&h["id"]), h["count"].as_u64().unwrap())).collect();
+        ensure(shown == promise.holders, || {
+            format!("`{name}`: {shown:?}, not {:?}", promise.holders)
+        })?;
+    }
+    Ok(())
+}
+
+fn same_mount(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
+    for (name, promise) in &ledger.volumes {
+        let (Some(id), Some((device, root))) = (&promise.id, &promise.mount) else { continue };
+        for mount in seen.mounts_of(id) {
+            let same = (&mount.device, &mount.root) == (device, root);
+            ensure(same, || format!("`{name}`: {mount:?}, not {device} {root}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn there_or_gone(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
+    let shown: Vec<_> = seen.views.keys().collect();
+    let promised: Vec<_> = ledger.volumes.keys().collect();
+    ensure(shown == promised, || format!("{shown:?} are shown, {promised:?} were promised"))?;
+    ensure(seen.records.len() == promised.len(), || format!("records: {:?}", seen.records))?;
+    for (name, promise) in &ledger.volumes {
+        let view = &seen.views[name];
+        let same =
+            view["status"]["driver"] == promise.driver.as_str() && seen.id(name) == promise.id;
+        ensure(same, || format!("`{name}`: {view}, not {promise:?}"))?;
+        ensure(seen.wasmvol.plugin().get(name).is_ok(), || format!("Get says no to `{name}`"))?;
+    }
+    for id in &ledger.removed {
+        ensure(!seen.storage.contains(id), || format!("the storage of removed {id} is there"))?;
+        ensure(seen.mounts_of(id).is_empty(), || format!("removed {id} is mounted"))?;
+    }
+    Ok(())
+}
+
+fn nothing_half_done(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
+    let half = seen.records.iter().find(|record| record["phase"] != "ready");
+    ensure(half.is_none(), || format!("{half:?}"))?;
+    for trouble in &seen.troubles {
+        let what = subject_of(trouble);
+        let is_draining = ledger.volumes.get(&what).is_some_and(|p| p.is_held);
+        let is_planted =
+            ledger.strangers.iter().any(|s| s.path.to_string_lossy().contains(what.as_str()));
+        ensure(is_draining || is_planted, || trouble.to_string())?;
+    }
+    Ok(())
+}
+
+fn strangers_untouched(_: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
+    for Stranger { path, inode } in &ledger.strangers {
+        let found = fs::metadata(path).map(|m| m.ino()).ok();
+        ensure(found == Some(*inode), || format!("{} has gone", path.display()))?;
+        let text = fs::read_to_string(path).unwrap_or_default();
+        ensure(text == "precious", || format!("{} holds {text:?}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn data(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
+    for (name, promise) in &ledger.volumes {
+        let (Some(id), Some(canary)) = (&promise.id, &promise.canary) else { continue };
+        let is_mounted = !seen.mounts_of(id).is_empty();
+        let place = match promise.driver.as_str() {
+            "tmpfs" if is_mounted => seen.wasmvol.anchor().join(id),
+            // Empty at each first mount.
+            "tmpfs" => continue,
+            _ => seen.wasmvol.state().join("volumes").join(id).join("data"),
+        };
+        let found = fs::read_to_string(place.join("canary")).ok();
+        ensure(found.as_ref() == Some(canary), || {
+            format!("`{name}` holds {found:?}, not {canary}")
+        })?;
+    }
+    Ok(())
+}
+
+fn no_loops(seen: &Seen<'_>, _: &Ledger) -> Result<(), String> {
+    for device in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+        let file = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+        let is_ours = Path::new(&file).starts_with(seen.wasmvol.state());
+        ensure(!is_ours, || format!("{:?} backs {file}", device.file_name()))?;
+    }
+    Ok(())
+}
+
+fn no_helpers(seen: &Seen<'_>, _: &Ledger) -> Result<(), String> {
+    // The reaper may still be at work.
+    let is_alone = || seen.wasmvol.children() == [seen.wasmvol.daemon()];
+    let alone = try_until(SETTLE, || is_alone().then_some(()));
+    alone.ok_or_else(|| format!("mountd's children: {:?}", seen.wasmvol.children()))
+}
+
+fn directories(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
+    let of_volumes = ledger.volumes.values().filter(|p| p.driver == "local");
+    let mut expected: BTreeSet<String> = of_volumes.filter_map(|p| p.id.clone()).collect();
+    for Stranger { path, .. } in &ledger.strangers {
+        let inside = path.strip_prefix(seen.wasmvol.state()).ok();
+        let Some(name) = inside.and_then(|path| path.iter().nth(1)) else { continue };
+        if path.starts_with(seen.wasmvol.state().join("volumes")) {
+            expected.insert(name.to_string_lossy().into_owned());
+        }
+        let is_told = seen.troubles.iter().any(|t| subject_of(t) == name.to_string_lossy());
+        ensure(is_told, || format!("nobody is told of {}", path.display()))?;
+    }
+    ensure(seen.storage == expected, || format!("volumes/: {:?}, not {expected:?}", seen.storage))
+}
+
+fn one_superblock(seen: &Seen<'_>, _: &Ledger) -> Result<(), String> {
+    for (name, container) in seen.containers {
+        let Some(id) = seen.id(name) else { continue };
+        let inside = container.mount();
+        for mount in seen.mounts_of(&id) {
+            let same = (&mount.device, &mount.root) == (&inside.device, &inside.root);
+            ensure(same, || format!("`{name}`: {inside:?} in a container, {mount:?} here"))?;
+        }
+    }
+    Ok(())
+}
+
+fn underlay(seen: &Seen<'_>, _: &Ledger) -> Result<(), String> {
+    // A clone that is not recursive shows what the mounts cover.
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let clone = open_tree(CWD, seen.wasmvol.anchor(), flags).map_err(|e| e.to_string())?;
+    let number = std::os::fd::AsRawFd::as_raw_fd(&clone);
+    for entry in fs::read_dir(format!("/proc/self/fd/{number}")).unwrap() {
+        let path = entry.unwrap().path();
+        let count = fs::read_dir(&path).map(Iterator::count);
+        ensure(matches!(count, Ok(0)), || format!("{} holds {count:?} entries", path.display()))?;
+    }
+    Ok(())
+}
+
+fn stores(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
+    let mut ids = BTreeSet::new();
+    for record in &seen.records {
+        let id = text(&record["id"]);
+        ensure(!ledger.removed.contains(&id), || format!("{id} serves again: {record}"))?;
+        ensure(ids.insert(id), || format!("an id is there twice: {record}"))?;
+    }
+    for driver in seen.wasmvol.json("driver ls").as_array().unwrap() {
+        let file = format!("drivers/{}.wasm", text(&driver["digest"]));
+        ensure(seen.wasmvol.state().join(&file).exists(), || format!("{file} has gone"))?;
+    }
+    Ok(())
+}
+
+/// What a trouble is about, without the quotes of a name that nobody has checked.
+fn subject_of(trouble: &Value) -> String {
+    text(&trouble["what"]).trim_matches('`').to_owned()
+}
+
+fn ensure(holds: bool, why: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(why()) }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
