@@ -114,7 +114,11 @@ impl Plan {
 }
 
 impl Owner {
-    fn check(self) -> Result<(), Fault> {
+    /// Says whether a directory can have this owner.
+    ///
+    /// # Errors
+    /// `Invalid` names the number that is none.
+    pub fn check(self) -> Result<(), Fault> {
         // To chown(2) the largest number means "leave it": it would be root's.
         if self.uid == u32::MAX || self.gid == u32::MAX {
             return invalid(format!(
@@ -142,8 +146,12 @@ impl Tmpfs {
     }
 }
 
-/// A subpath is resolved by openat2 beneath the source; this refuses what could only be a mistake.
-fn check_subpath(subpath: &str) -> Result<(), Fault> {
+/// Says whether `subpath` names a directory inside of a source. It is resolved by openat2 beneath the source; this refuses what could
+/// only be a mistake.
+///
+/// # Errors
+/// `Invalid` shows the subpath.
+pub fn check_subpath(subpath: &str) -> Result<(), Fault> {
     if subpath.len() > SUBPATH_MAX {
         let length = subpath.len();
         return invalid(format!("subpath has {length} bytes: at most {SUBPATH_MAX} are allowed"));

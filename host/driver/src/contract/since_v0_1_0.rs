@@ -1,10 +1,11 @@
 //! The contract's line 0.1: the adapter between generated types and the host's own.
 //!
 //! Every answer is checked here for what the contract says and for what this host serves; what leaves is fit to be stored and
-//! shown. Whether a plan is granted is not asked here.
+//! shown. Whether a plan fits its volume and is granted is not asked here.
 
 use wasmtime::Store;
 use wasmtime::component::{Component, HasSelf, Linker};
+use wasmvol_plan::plan::check_subpath;
 use wasmvol_plan::{Directory, DriverName, Id, Owner, Plan, Source, Storage, Tmpfs, VolumeName};
 
 use crate::LoadError;
@@ -180,10 +181,9 @@ fn state(state: Vec<u8>) -> Result<Vec<u8>, CallError> {
 
 fn owner(owner: types::Owner) -> Result<Owner, CallError> {
     let types::Owner { uid, gid, mode } = owner;
-    if mode > 0o7777 {
-        return Err(broken(format!("mode {mode:o} has more than permission bits")));
-    }
-    Ok(Owner { uid, gid, mode })
+    let owner = Owner { uid, gid, mode };
+    owner.check().map_err(|fault| broken(fault.message))?;
+    Ok(owner)
 }
 
 fn storage(storage: types::Storage) -> Result<Storage, CallError> {
@@ -210,19 +210,11 @@ fn plan(plan: types::Plan) -> Result<Plan, CallError> {
         types::Source::Program(_) => return Err(unserved("source `program`")),
         types::Source::Served => return Err(unserved("source `served`")),
     };
-    let subpath = plan.subpath.map(subpath).transpose()?;
-    Ok(Plan { source, read_only: plan.read_only, no_exec: plan.no_exec, subpath })
-}
-
-/// A path that stays inside: relative, every part a name.
-fn subpath(path: String) -> Result<String, CallError> {
-    let path = bounded("subpath", path, TEXT_MAX)?;
-    let is_name = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
-    if !path.split('/').all(is_name) {
-        let shown = one_line(&path, HELP_MAX);
-        return Err(broken(format!("subpath `{shown}` does not stay inside of the volume")));
+    if let Some(subpath) = &plan.subpath {
+        check_subpath(subpath).map_err(|fault| broken(fault.message))?;
     }
-    Ok(path)
+    let types::Plan { read_only, no_exec, subpath, .. } = plan;
+    Ok(Plan { source, read_only, no_exec, subpath })
 }
 
 fn unserved(what: &str) -> CallError {

@@ -194,9 +194,9 @@ fn a_state_of_64_kib_is_the_largest() {
 fn a_mode_with_more_than_permission_bits_breaks_the_contract() {
     let driver = well_behaved();
     let error = create(&driver, "bad-mode").expect_err("bad mode");
-    assert_eq!(broken(&error), "mode 10755 has more than permission bits");
+    assert_eq!(broken(&error), "mode 10755 is not allowed: use at most 7777");
     let error = driver.path(&volume("bad-mode")).expect_err("bad mode");
-    assert_eq!(broken(&error), "mode 37777777777 has more than permission bits");
+    assert_eq!(broken(&error), "mode 37777777777 is not allowed: use at most 7777");
 }
 
 #[test]
@@ -204,7 +204,8 @@ fn a_subpath_that_leaves_the_volume_breaks_the_contract() {
     let driver = well_behaved();
     for (act, path) in [("parent", "a/../../b"), ("absolute", "/etc"), ("empty-subpath", "")] {
         let error = driver.path(&volume(act)).expect_err(act);
-        assert_eq!(broken(&error), format!("subpath `{path}` does not stay inside of the volume"));
+        let start = format!("subpath `{path}` is not allowed: ");
+        assert!(broken(&error).starts_with(&start), "{error}");
     }
     let error = driver.path(&volume("long-subpath")).expect_err("long");
     assert_eq!(broken(&error), "subpath has 200001 bytes: at most 4096 are allowed");
