@@ -4,25 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
+
 use crate::sys;
 
 /// The form of the command line.
 const USAGE: &str = "usage: wasmvol-mountd --daemon PATH --state-dir DIR --runtime-dir DIR --config-dir DIR [--drivers-dir DIR] \
      --uid N --gid N (--plugin NAME=PATH | --plugin-fd NAME=FD) (--admin PATH | --admin-fd FD) [-- ARGUMENTS OF THE DAEMON]";
-const FLAGS: [&str; 11] = [
-    "--daemon",
-    "--state-dir",
-    "--runtime-dir",
-    "--config-dir",
-    "--drivers-dir",
-    "--uid",
-    "--gid",
-    "--plugin",
-    "--plugin-fd",
-    "--admin",
-    "--admin-fd",
-];
-
 /// Where a socket comes from.
 pub(crate) enum Listen {
     /// mountd binds it and unlinks it in the end.
@@ -47,6 +35,9 @@ pub(crate) struct Args {
     pub(crate) extra: Vec<String>,
 }
 
+/// Values by their flags.
+struct Given(BTreeMap<String, String>);
+
 impl Args {
     /// Reads everything after the program's name and takes over inherited sockets: to be called before any file is opened.
     ///
@@ -56,75 +47,73 @@ impl Args {
         let mut args = args.into_iter().map(|arg| {
             arg.into_string().map_err(|arg| format!("argument {arg:?} is not UTF-8: rename it"))
         });
-        let mut given = BTreeMap::new();
+        let mut given = Given(BTreeMap::new());
         while let Some(flag) = args.next().transpose()?.filter(|flag| flag != "--") {
-            let Some(known) = FLAGS.iter().find(|known| **known == flag) else {
-                return Err(format!("no argument `{flag}`; {USAGE}"));
-            };
             let value =
                 args.next().transpose()?.ok_or_else(|| format!("`{flag}` needs a value"))?;
-            if given.insert(*known, value).is_some() {
+            if given.0.insert(flag.clone(), value).is_some() {
                 return Err(format!("`{flag}` is given twice"));
             }
         }
-        let mut take = |flag: &str| given.remove(flag);
-        let (plugin, place, inherited) = match (take("--plugin"), take("--plugin-fd")) {
-            (Some(value), None) => split(&value).map(|(name, path)| (name, Some(path), None))?,
-            (None, Some(value)) => split(&value).map(|(name, fd)| (name, None, Some(fd)))?,
-            _ => return Err(format!("one of `--plugin` and `--plugin-fd` is needed; {USAGE}")),
-        };
-        let listen = [
-            listen("--plugin", place, inherited)?,
-            listen("--admin", take("--admin"), take("--admin-fd"))?,
-        ];
-        let mut required =
-            |flag: &str| take(flag).ok_or_else(|| format!("`{flag}` is missing; {USAGE}"));
-        Ok(Self {
-            daemon: absolute("--daemon", required("--daemon")?)?,
-            state: absolute("--state-dir", required("--state-dir")?)?,
-            runtime: absolute("--runtime-dir", required("--runtime-dir")?)?,
-            config: absolute("--config-dir", required("--config-dir")?)?,
-            uid: unprivileged("--uid", &required("--uid")?)?,
-            gid: unprivileged("--gid", &required("--gid")?)?,
-            drivers: take("--drivers-dir").map(|dir| absolute("--drivers-dir", dir)).transpose()?,
-            plugin,
-            listen,
+        let named = ["--plugin", "--plugin-fd"].map(|flag| {
+            let value = given.0.remove(flag)?;
+            let (name, place) = value.split_once('=')?;
+            given.0.insert(flag.to_owned(), place.to_owned());
+            Some(name.to_owned())
+        });
+        let parsed = Self {
+            daemon: given.path("--daemon")?,
+            state: given.path("--state-dir")?,
+            runtime: given.path("--runtime-dir")?,
+            config: given.path("--config-dir")?,
+            drivers: given
+                .0
+                .contains_key("--drivers-dir")
+                .then(|| given.path("--drivers-dir"))
+                .transpose()?,
+            uid: given.id("--uid")?,
+            gid: given.id("--gid")?,
+            plugin: named.into_iter().flatten().next().ok_or_else(|| missing("--plugin NAME="))?,
+            listen: [given.listen("--plugin")?, given.listen("--admin")?],
             extra: args.collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-fn split(value: &str) -> Result<(String, String), String> {
-    let (name, place) =
-        value.split_once('=').ok_or_else(|| format!("`{value}` has no `=`; {USAGE}"))?;
-    Ok((name.to_owned(), place.to_owned()))
-}
-
-fn listen(flag: &str, path: Option<String>, fd: Option<String>) -> Result<Listen, String> {
-    match (path, fd) {
-        (Some(path), None) => absolute(flag, path).map(Listen::Path),
-        (None, Some(fd)) => {
-            let number =
-                fd.parse().map_err(|_| format!("`{flag}-fd` needs a number, not `{fd}`"))?;
-            let socket = sys::inherited(number).map_err(|e| format!("`{flag}-fd` {fd}: {e}"))?;
-            Ok(Listen::Inherited(socket))
+        };
+        match given.0.pop_first() {
+            None => Ok(parsed),
+            Some((flag, _)) => Err(format!("no argument `{flag}`; {USAGE}")),
         }
-        _ => Err(format!("one of `{flag}` and `{flag}-fd` is needed; {USAGE}")),
     }
 }
 
-fn absolute(flag: &str, value: String) -> Result<String, String> {
-    if value.starts_with('/') && !value.contains(char::is_control) {
-        Ok(value)
-    } else {
-        Err(format!("`{flag}` needs an absolute path, not {value:?}"))
-    }
+fn missing(flag: &str) -> String {
+    format!("`{flag}` is missing; {USAGE}")
 }
 
-/// The daemon must not be root, and the largest number means "nobody" to setresuid.
-fn unprivileged(flag: &str, value: &str) -> Result<u32, String> {
-    match value.parse() {
-        Ok(id) if id != 0 && id != u32::MAX => Ok(id),
-        _ => Err(format!("`{flag}` needs the number of an unprivileged id, not `{value}`")),
+impl Given {
+    fn take(&mut self, flag: &str) -> Result<String, String> {
+        self.0.remove(flag).ok_or_else(|| missing(flag))
+    }
+
+    fn path(&mut self, flag: &str) -> Result<String, String> {
+        let path = self.take(flag)?;
+        if path.starts_with('/') && !path.contains(char::is_control) {
+            return Ok(path);
+        }
+        Err(format!("`{flag}` needs an absolute path, not {path:?}"))
+    }
+
+    /// The daemon must not be root, and the largest number means "nobody" to setresuid.
+    fn id(&mut self, flag: &str) -> Result<u32, String> {
+        let value = self.take(flag)?;
+        let id = value.parse().ok().filter(|id| *id != 0 && *id != u32::MAX);
+        id.ok_or_else(|| format!("`{flag}` needs the number of an unprivileged id, not `{value}`"))
+    }
+
+    fn listen(&mut self, flag: &str) -> Result<Listen, String> {
+        let Ok(number) = self.take(&format!("{flag}-fd")) else {
+            return self.path(flag).map(Listen::Path);
+        };
+        let socket = number.parse().map_err(|_| Errno::INVAL).and_then(sys::inherited);
+        let bad = |e| format!("`{flag}-fd` needs the number of an open file, not `{number}`: {e}");
+        socket.map(Listen::Inherited).map_err(bad)
     }
 }

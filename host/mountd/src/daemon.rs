@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use wasmvol_plan::{Fault, FaultKind, Reply, Request};
 
 use crate::args::Args;
 use crate::doors::Door;
-use crate::fault::{Context, text};
+use crate::fault::{Context, fault, text};
 use crate::mounter::Mounter;
 use crate::{say, sys};
 
@@ -79,15 +79,15 @@ impl Program {
         add("--mountpoints", mounter.anchor.path.clone());
         add("--runtime-dir", mounter.places.runtime.clone());
         argv.extend(args.extra.iter().cloned());
-        let env = std::env::vars_os()
-            .map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'='));
         let strings = |all: Vec<Vec<u8>>| -> Result<Vec<CString>, Errno> {
             all.into_iter().map(|one| CString::new(one).map_err(|_| Errno::INVAL)).collect()
         };
+        let pair =
+            |(name, value): (OsString, OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
         Ok(Self {
             file,
             argv: strings(argv.into_iter().map(String::into_bytes).collect()).trying(what)?,
-            env: strings(env.collect()).trying(what)?,
+            env: strings(std::env::vars_os().map(pair).collect()).trying(what)?,
             uid: Uid::from_raw(args.uid),
             gid: Gid::from_raw(args.gid),
             young_deaths: 0,
@@ -110,15 +110,10 @@ impl Program {
         let pid = sys::fork(&fds, || {
             let Err(e) = self.become_daemon(parent, program);
             say(format_args!("cannot run the daemon as uid {}: {}", self.uid.as_raw(), text(e)));
-            CANNOT_RUN.into()
+            CANNOT_RUN
         })?;
-        Ok(Daemon {
-            pid,
-            socket: ours,
-            outbox: VecDeque::new(),
-            started: Instant::now(),
-            leaves_by: None,
-        })
+        let (outbox, started) = (VecDeque::new(), Instant::now());
+        Ok(Daemon { pid, socket: ours, outbox, started, leaves_by: None })
     }
 
     /// The child's way: every privilege goes, then the program comes.
@@ -128,14 +123,12 @@ impl Program {
         rustix::process::chdir("/")?;
         sys::unblock_signals()?;
         rustix::thread::set_thread_groups(&[])?;
-        sys::drop_bounding_set()?;
+        drop_bounding_set()?;
         rustix::thread::set_thread_res_gid(self.gid, self.gid, self.gid)?;
         rustix::thread::set_thread_res_uid(self.uid, self.uid, self.uid)?;
         let none = CapabilitySet::empty();
-        rustix::thread::set_capabilities(
-            None,
-            CapabilitySets { effective: none, permitted: none, inheritable: none },
-        )?;
+        let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+        rustix::thread::set_capabilities(None, none)?;
         die_with(parent)?;
         rustix::thread::set_no_new_privs(true)?;
         Err(sys::exec(&file, &self.argv, &self.env))
@@ -150,8 +143,21 @@ impl Program {
     }
 }
 
+/// Drops every capability that a later exec could bring back.
+fn drop_bounding_set() -> Result<(), Errno> {
+    for bit in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // The first one that this kernel does not know.
+            Err(Errno::INVAL) if bit > 0 => break,
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
 /// The status of a child that could not become the daemon.
-pub(crate) const CANNOT_RUN: u8 = 126;
+pub(crate) const CANNOT_RUN: i32 = 126;
 
 /// Makes this child die with its parent; after setresuid, which would undo it.
 pub(crate) fn die_with(parent: Pid) -> Result<(), Errno> {
@@ -168,32 +174,25 @@ impl Daemon {
 
     /// Takes one round of frames, has them served, and sends the answers. `false` if the daemon has gone.
     pub(crate) fn round(&mut self, mounter: &Mounter) -> bool {
-        let mut requests = Vec::new();
-        let mut gone = false;
+        let (mut requests, mut there) = (Vec::new(), true);
         let mut bytes = vec![0u8; FRAME_MAX + 1];
-        while requests.len() < ROUND_MAX && !self.owes() {
+        while there && requests.len() < ROUND_MAX && !self.owes() {
             let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
             match rustix::net::recv(&self.socket, &mut bytes[..], flags) {
-                Ok((0, _)) => {
-                    gone = true;
-                    break;
-                }
-                Ok((length, whole)) => match decode(bytes.get(..length).unwrap_or_default(), whole)
-                {
-                    Ok(frame) => requests.push(frame),
-                    Err(fault) => self.queue(Frame { number: 0, body: Reply::Failed(fault) }),
-                },
                 Err(Errno::AGAIN | Errno::INTR) => break,
-                Err(_) => {
-                    gone = true;
-                    break;
+                Ok((0, _)) | Err(_) => there = false,
+                Ok((length, whole)) => {
+                    match decode(bytes.get(..length).unwrap_or_default(), whole) {
+                        Ok(frame) => requests.push(frame),
+                        Err(fault) => self.queue(Frame { number: 0, body: Reply::Failed(fault) }),
+                    }
                 }
             }
         }
         for reply in mounter.serve(requests) {
             self.queue(reply);
         }
-        !gone && self.send()
+        there && self.send()
     }
 
     fn queue(&mut self, reply: Frame<Reply>) {
@@ -207,13 +206,11 @@ impl Daemon {
     }
 
     /// Sends what fits; `false` if the daemon has gone.
-    pub(crate) fn send(&mut self) -> bool {
+    fn send(&mut self) -> bool {
         while let Some(bytes) = self.outbox.front() {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             match rustix::net::send(&self.socket, bytes, flags) {
-                Ok(_) => {
-                    self.outbox.pop_front();
-                }
+                Ok(_) => _ = self.outbox.pop_front(),
                 Err(Errno::AGAIN | Errno::INTR) => break,
                 Err(_) => return false,
             }
@@ -223,9 +220,9 @@ impl Daemon {
 }
 
 fn decode(bytes: &[u8], whole: usize) -> Result<Frame<Request>, Fault> {
-    if whole > FRAME_MAX {
-        let why = format!("frame has {whole} bytes: at most {FRAME_MAX} are allowed");
-        return Err(Fault::new(FaultKind::Invalid, why));
+    if whole <= FRAME_MAX {
+        return Frame::decode(bytes);
     }
-    Frame::decode(bytes)
+    let why = format!("frame has {whole} bytes: at most {FRAME_MAX} are allowed");
+    fault(FaultKind::Invalid, why)
 }

@@ -31,7 +31,6 @@ use daemon::Program;
 use doors::Door;
 use fault::Context;
 use mounter::Mounter;
-use parent::Parent;
 use places::Places;
 
 /// The command line makes no sense (EX_USAGE).
@@ -68,7 +67,7 @@ fn serve(args: Args) -> Result<u8, Fault> {
     let program = Program::open(&args, &mounter)?;
     let [plugin, admin] = args.listen;
     let doors = [Door::open(plugin)?, Door::open(admin)?];
-    Ok(Parent::new(mounter, program, doors, signals).run())
+    Ok(parent::run(mounter, program, doors, &signals))
 }
 
 /// Writes one line to stderr.

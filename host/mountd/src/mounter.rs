@@ -1,6 +1,6 @@
 //! The requests: every frame of a round is answered here, by the one thread that mounts, unmounts and renames.
 //!
-//! What has to be durable is synced once a round, and one look at the kernel's mounts serves every Unmount of it.
+//! What has to be durable is synced once a round.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,11 +118,13 @@ impl Mounter {
     /// Answers a round of requests. Those that need no sync go first; durable ones share theirs.
     pub(crate) fn serve(&self, round: Vec<Frame<Request>>) -> Vec<Frame<Reply>> {
         let mut answers = Vec::with_capacity(round.len());
-        let (mut releases, mut makes, mut trashes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut makes, mut trashes) = (Vec::new(), Vec::new());
         for Frame { number, body } in round {
             let reply = match body {
                 Request::Survey { kind, after } => self.survey(kind, after),
                 Request::Usage { id } => self.usage(id).map(Reply::Used),
+                Request::Scan { id } => self.scan(id).map(Reply::Scanned),
+                Request::Unmount { id } => self.unmount(id).map(Reply::Unmounted),
                 Request::Mount { id, driver, storage, plan, peer, last } => {
                     let wanted = Wanted { driver, storage, plan, peer, last };
                     self.mount(id, &wanted).map(Reply::Mounted)
@@ -135,18 +137,9 @@ impl Mounter {
                     trashes.push((number, id));
                     continue;
                 }
-                Request::Unmount { id } => {
-                    releases.push((number, (id, true)));
-                    continue;
-                }
-                Request::Scan { id } => {
-                    releases.push((number, (id, false)));
-                    continue;
-                }
             };
             answers.push(answer(number, reply));
         }
-        answer_all(&mut answers, releases, |wanted| self.release(wanted));
         answer_all(&mut answers, makes, |wanted| self.make(wanted));
         answer_all(&mut answers, trashes, |wanted| self.trash(wanted));
         answers
@@ -192,40 +185,21 @@ impl Mounter {
         replies.collect()
     }
 
-    /// Scans volumes, and unmounts those of them that are to be and that nobody holds.
-    fn release(&self, wanted: &[(Id, bool)]) -> Vec<Result<Reply, Fault>> {
-        let found = self.evidence(wanted).unwrap_or_else(|e| vec![Err(e); wanted.len()]);
-        let replies = wanted.iter().zip(found).map(|((id, unmount), found)| {
-            let evidence = found?;
-            match (unmount, evidence.is_free()) {
-                (false, _) => Ok(Reply::Scanned(evidence)),
-                (true, false) => Ok(Reply::Unmounted(Release::Held(evidence))),
-                (true, true) => self.take_away(*id).map(Reply::Unmounted),
-            }
-        });
-        replies.collect()
+    /// Who holds a volume. One that is mounted nowhere here is looked for by its directory.
+    fn scan(&self, id: Id) -> Result<Evidence, Fault> {
+        let text = self.processes.own_mounts()?;
+        let (lines, device) = (parse(&text)?, self.store.device);
+        let target = match self.line_of(id, &lines)? {
+            Some(line) if line.device != device => Target { device: line.device, root: None },
+            Some(line) => Target { device, root: Some(line.root.to_string()) },
+            None => Target { device, root: Some(self.store.data(id, None)) },
+        };
+        self.processes.scan(&target, self.anchor.device)
     }
 
-    /// Who holds each of the volumes. One that is mounted nowhere here is looked for by its directory.
-    fn evidence(&self, wanted: &[(Id, bool)]) -> Result<Vec<Result<Evidence, Fault>>, Fault> {
-        let text = self.processes.own_mounts()?;
-        let lines = parse(&text)?;
-        let target = |(id, _): &(Id, bool)| -> Result<Target, Fault> {
-            let store = self.store.device;
-            Ok(match self.line_of(*id, &lines)? {
-                Some(line) if line.device != store => Target { device: line.device, root: None },
-                Some(line) => Target { device: store, root: Some(line.root.to_string()) },
-                None => Target { device: store, root: Some(self.store.data(*id, None)) },
-            })
-        };
-        let targets: Vec<_> = wanted.iter().map(target).collect();
-        let known: Vec<&Target> = targets.iter().flatten().collect();
-        let mut found = self.processes.scan(&known, self.anchor.device)?.into_iter();
-        let each = targets.iter().map(|target| match target {
-            Ok(_) => Ok(found.next().unwrap_or_default()),
-            Err(e) => Err(e.clone()),
-        });
-        Ok(each.collect())
+    fn unmount(&self, id: Id) -> Result<Release, Fault> {
+        let evidence = self.scan(id)?;
+        if evidence.is_free() { self.take_away(id) } else { Ok(Release::Held(evidence)) }
     }
 
     /// Unmounts a volume that nobody holds, and removes its mountpoint. Nothing there is done already.

@@ -1,7 +1,6 @@
 //! Whether any mount namespace shows a volume: asked of the kernel, which knows them all, also those without a process.
 //!
-//! Ten times as fast as mountinfo, which tells in return who it is. Needs Linux 6.12; where that is missing, `scan` reads
-//! mountinfo at once.
+//! Several times as fast as mountinfo, which tells in return who it is. Needs Linux 6.12; `scan` does without it.
 
 use std::os::fd::OwnedFd;
 
@@ -10,96 +9,81 @@ use rustix::io::Errno;
 use crate::scan::Target;
 use crate::sys::{AskMounts, ask_mounts, neighbour};
 
-/// Numbers of one page of a list of mounts.
-const LIST_BYTES: usize = 8 * 512;
-/// `struct statmount` with one path behind it.
-const STAT_BYTES: usize = STRINGS + 4097;
-/// Where the strings of a `struct statmount` begin.
+/// Bytes of one page of a list of mounts.
+const LIST: usize = 8 * 512;
+/// Where the strings of a `struct statmount` begin, and the room for one path behind them.
 const STRINGS: usize = 512;
-/// The parts of a `struct statmount` that are asked for: superblock, the mount's own numbers, its root.
+const PATH: usize = 4097;
+/// The parts of a `struct statmount` that are asked for: the superblock; or with it the mount's numbers and its root.
 const SUPERBLOCK: u64 = 1;
 const ALL: u64 = SUPERBLOCK | 2 | 8;
 /// To list from the root of a namespace.
 const ROOT: u64 = u64::MAX;
 
-/// For each target whether some namespace shows it, by the rule of `scan`; `own` is a file of this process's namespace.
-pub(crate) fn held(
-    own: &OwnedFd,
-    targets: &[&Target],
-    anchor: (u32, u32),
-) -> Result<Vec<bool>, Errno> {
-    let mut held = vec![false; targets.len()];
-    // The number of our own namespace is told only from a neighbour's side.
-    look_at(0, targets, anchor, &mut held)?;
+/// Whether some namespace shows the target, by the rule of `scan`; `own` is a file of this process's namespace.
+pub(crate) fn show(own: &OwnedFd, target: &Target, anchor: (u32, u32)) -> Result<bool, Errno> {
+    // To the kernel 0 is the caller's own.
+    if shows(0, target, anchor)? {
+        return Ok(true);
+    }
     for after in [false, true] {
-        let mut here = neighbour(own, after);
-        loop {
-            match here {
-                Ok((namespace, number)) => {
-                    look_at(number, targets, anchor, &mut held)?;
-                    here = neighbour(&namespace, after);
-                }
-                Err(Errno::NOENT) => break,
-                Err(e) => return Err(e),
+        let mut next = neighbour(own, after);
+        while let Some((namespace, number)) = unless_gone(next)? {
+            if shows(number, target, anchor)? {
+                return Ok(true);
             }
+            next = neighbour(&namespace, after);
         }
     }
-    Ok(held)
+    Ok(false)
 }
 
-/// Looks at every mount of one namespace; number 0 is the caller's own.
-fn look_at(
-    namespace: u64,
-    targets: &[&Target],
-    anchor: (u32, u32),
-    held: &mut [bool],
-) -> Result<(), Errno> {
-    let mut list = [0; LIST_BYTES];
+/// The end of a list, or what has ended meanwhile, is no failure.
+fn unless_gone<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match result {
+        Err(Errno::NOENT) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// What one mount is; `false` if it has gone.
+fn stat(namespace: u64, mount: u64, parts: u64, answer: &mut [u8]) -> Result<bool, Errno> {
+    let asked = ask_mounts(AskMounts::Stat, namespace, mount, parts, answer);
+    unless_gone(asked).map(|there| there.is_some())
+}
+
+/// Looks at every mount of one namespace.
+fn shows(namespace: u64, target: &Target, anchor: (u32, u32)) -> Result<bool, Errno> {
+    let (mut list, mut mount, mut below) = ([0; LIST], [0; STRINGS + PATH], [0; STRINGS]);
     let mut last = 0;
     loop {
-        let count = match ask_mounts(AskMounts::List, namespace, ROOT, last, &mut list) {
-            Ok(count) => count,
-            // It ended meanwhile.
-            Err(Errno::NOENT) => return Ok(()),
-            Err(e) => return Err(e),
-        };
+        let count = ask_mounts(AskMounts::List, namespace, ROOT, last, &mut list);
+        let count = unless_gone(count)?.unwrap_or(0);
         for number in list.chunks_exact(8).take(count) {
             last = u64_at(number, 0);
-            let mut stat = [0; STAT_BYTES];
-            match ask_mounts(AskMounts::Stat, namespace, last, SUPERBLOCK, &mut stat) {
-                Ok(_) if targets.iter().any(|target| target.device == device(&stat)) => {}
-                Ok(_) | Err(Errno::NOENT) => continue,
-                Err(e) => return Err(e),
-            }
-            match ask_mounts(AskMounts::Stat, namespace, last, ALL, &mut stat) {
-                Ok(_) => {}
-                Err(Errno::NOENT) => continue,
-                Err(e) => return Err(e),
-            }
-            let mut parent = [0; STAT_BYTES];
-            let on =
-                ask_mounts(AskMounts::Stat, namespace, u64_at(&stat, 48), SUPERBLOCK, &mut parent);
-            if on.is_ok() && device(&parent) == anchor {
-                continue;
-            }
-            for (target, held) in targets.iter().zip(held.iter_mut()) {
-                *held |= target.is(device(&stat), &root(&stat));
+            if stat(namespace, last, SUPERBLOCK, &mut below)?
+                && device(&below) == target.device
+                && stat(namespace, last, ALL, &mut mount)?
+                && target.is(device(&mount), &root(&mount))
+            {
+                let on = stat(namespace, u64_at(&mount, 48), SUPERBLOCK, &mut below)?;
+                if !on || device(&below) != anchor {
+                    return Ok(true);
+                }
             }
         }
-        if count < LIST_BYTES / 8 {
-            return Ok(());
+        if count < LIST / 8 {
+            return Ok(false);
         }
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let field = bytes.get(at..).and_then(<[u8]>::first_chunk);
-    field.map_or(0, |field| u32::from_ne_bytes(*field))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let field = bytes.get(at..).and_then(<[u8]>::first_chunk);
-    field.map_or(0, |field| u64::from_ne_bytes(*field))
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |field| u64::from_ne_bytes(*field))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |field| u32::from_ne_bytes(*field))
 }
 
 fn device(stat: &[u8]) -> (u32, u32) {

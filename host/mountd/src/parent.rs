@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process};
 
 use crate::daemon::{CANNOT_RUN, Daemon, Program, die_with};
 use crate::doors::Door;
@@ -14,78 +14,56 @@ use crate::{reaper, say, sys};
 
 /// How long a daemon may drain: Docker waits 60 s for everything but Create and Mount.
 const DRAIN: Duration = Duration::from_secs(60);
-/// How long a daemon may take to end after it has closed its socket.
+/// How long a daemon may take to end after it has closed its socket, or after SIGKILL.
 const LEAVE: Duration = Duration::from_secs(2);
 /// A reaper is killed after this and started again: it goes on where it was, unless its file system hangs.
 const REAP_DEADLINE: Duration = Duration::from_secs(15 * 60);
-/// The first and the longest wait before stuck entries of the trash are tried again.
-const REAP_AGAIN: Duration = Duration::from_secs(60);
-const REAP_AGAIN_MAX: Duration = Duration::from_secs(60 * 60);
+/// When stuck entries of the trash are tried again.
+const REAP_AGAIN: Duration = Duration::from_secs(5 * 60);
 /// How long a failed fork is left alone.
 const FORK_AGAIN: Duration = Duration::from_secs(1);
 /// The status with which a daemon says that it cannot run as it is configured: starting it again would not help.
-const CONFIGURATION: u8 = 78;
+const CONFIGURATION: i32 = 78;
 
 /// mountd as the parent of the daemon and of the reaper.
-pub(crate) struct Parent {
+struct Parent {
     mounter: Mounter,
     program: Program,
     doors: [Door; 2],
-    signals: OwnedFd,
     daemon: Option<Daemon>,
     start_at: Instant,
+    /// The running reaper and when it is killed.
     reaper: Option<(Pid, Instant)>,
     reap_at: Option<Instant>,
-    reap_wait: Duration,
     /// Set once the daemon was told to end: until then it may drain.
     drain_until: Option<Instant>,
 }
 
+/// Runs until it is told to end, or the daemon cannot run; answers the exit status. `doors` are the plugin's socket and the admin's.
+pub(crate) fn run(mounter: Mounter, program: Program, doors: [Door; 2], signals: &OwnedFd) -> u8 {
+    let (start_at, reap_at) = (Instant::now(), Some(Instant::now()));
+    let (daemon, reaper, drain_until) = (None, None, None);
+    let mut parent =
+        Parent { mounter, program, doors, daemon, start_at, reaper, reap_at, drain_until };
+    let status = loop {
+        parent.start_what_is_due();
+        parent.end_what_is_late();
+        parent.wait(signals);
+        while let Some(signal) = sys::next_signal(signals) {
+            if signal != Signal::CHILD {
+                parent.stop();
+            }
+        }
+        parent.talk();
+        if let Some(status) = parent.bury() {
+            break status;
+        }
+    };
+    parent.doors.into_iter().for_each(Door::close);
+    status
+}
+
 impl Parent {
-    /// Nothing is started before [`Parent::run`]; `doors` are the plugin's socket and the admin's.
-    pub(crate) fn new(
-        mounter: Mounter,
-        program: Program,
-        doors: [Door; 2],
-        signals: OwnedFd,
-    ) -> Self {
-        let now = Instant::now();
-        Self {
-            mounter,
-            program,
-            doors,
-            signals,
-            daemon: None,
-            start_at: now,
-            reaper: None,
-            reap_at: Some(now),
-            reap_wait: REAP_AGAIN,
-            drain_until: None,
-        }
-    }
-
-    /// Runs until it is told to end, or the daemon cannot run; answers the exit status.
-    pub(crate) fn run(mut self) -> u8 {
-        let status = loop {
-            self.start_what_is_due();
-            self.end_what_is_late();
-            self.wait();
-            while let Some(signal) = sys::next_signal(&self.signals) {
-                if signal != Signal::CHILD {
-                    self.stop();
-                }
-            }
-            self.talk();
-            if let Some(status) = self.collect() {
-                break status;
-            }
-        };
-        for door in self.doors {
-            door.close();
-        }
-        status
-    }
-
     fn start_what_is_due(&mut self) {
         let now = Instant::now();
         if self.daemon.is_none() && self.drain_until.is_none() && now >= self.start_at {
@@ -98,14 +76,9 @@ impl Parent {
             }
         }
         if self.reaper.is_none() && self.reap_at.is_some_and(|at| now >= at) {
-            self.reap_at = None;
-            match self.start_reaper() {
-                Ok(pid) => self.reaper = Some((pid, now + REAP_DEADLINE)),
-                Err(e) => {
-                    say(format_args!("cannot start the reaper: {}", text(e)));
-                    self.reap_at = Some(now + REAP_AGAIN);
-                }
-            }
+            let started = self.start_reaper();
+            self.reap_at = started.is_err().then_some(now + REAP_AGAIN);
+            self.reaper = started.ok().map(|pid| (pid, now + REAP_DEADLINE));
         }
     }
 
@@ -128,25 +101,27 @@ impl Parent {
     }
 
     fn end_what_is_late(&mut self) {
-        let late = |at: Instant| Instant::now() >= at;
-        if let Some(daemon) = &self.daemon
-            && (daemon.leaves_by.is_some_and(late) || self.drain_until.is_some_and(late))
+        let now = Instant::now();
+        let late = |at: &mut Option<Instant>| at.take_if(|at| now >= *at).is_some();
+        if let Some(daemon) = &mut self.daemon
+            && (late(&mut daemon.leaves_by) || late(&mut self.drain_until))
         {
             kill(daemon.pid, Signal::KILL);
+            daemon.leaves_by = Some(now + LEAVE);
+            self.drain_until = self.drain_until.map(|_| now + LEAVE);
         }
-        if let Some((pid, deadline)) = self.reaper
-            && late(deadline)
+        if let Some((pid, deadline)) = self.reaper.as_mut().filter(|(_, deadline)| now >= *deadline)
         {
-            kill(pid, Signal::KILL);
+            kill(*pid, Signal::KILL);
+            *deadline = now + REAP_DEADLINE;
         }
     }
 
     /// Sleeps until something is to do.
-    fn wait(&self) {
+    fn wait(&self, signals: &OwnedFd) {
         let daemon = self.daemon.as_ref();
-        let start = (daemon.is_none() && self.drain_until.is_none()).then_some(self.start_at);
         let times = [
-            start,
+            Some(self.start_at).filter(|_| daemon.is_none() && self.drain_until.is_none()),
             self.reap_at.filter(|_| self.reaper.is_none()),
             self.reaper.map(|(_, deadline)| deadline),
             daemon.and_then(|daemon| daemon.leaves_by),
@@ -157,25 +132,20 @@ impl Parent {
             let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() }
         });
-        let mut files = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        let mut files = vec![PollFd::new(signals, PollFlags::IN)];
         if let Some(daemon) = daemon.filter(|daemon| daemon.leaves_by.is_none()) {
             let flags = if daemon.owes() { PollFlags::OUT } else { PollFlags::IN };
             files.push(PollFd::new(&daemon.socket, flags));
         }
-        if let Err(e) = poll(&mut files, timeout.as_ref())
-            && e != rustix::io::Errno::INTR
-        {
-            say(format_args!("cannot wait: {}", text(e)));
+        if poll(&mut files, timeout.as_ref()).is_err_and(|e| e != rustix::io::Errno::INTR) {
             std::thread::sleep(FORK_AGAIN);
         }
     }
 
     fn stop(&mut self) {
-        if self.drain_until.is_none() {
-            self.drain_until = Some(Instant::now() + DRAIN);
-            if let Some(daemon) = &self.daemon {
-                kill(daemon.pid, Signal::TERM);
-            }
+        self.drain_until.get_or_insert(Instant::now() + DRAIN);
+        if let Some(daemon) = &self.daemon {
+            kill(daemon.pid, Signal::TERM);
         }
     }
 
@@ -191,49 +161,34 @@ impl Parent {
         }
     }
 
-    /// Buries children; answers the exit status when there is no more to do.
-    fn collect(&mut self) -> Option<u8> {
+    /// Takes leave of children that have ended; answers the exit status when there is no more to do.
+    fn bury(&mut self) -> Option<u8> {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            if self.reaper.is_some_and(|(reaper, _)| reaper == pid) {
-                self.reaper = None;
-                if status.exit_status() == Some(0) {
-                    self.reap_wait = REAP_AGAIN;
-                } else {
-                    self.reap_at.get_or_insert(Instant::now() + self.reap_wait);
-                    self.reap_wait = (self.reap_wait * 2).min(REAP_AGAIN_MAX);
-                }
+            if self.reaper.take_if(|(reaper, _)| *reaper == pid).is_some()
+                && status.exit_status() != Some(0)
+            {
+                self.reap_at.get_or_insert(Instant::now() + REAP_AGAIN);
             }
             if let Some(daemon) = self.daemon.take_if(|daemon| daemon.pid == pid) {
-                if let Some(code) = final_status(status) {
-                    say("the daemon cannot run as it is configured: mend that, then start again");
-                    return Some(code);
-                }
+                let (code, signal) = (status.exit_status(), status.terminating_signal());
                 if self.drain_until.is_some() {
-                    let told = status.terminating_signal() == Some(Signal::TERM.as_raw());
-                    let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
-                    return Some(if told { 0 } else { code.unwrap_or(1) });
+                    let ended = if signal == Some(Signal::TERM.as_raw()) { Some(0) } else { code };
+                    return Some(ended.and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
+                }
+                let how = match (code, signal) {
+                    (Some(code), _) => format!("status {code}"),
+                    (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+                };
+                if code == Some(CONFIGURATION) || code == Some(CANNOT_RUN) {
+                    say(format_args!("the daemon cannot run ({how}): mend that, then start again"));
+                    return code.and_then(|code| u8::try_from(code).ok());
                 }
                 self.start_at = self.program.next_start(daemon.started);
                 let wait = self.start_at.saturating_duration_since(Instant::now()).as_millis();
-                let how = ending(status);
                 say(format_args!("the daemon ended ({how}): starting it again in {wait} ms"));
             }
         }
         (self.daemon.is_none() && self.drain_until.is_some()).then_some(0)
-    }
-}
-
-/// The status of a daemon that need not be started again.
-fn final_status(status: WaitStatus) -> Option<u8> {
-    let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
-    code.filter(|code| [CONFIGURATION, CANNOT_RUN].contains(code))
-}
-
-fn ending(status: WaitStatus) -> String {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => format!("status {code}"),
-        (_, Some(signal)) => format!("signal {signal}"),
-        _ => "no status".to_owned(),
     }
 }
 

@@ -5,17 +5,18 @@
 //! container has built. Killed, it goes on where it was. What it cannot delete it reports and leaves.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, RenameFlags, openat2, renameat_with, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, RenameFlags, openat, openat2, renameat_with, unlinkat,
+};
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use wasmvol_plan::Id;
 use wasmvol_plan::name::Quoted;
 
 use crate::anchor::CLONE;
 use crate::places::{BENEATH, DIRECTORY};
-use crate::{fault, say, scan, sys};
+use crate::{fault, say, scan};
 
 /// How a directory that was moved up is called: this, the volume's id, a dash and a number.
 const MOVED: &str = ".reap-";
@@ -39,9 +40,7 @@ pub(crate) fn volume_of(entry: &str) -> Option<Id> {
 /// Empties the trash as far as it can; answers how many entries are stuck.
 pub(crate) fn run(trash: &OwnedFd) -> Result<u32, Errno> {
     let clone = rustix::mount::open_tree(trash, "", CLONE)?;
-    let none = MountAttrFlags::empty();
-    sys::mount_setattr(clone.as_fd(), none, none, MountPropagationFlags::PRIVATE)?;
-    let trash = rustix::fs::openat(&clone, ".", DIRECTORY, Mode::empty())?;
+    let trash = openat(&clone, ".", DIRECTORY, Mode::empty())?;
     let mut queue = scan::names(&trash)?;
     queue.retain(|name| volume_of(name).is_some());
     let mut reaper = Reaper { trash, queue, moved: 0, stuck: 0 };
@@ -105,18 +104,17 @@ impl Reaper {
             Err(Errno::NOTEMPTY) => {}
             other => return other,
         }
-        let Some(id) = volume_of(name) else { return Err(Errno::INVAL) };
+        let id = volume_of(name).ok_or(Errno::INVAL)?;
         loop {
             self.moved += 1;
             let up = format!("{MOVED}{id}-{}", self.moved);
             match renameat_with(directory, inner, &self.trash, &up, RenameFlags::NOREPLACE) {
                 // Left by a run that was killed.
                 Err(Errno::EXIST) => {}
-                Ok(()) => {
-                    self.queue.push(up);
-                    return Ok(());
+                other => {
+                    self.queue.extend(other.is_ok().then_some(up));
+                    return other;
                 }
-                Err(e) => return Err(e),
             }
         }
     }
@@ -124,26 +122,8 @@ impl Reaper {
     fn report(&mut self, name: &str, inner: &CStr, errno: Errno) {
         self.stuck += 1;
         if self.stuck <= NAMED_MAX {
-            let inner = Quoted::new(&inner.to_string_lossy());
-            let why = fault::text(errno);
+            let (inner, why) = (Quoted::new(&inner.to_string_lossy()), fault::text(errno));
             say(format_args!("cannot delete {inner} in `trash/{name}`: {why}; it is tried again"));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_moved_up_belongs_to_its_volume_and_strangers_to_none() {
-        let id = Id::from_bits(7);
-        assert_eq!(volume_of(&id.to_string()), Some(id));
-        assert_eq!(volume_of(&format!(".reap-{id}-12")), Some(id));
-        for stranger in
-            [".reap-", ".reap-é", "lost+found", &format!("{id}x"), &format!("reap-{id}")]
-        {
-            assert_eq!(volume_of(stranger), None, "{stranger}");
         }
     }
 }

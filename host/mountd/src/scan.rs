@@ -103,39 +103,24 @@ impl Processes {
         Ok(unknown)
     }
 
-    /// The evidence for each target; `anchor` is the device on which a volume's mount holds nothing.
-    pub(crate) fn scan(
-        &self,
-        targets: &[&Target],
-        anchor: (u32, u32),
-    ) -> Result<Vec<Evidence>, Fault> {
-        let mut found = vec![Evidence::default(); targets.len()];
-        let somewhere = namespaces::held(&self.namespace, targets, anchor).ok();
-        if somewhere.as_ref().is_some_and(|held| !held.contains(&true)) {
-            return Ok(found);
+    /// Who holds the target; `anchor` is the device on which a volume's mount holds nothing.
+    pub(crate) fn scan(&self, target: &Target, anchor: (u32, u32)) -> Result<Evidence, Fault> {
+        let mut holders = Vec::new();
+        let somewhere = namespaces::show(&self.namespace, target, anchor);
+        if somewhere == Ok(false) {
+            return Ok(Evidence::default());
         }
         let unknown = self.each_view(|pid, lines| {
             let on_anchor = |line: &Entry<'_>| {
                 lines.iter().any(|below| below.mount_id == line.parent_id && below.device == anchor)
             };
-            for (target, evidence) in targets.iter().zip(&mut found) {
-                let shows =
-                    |line: &&Entry<'_>| target.is(line.device, &line.root) && !on_anchor(line);
-                if let Some(line) = lines.iter().find(shows)
-                    && evidence.holders.len() < NAMED_MAX
-                {
-                    evidence.holders.push(Sighting { pid, path: shown(&line.mount_point) });
-                }
-            }
+            let shows = |line: &&Entry<'_>| target.is(line.device, &line.root) && !on_anchor(line);
+            let line = lines.iter().find(shows).filter(|_| holders.len() < NAMED_MAX);
+            holders.extend(line.map(|line| Sighting { pid, path: shown(&line.mount_point) }));
         })?;
-        for (at, evidence) in found.iter_mut().enumerate() {
-            evidence.unknown = match somewhere.as_ref().and_then(|held| held.get(at)) {
-                // Held in a namespace that no process shows: a thread's, or one that is kept by its file.
-                Some(held) => u32::from(*held && evidence.holders.is_empty()),
-                None => unknown,
-            };
-        }
-        Ok(found)
+        // A namespace that no process shows is a thread's, or is kept by its file.
+        let hidden = u32::from(holders.is_empty());
+        Ok(Evidence { holders, unknown: if somewhere.is_ok() { hidden } else { unknown } })
     }
 
     /// Whether `pid` sees a mount of this device at `path`; so it does if it has ended, or shares our namespace.

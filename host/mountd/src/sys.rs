@@ -25,15 +25,6 @@ fn done(result: c_int) -> Result<c_int, Errno> {
     if result < 0 { Err(errno()) } else { Ok(result) }
 }
 
-/// `struct mount_attr` of mount_setattr(2).
-#[repr(C)]
-struct MountAttr {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    userns: u64,
-}
-
 /// Changes one mount, attached or not: flags to set, flags to clear, propagation.
 pub(crate) fn mount_setattr(
     mount: BorrowedFd<'_>,
@@ -41,35 +32,19 @@ pub(crate) fn mount_setattr(
     clear: MountAttrFlags,
     propagation: MountPropagationFlags,
 ) -> Result<(), Errno> {
-    let attr = MountAttr {
-        set: set.bits().into(),
-        clear: clear.bits().into(),
-        propagation: propagation.bits().into(),
-        userns: 0,
-    };
-    // SAFETY: the path is a C string and `attr` a whole `mount_attr` of the size given; both outlive the call.
+    let attr: [u64; 4] = [set.bits().into(), clear.bits().into(), propagation.bits().into(), 0];
+    let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+    // SAFETY: the path is a C string and `attr` the four words of a `struct mount_attr`; both outlive the call.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attr,
-            size_of::<MountAttr>(),
-        )
+        let call = libc::SYS_mount_setattr;
+        libc::syscall(call, mount.as_raw_fd(), path, flags, &raw const attr, size_of_val(&attr))
     };
     if result < 0 { Err(errno()) } else { Ok(()) }
 }
 
-/// `struct mnt_id_req` of listmount(2) and statmount(2).
+/// `struct mnt_id_req` of listmount(2) and statmount(2): its size and a spare word; mount, parameter, namespace.
 #[repr(C)]
-struct MountRequest {
-    size: u32,
-    spare: u32,
-    mount: u64,
-    param: u64,
-    namespace: u64,
-}
+struct MountRequest([u32; 2], [u64; 3]);
 
 /// The calls that ask about mounts of any namespace, by their numbers; Linux 6.11 knows both.
 #[derive(Clone, Copy)]
@@ -88,7 +63,7 @@ pub(crate) fn ask_mounts(
     param: u64,
     answer: &mut [u8],
 ) -> Result<usize, Errno> {
-    let request = MountRequest { size: 32, spare: 0, mount, param, namespace };
+    let request = MountRequest([32, 0], [mount, param, namespace]);
     let room = match call {
         AskMounts::Stat => answer.len(),
         AskMounts::List => answer.len() / size_of::<u64>(),
@@ -100,14 +75,10 @@ pub(crate) fn ask_mounts(
     usize::try_from(result).map_err(|_| errno())
 }
 
-/// `struct mnt_ns_info` of the ioctls on a mount namespace.
+/// `struct mnt_ns_info` of the ioctls on a mount namespace: its size and the number of mounts; the namespace's number.
 #[repr(C)]
 #[derive(Default)]
-struct NamespaceInfo {
-    size: u32,
-    mounts: u32,
-    id: u64,
-}
+struct NamespaceInfo([u32; 2], u64);
 
 /// The mount namespace that was made before this one, or after it, with its number; `NOENT` at the end. Linux 6.12 knows how.
 pub(crate) fn neighbour(namespace: &OwnedFd, after: bool) -> Result<(OwnedFd, u64), Errno> {
@@ -117,7 +88,7 @@ pub(crate) fn neighbour(namespace: &OwnedFd, after: bool) -> Result<(OwnedFd, u6
     // SAFETY: the kernel writes one `mnt_ns_info`, of 16 bytes as the request's number says.
     let fd = done(unsafe { libc::ioctl(namespace.as_raw_fd(), request, &raw mut info) })?;
     // SAFETY: a new file that nobody else owns.
-    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, info.id))
+    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, info.1))
 }
 
 /// Takes over a file that was inherited under a number; closed again on exec.
@@ -171,56 +142,39 @@ pub(crate) fn exec(program: &OwnedFd, argv: &[CString], env: &[CString]) -> Errn
         strings.iter().map(|s| s.as_ptr().cast_mut()).chain(ends).collect()
     };
     let (argv, env) = (pointers(argv), pointers(env));
+    let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
     // SAFETY: both arrays end with a null pointer, and their strings outlive the call; execve writes to none of them.
-    unsafe {
-        libc::execveat(
-            program.as_raw_fd(),
-            c"".as_ptr(),
-            argv.as_ptr(),
-            env.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    };
+    unsafe { libc::execveat(program.as_raw_fd(), path, argv.as_ptr(), env.as_ptr(), flags) };
     errno()
 }
 
-/// Drops every capability that a later exec could bring back.
-pub(crate) fn drop_bounding_set() -> Result<(), Errno> {
-    // The kernel has fewer than 64 and answers EINVAL for the first one that it does not know.
-    for capability in 0..64 {
-        // SAFETY: takes a number, changes only this process.
-        match done(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
-            Ok(_) => {}
-            Err(Errno::INVAL) if capability > 0 => break,
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
-fn handled_signals() -> libc::sigset_t {
+/// Blocks or unblocks the signals that mountd takes as messages.
+fn mask_signals(how: c_int) -> Result<libc::sigset_t, Errno> {
     let mut set = std::mem::MaybeUninit::uninit();
-    // SAFETY: sigemptyset makes the set whole; the signals are valid ones.
+    // SAFETY: sigemptyset makes the set whole before it is used; the signals are valid ones.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGCHLD] {
             libc::sigaddset(set.as_mut_ptr(), signal);
         }
-        set.assume_init()
+        done(libc::sigprocmask(how, set.as_ptr(), std::ptr::null_mut()))?;
+        Ok(set.assume_init())
     }
 }
 
 /// Turns SIGTERM, SIGINT and SIGCHLD into messages on a file that never blocks.
 pub(crate) fn signal_fd() -> Result<OwnedFd, Errno> {
-    let set = handled_signals();
-    // SAFETY: the set is whole; the old one is not asked for.
-    done(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) })?;
-    // SAFETY: the set is whole.
-    let fd = done(unsafe {
-        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-    })?;
-    // SAFETY: a new file that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let set = mask_signals(libc::SIG_BLOCK)?;
+    // SAFETY: the set is whole, and the new file is nobody else's.
+    unsafe {
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        done(libc::signalfd(-1, &raw const set, flags)).map(|fd| OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Lets a child have its signals again: the mask outlives exec.
+pub(crate) fn unblock_signals() -> Result<(), Errno> {
+    mask_signals(libc::SIG_UNBLOCK).map(|_| ())
 }
 
 /// The next signal of [`signal_fd`], if one waits.
@@ -229,12 +183,4 @@ pub(crate) fn next_signal(signals: &OwnedFd) -> Option<Signal> {
     rustix::io::read(signals, &mut message).ok()?;
     let number = message.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))?;
     Signal::from_named_raw(number.cast_signed())
-}
-
-/// Lets a child have its signals again: the mask outlives exec.
-pub(crate) fn unblock_signals() -> Result<(), Errno> {
-    let set = handled_signals();
-    // SAFETY: the set is whole; the old one is not asked for.
-    done(unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) })?;
-    Ok(())
 }
