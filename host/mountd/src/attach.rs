@@ -13,6 +13,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 use wasmvol_plan::grants::GRANTS_MAX;
+use wasmvol_plan::mountinfo::Entry;
 use wasmvol_plan::{DriverName, Facts, Fault, FaultKind, Grants, Id, Plan, Source, Storage};
 
 use crate::anchor::{CLONE, NONE, identity, make_private};
@@ -21,15 +22,6 @@ use crate::mounter::{Mounter, facts_of};
 use crate::places::BENEATH;
 use crate::{scan, sys};
 
-/// What a Mount asks for, beside the volume.
-pub(crate) struct Wanted {
-    pub(crate) driver: DriverName,
-    pub(crate) storage: Storage,
-    pub(crate) plan: Plan,
-    pub(crate) peer: Option<u32>,
-    pub(crate) last: Option<Facts>,
-}
-
 /// The source of a superblock that is one volume's own: by it the volume is known in every namespace.
 fn tag(id: Id) -> String {
     format!("wasmvol-{id}")
@@ -37,23 +29,28 @@ fn tag(id: Id) -> String {
 
 impl Mounter {
     /// Mounts a volume, or answers the facts of the mount that is there.
-    pub(crate) fn mount(&self, id: Id, wanted: &Wanted) -> Result<Facts, Fault> {
-        let plan = &wanted.plan;
-        let grants = self.grants(&wanted.driver)?;
-        wanted.storage.check(&grants)?;
-        plan.check(&wanted.storage, &grants)?;
+    pub(crate) fn mount(
+        &self,
+        id: Id,
+        driver: &DriverName,
+        storage: &Storage,
+        plan: &Plan,
+        peer: Option<u32>,
+        last: Option<&Facts>,
+    ) -> Result<Facts, Fault> {
+        let grants = self.grants(driver)?;
+        storage.check(&grants)?;
+        plan.check(storage, &grants)?;
         if self.anchor.mounted(id)?.is_some() {
             let facts = self.existing(id, plan)?;
-            self.show_to(wanted.peer, id, &facts)?;
-            return Ok(facts);
+            return self.show_to(peer, id, &facts).map(|()| facts);
         }
         self.kill.at("attach.begin");
-        let tree = self.assemble(id, plan, wanted.last.as_ref())?;
+        let tree = self.assemble(id, plan, last)?;
         restrict(&tree, plan, &grants)?;
         let facts = self.facts(id, plan, &tree)?;
         self.kill.at("attach.assembled");
-        let shown =
-            self.commit(id, &tree, &facts).and_then(|()| self.show_to(wanted.peer, id, &facts));
+        let shown = self.commit(id, &tree, &facts).and_then(|()| self.show_to(peer, id, &facts));
         // An open fd would keep the mount busy.
         drop(tree);
         match shown {
@@ -79,30 +76,20 @@ impl Mounter {
 
     /// The facts of a mount that is there, if it is what the plan would make.
     fn existing(&self, id: Id, plan: &Plan) -> Result<Facts, Fault> {
+        let facts = self.facts(id, plan, &self.anchor.open_volume(id)?)?;
         let text = self.processes.own_mounts()?;
         let lines = scan::parse(&text)?;
-        let Some(line) = self.line_of(id, &lines)? else {
-            return fault(
-                FaultKind::Failed,
-                format!("the mount of `{id}` is not listed: try again"),
-            );
+        let is_ours = |line: &&Entry<'_>| {
+            let shared = facts.device == self.store.device;
+            facts_of(line) == facts && (shared || line.source == tag(id))
         };
-        let expected = match &plan.source {
-            Source::Storage if plan.read_only => {
-                line.filesystem == "overlay" && line.source == tag(id)
+        match self.line_of(id, &lines)?.filter(is_ours) {
+            Some(_) => Ok(facts),
+            None => {
+                let why = format!("something else is mounted for `{id}`: unmount it first");
+                fault(FaultKind::Busy, why)
             }
-            Source::Storage => {
-                let root = self.store.data(id, plan.subpath.as_deref());
-                line.device == self.store.device && line.root == root
-            }
-            Source::Tmpfs(_) => line.filesystem == "tmpfs" && line.source == tag(id),
-        };
-        if expected {
-            return Ok(facts_of(line));
         }
-        let what = format!("{} from {}", line.filesystem, line.source);
-        let why = format!("something else is mounted for `{id}` ({what}): unmount it first");
-        fault(FaultKind::Busy, why)
     }
 
     /// What mountinfo will show of a tree.

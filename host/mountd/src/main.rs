@@ -39,20 +39,17 @@ const USAGE: u8 = 64;
 const IN_THE_WAY: u8 = 75;
 
 fn main() -> ExitCode {
-    let args = match Args::parse(std::env::args_os().skip(1)) {
-        Ok(args) => args,
-        Err(why) => {
-            say(why);
-            return ExitCode::from(USAGE);
-        }
+    let served = match Args::parse(std::env::args_os().skip(1)) {
+        Ok(args) => serve(args).map_err(|fault| {
+            let status = if fault.kind == FaultKind::Busy { IN_THE_WAY } else { 1 };
+            (status, fault.message)
+        }),
+        Err(why) => Err((USAGE, why)),
     };
-    match serve(args) {
-        Ok(status) => ExitCode::from(status),
-        Err(fault) => {
-            say(&fault);
-            ExitCode::from(if fault.kind == FaultKind::Busy { IN_THE_WAY } else { 1 })
-        }
-    }
+    ExitCode::from(served.unwrap_or_else(|(status, why)| {
+        say(why);
+        status
+    }))
 }
 
 fn serve(args: Args) -> Result<u8, Fault> {

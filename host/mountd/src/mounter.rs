@@ -4,17 +4,18 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 
+use rustix::process::{Signal, getpid, kill_process};
 use wasmvol_plan::frame::{Frame, Inventory};
 use wasmvol_plan::mountinfo::Entry;
 use wasmvol_plan::name::Quoted;
-use wasmvol_plan::steps::{KILL_AT, MOUNTD};
+use wasmvol_plan::steps::KILL_AT;
 use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, Reply, Request, Storage, Usage,
 };
 
 use crate::anchor::{Anchor, identity, make_private};
-use crate::attach::Wanted;
 use crate::fault::{Context, fault};
 use crate::places::{Places, path_of};
 use crate::reaper;
@@ -44,16 +45,16 @@ impl Store {
         let (mount_id, _) = identity(&places.volumes, "").trying("look at `volumes`")?;
         let path = path_of(&places.volumes)?;
         let line = lines.iter().find(|line| line.mount_id == mount_id);
-        let Some((line, inside)) = line.and_then(|line| {
-            Some((line, path.strip_prefix(line.mount_point.trim_end_matches('/'))?))
-        }) else {
-            return fault(
-                FaultKind::Failed,
-                "the state directory lies outside of this process's root",
-            );
-        };
-        let root = format!("{}{inside}", line.root.trim_end_matches('/'));
-        Ok(Self { device: line.device, filesystem: line.filesystem.to_string(), root })
+        let inside = line.and_then(|line| {
+            let inside = path.strip_prefix(line.mount_point.trim_end_matches('/'))?;
+            Some((line, format!("{}{inside}", line.root.trim_end_matches('/'))))
+        });
+        match inside {
+            Some((line, root)) => {
+                Ok(Self { device: line.device, filesystem: line.filesystem.to_string(), root })
+            }
+            None => fault(FaultKind::Failed, "the state directory lies outside of this root"),
+        }
     }
 
     /// Root of a mount of a volume's directory, or of one inside it.
@@ -63,25 +64,23 @@ impl Store {
     }
 }
 
-/// The step at which a crash test kills this process, once.
-pub(crate) struct KillAt(Option<(&'static str, String)>);
+/// The step at which a crash test kills this process, once, and the file that arms it.
+pub(crate) struct KillAt(Option<(String, String)>);
 
 impl KillAt {
     fn from_environment() -> Self {
-        let armed = std::env::var(KILL_AT).unwrap_or_default();
-        let step = |name: &str| MOUNTD.iter().find(|step| **step == name);
-        let parts = armed.split_once('@');
-        Self(parts.and_then(|(name, flag)| Some((*step(name)?, flag.to_owned()))))
+        let armed = std::env::var(KILL_AT).ok();
+        let parts = armed.as_deref().and_then(|armed| armed.split_once('@'));
+        Self(parts.map(|(step, flag)| (step.to_owned(), flag.to_owned())))
     }
 
     /// A named step was reached.
     pub(crate) fn at(&self, step: &'static str) {
         if let Some((armed, flag)) = &self.0
-            && *armed == step
+            && armed == step
             && rustix::fs::unlink(flag).is_ok()
         {
-            let this = rustix::process::getpid();
-            let _never_returns = rustix::process::kill_process(this, rustix::process::Signal::KILL);
+            let _never_returns = kill_process(getpid(), Signal::KILL);
         }
     }
 }
@@ -126,8 +125,8 @@ impl Mounter {
                 Request::Scan { id } => self.scan(id).map(Reply::Scanned),
                 Request::Unmount { id } => self.unmount(id).map(Reply::Unmounted),
                 Request::Mount { id, driver, storage, plan, peer, last } => {
-                    let wanted = Wanted { driver, storage, plan, peer, last };
-                    self.mount(id, &wanted).map(Reply::Mounted)
+                    let facts = self.mount(id, &driver, &storage, &plan, peer, last.as_ref());
+                    facts.map(Reply::Mounted)
                 }
                 Request::Make { id, driver, storage } => {
                     makes.push((number, (id, driver, storage)));
@@ -154,35 +153,32 @@ impl Mounter {
         let made: Vec<_> = wanted.iter().map(make).collect();
         self.kill.at("make.made");
         let parent = sync(&self.places.volumes, "volumes");
-        let synced = made.into_iter().map(|made| {
+        let synced = |made: Result<Vec<OwnedFd>, Fault>| {
             made?.iter().try_for_each(|directory| sync(directory, "a new volume"))?;
             parent.clone().map(|()| Reply::Made)
-        });
-        let synced = synced.collect();
+        };
+        let synced = made.into_iter().map(synced).collect();
         self.kill.at("make.synced");
         synced
     }
 
     fn trash(&self, wanted: &[Id]) -> Vec<Result<Reply, Fault>> {
         self.kill.at("trash.begin");
-        let moved = wanted.iter().map(|id| match self.anchor.mounted(*id)? {
+        let busy =
+            |id| fault(FaultKind::Busy, format!("volume `{id}` is mounted: unmount it first"));
+        let discard = |id: &Id| match self.anchor.mounted(*id)? {
             None => self.places.discard(*id),
-            Some(_) => {
-                fault(FaultKind::Busy, format!("volume `{id}` is mounted: unmount it first"))
-            }
-        });
-        let moved: Vec<_> = moved.collect();
+            Some(_) => busy(*id),
+        };
+        let moved: Vec<_> = wanted.iter().map(discard).collect();
         self.kill.at("trash.renamed");
         // Also where nothing was there: an earlier start may have been killed before its sync.
         let synced =
             sync(&self.places.trash, "trash").and_then(|()| sync(&self.places.volumes, "volumes"));
         self.kill.at("trash.synced");
         self.discarded.set(true);
-        let replies = moved.into_iter().map(|moved| {
-            let there = moved?;
-            synced.clone().map(|()| Reply::Trashed(there))
-        });
-        replies.collect()
+        let reply = |moved: Result<bool, Fault>| moved.map(Reply::Trashed);
+        moved.into_iter().map(|moved| synced.clone().and_then(|()| reply(moved))).collect()
     }
 
     /// Who holds a volume. One that is mounted nowhere here is looked for by its directory.
@@ -223,30 +219,21 @@ impl Mounter {
     ) -> Result<Option<&'b Entry<'a>>, Fault> {
         let point = format!("{}/{id}", self.anchor.path);
         let mut here = lines.iter().filter(|line| line.mount_point == point);
-        match (here.next(), here.next()) {
-            (line, None) => Ok(line),
-            _ => {
-                let cure = format!("run `umount {point}` once");
-                fault(FaultKind::Busy, format!("something is mounted over the volume: {cure}"))
-            }
-        }
+        let (line, over) = (here.next(), here.next());
+        let why = format!("something is mounted over the volume: run `umount {point}` once");
+        if over.is_none() { Ok(line) } else { fault(FaultKind::Busy, why) }
     }
 
     fn survey(&self, kind: Inventory, after: Option<Id>) -> Result<Reply, Fault> {
-        let what = format_args!("list the {kind:?}");
-        let names = match kind {
-            Inventory::Volumes => names(&self.places.volumes),
-            Inventory::Trash => names(&self.places.trash),
-            Inventory::Mounts => names(self.anchor.entries()),
+        let id = |name: &str| Id::parse(name).ok();
+        let (names, id_of): (_, fn(&str) -> Option<Id>) = match kind {
+            Inventory::Volumes => (names(&self.places.volumes), id),
+            Inventory::Trash => (names(&self.places.trash), reaper::volume_of),
+            Inventory::Mounts => (names(self.anchor.entries()), id),
         };
         let (mut found, mut strangers) = (BTreeMap::new(), BTreeSet::new());
-        for name in names.trying(what)? {
-            let id = if kind == Inventory::Trash {
-                reaper::volume_of(&name)
-            } else {
-                Id::parse(&name).ok()
-            };
-            match id {
+        for name in names.trying(format_args!("list the {kind:?}"))? {
+            match id_of(&name) {
                 Some(id) => _ = found.insert(id, None),
                 None => _ = strangers.insert(Quoted::new(&name).to_string()),
             }
@@ -255,11 +242,10 @@ impl Mounter {
             let text = self.processes.own_mounts()?;
             for line in &parse(&text)? {
                 let name = line.mount_point.strip_prefix(&self.anchor.path);
-                let id = name.and_then(|name| Id::parse(name.strip_prefix('/')?).ok());
-                if let Some(facts) = id.and_then(|id| found.get_mut(&id)) {
-                    // Of several on each other the lowest is the volume.
-                    facts.get_or_insert_with(|| facts_of(line));
-                }
+                let id = name.and_then(|name| id(name.strip_prefix('/')?));
+                // Of several on each other the lowest is the volume.
+                let facts = id.and_then(|id| found.get_mut(&id));
+                facts.map(|facts| facts.get_or_insert_with(|| facts_of(line)));
             }
             found.retain(|_, facts| facts.is_some());
         }
