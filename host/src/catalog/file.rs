@@ -8,6 +8,8 @@ use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use redb::backends::FileBackend;
 use redb::{BackendError, Database, StorageBackend};
 
@@ -61,7 +63,8 @@ impl StoreFile {
             .truncate(fresh)
             .mode(0o600)
             .open(path)?;
-        let disk = Disk { store: self.store, file: FileBackend::new(file)? };
+        let same_file = file.try_clone()?;
+        let disk = Disk { store: self.store, file: FileBackend::new(file)?, same_file };
         Ok(Database::builder().set_cache_size(self.cache).create_with_backend(disk)?)
     }
 
@@ -70,11 +73,29 @@ impl StoreFile {
     }
 }
 
-/// redb's own backend, but for a failed sync, after which the kernel may have dropped pages that it said were written.
+/// redb's own backend, but for two things. After a failed sync the process ends, because the kernel may have dropped pages that it
+/// said were written. And the file never has holes: what is free in it can be written on a full disk too, so that volumes can
+/// still be removed there.
 #[derive(Debug)]
 struct Disk {
     store: &'static str,
     file: FileBackend,
+    same_file: File,
+}
+
+impl Disk {
+    fn reserve(&self, from: u64, to: u64) -> io::Result<()> {
+        let [offset, length] = [from, to - from].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        match fallocate(&self.same_file, FallocateFlags::empty(), offset, length) {
+            // Some file systems cannot: there it is as good as with holes.
+            Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
+            Err(e) => {
+                // A part may have been added; the error says more than a failure to take it back.
+                let _ = self.file.set_len(from);
+                Err(e.into())
+            }
+        }
+    }
 }
 
 impl StorageBackend for Disk {
@@ -87,6 +108,10 @@ impl StorageBackend for Disk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let now = self.file.len()?;
+        if len > now {
+            self.reserve(now, len)?;
+        }
         self.file.set_len(len)
     }
 

@@ -108,10 +108,10 @@ fn load(
     let status: Status = parse(&client.get("/status")?)?;
     let name = match name {
         Some(name) => name,
-        None => DriverName::parse(&check(client, component.clone())?.name)?,
+        None => DriverName::parse(&check(client, file, component.clone())?.name)?,
     };
-    let file = status.places.config_dir.join(config::GRANTS).join(name.as_str());
-    let before = if grants.is_empty() { None } else { Some(grant(&file, grants)?) };
+    let granted = status.places.config_dir.join(config::GRANTS).join(name.as_str());
+    let before = if grants.is_empty() { None } else { Some(grant(&granted, grants)?) };
     let load = Load { name: Some(name), settings };
     let mut body = serde_json::to_vec(&load).map_err(ClientError::Answer)?;
     body.push(b'\n');
@@ -120,13 +120,13 @@ fn load(
         Ok(answer) => answer,
         Err(e) => {
             if let Some(before) = before {
-                put_back(&file, before.as_deref())?;
+                put_back(&granted, before.as_deref())?;
             }
-            return Err(e.into());
+            return Err(about(file, e));
         }
     };
     let driver: Driver = parse(&answer)?;
-    let granted = std::fs::read_to_string(&file).unwrap_or_default();
+    let granted = std::fs::read_to_string(&granted).unwrap_or_default();
     let needs = &driver.description.grants;
     for needed in needs.iter().filter(|n| !granted.lines().any(|line| line.trim() == **n)) {
         say(&format!("wasmvol: it says that it needs `--grant {needed}`"));
@@ -178,14 +178,23 @@ fn read(file: &Path) -> Result<Vec<u8>, CliError> {
     std::fs::read(file).map_err(CliError::io(format!("`{}`", file.display())))
 }
 
-fn check(client: &Client, component: Vec<u8>) -> Result<Description, CliError> {
-    Ok(parse::<Checked>(&client.post("/components", component)?)?.description)
+fn check(client: &Client, file: &Path, component: Vec<u8>) -> Result<Description, CliError> {
+    let answer = client.post("/components", component).map_err(|e| about(file, e))?;
+    Ok(parse::<Checked>(&answer)?.description)
+}
+
+/// What the daemon says of a component names no file: it was given bytes.
+fn about(file: &Path, error: ClientError) -> CliError {
+    match error {
+        ClientError::Refused(why) => CliError::Refused(format!("`{}`: {why}", file.display())),
+        other => other.into(),
+    }
 }
 
 fn inspect(driver: &Path, client: &Client, output: &Output) -> Result<(), CliError> {
     let shown = driver.display().to_string();
     let (answer, fields, description) = if shown.contains(['/', '.']) {
-        let answer = client.post("/components", read(driver)?)?;
+        let answer = client.post("/components", read(driver)?).map_err(|e| about(driver, e))?;
         let description = parse::<Checked>(&answer)?.description;
         (answer, Vec::new(), description)
     } else {
