@@ -3,7 +3,7 @@
 //! It changes nothing. Exit status 1 if anything was found.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -52,7 +52,7 @@ pub(super) fn run(
     found.extend(taken_names(plugin_dir));
     match &status {
         Some(status) => {
-            found.extend(blind_engines(runtime_dir));
+            found.extend(blind_engines(runtime_dir, plugin_dir));
             found.extend(status.troubles.iter().cloned());
         }
         None => {
@@ -174,8 +174,15 @@ fn no_daemon(runtime_dir: &Path) -> Vec<Trouble> {
     found
 }
 
-/// Engines that run and do not see our mounts: their containers would find an empty directory.
-fn blind_engines(runtime_dir: &Path) -> Vec<Trouble> {
+/// Engines that find our plugin and do not see its mounts: their containers would find an empty directory.
+fn blind_engines(runtime_dir: &Path, plugin_dir: &Path) -> Vec<Trouble> {
+    let socket = format!("{PLUGIN}.sock");
+    let Ok(plugin) = plugin_dir.join(&socket).metadata() else { return Vec::new() };
+    // Each engine has its own view of the file system, and another one's plugin of our name is none of our business.
+    let finds_us = |pid: u32| {
+        let seen = format!("/proc/{pid}/root{PLUGIN_DIR}/{socket}");
+        std::fs::metadata(seen).is_ok_and(|m| (m.dev(), m.ino()) == (plugin.dev(), plugin.ino()))
+    };
     let anchor = runtime_dir.join("mnt");
     let devices = |process: &str| -> BTreeSet<(u32, u32)> {
         let all = mounts_of(process);
@@ -188,13 +195,13 @@ fn blind_engines(runtime_dir: &Path) -> Vec<Trouble> {
     }
     let mut found = Vec::new();
     for (pid, name) in engines() {
-        if devices(&pid.to_string()).is_disjoint(&ours) {
+        if finds_us(pid) && devices(&pid.to_string()).is_disjoint(&ours) {
             let why = format!(
                 "does not see `{}`: its containers would find volumes empty",
                 anchor.display()
             );
             let cure =
-                "restart it, in the host's mount namespace and without PrivateMounts=".to_owned();
+                "run it in the host's mount namespace (no PrivateMounts=, PrivateTmp=, ProtectSystem= in its unit), after wasmvol".to_owned();
             found.push(trouble(format!("{name}, process {pid}"), why, Some(cure)));
         }
     }
