@@ -26,7 +26,7 @@ use crate::drivers::{Drivers, Loaded};
 use crate::server::{Answer, Api, BodyError, Busy, Peer, read_body};
 use crate::volumes::holders::Caller;
 use crate::volumes::world::World;
-use crate::volumes::{VolumeError, Volumes};
+use crate::volumes::{Insist, VolumeError, Volumes};
 use types::{Checked, Create, Driver, Load, Mounted, Places, Refused, Status, Volume};
 
 /// Most bytes of a request: a component of 64 MiB and the line before it.
@@ -93,7 +93,10 @@ impl<W: World> Admin<W> {
             ("GET", ["volumes"]) => self.all_volumes(),
             ("POST", ["volumes"]) => self.create(serde_json::from_slice(&body)?).await,
             ("GET", ["volumes", name]) => self.volumes.get(name, |view| json(view))?,
-            ("DELETE", ["volumes", name]) => self.remove((*name).to_owned()).await,
+            ("DELETE", ["volumes", name]) => self.remove((*name).to_owned(), Insist::No).await,
+            ("DELETE", ["volumes", name, "force"]) => {
+                self.remove((*name).to_owned(), Insist::Yes).await
+            }
             ("POST", ["volumes", name, "mount"]) => self.mount((*name).to_owned()).await,
             ("POST", ["volumes", name, "unmount"]) => self.unmount((*name).to_owned()).await,
             ("GET", ["drivers"]) => json(&self.all_drivers()),
@@ -114,12 +117,10 @@ impl<W: World> Admin<W> {
         .await
     }
 
-    async fn remove(self: &Rc<Self>, name: String) -> Result<Vec<u8>, Refusal> {
+    async fn remove(self: &Rc<Self>, name: String, insist: Insist) -> Result<Vec<u8>, Refusal> {
         let this = Rc::clone(self);
         self.finish(async move {
-            // For an engine, a volume that is gone is removed; a person has mistyped.
-            this.volumes.get(&name, |_| ())?;
-            this.volumes.remove(&name, Caller::Cli).await?;
+            this.volumes.remove(&name, Caller::Cli, insist).await?;
             json(&())
         })
         .await

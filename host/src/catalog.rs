@@ -13,7 +13,7 @@ mod writer;
 pub(crate) use writer::Counts;
 
 use serde::{Deserialize, Serialize};
-use wasmvol_plan::{Facts, Id};
+use wasmvol_plan::{Facts, Id, Plan};
 
 use crate::catalog::record::Record;
 use crate::volumes::holders::Holders;
@@ -52,6 +52,8 @@ pub(crate) struct MountRow {
     pub(crate) id: Id,
     /// The mount as the kernel showed it.
     pub(crate) facts: Facts,
+    /// How it was mounted: a mount that is there is counted without asking its driver again.
+    pub(crate) plan: Plan,
     pub(crate) holders: Holders,
 }
 

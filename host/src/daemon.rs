@@ -35,8 +35,6 @@ use crate::volumes::{Settings, Volumes};
 const CALLS_MAX: u32 = 64;
 /// Threads for driver calls and files, a few more than calls: loading must not wait for them.
 const THREADS_MAX: usize = CALLS_MAX as usize + 8;
-/// How long drivers may be taken up before recovery begins without those that are still being compiled.
-const TAKE_UP_PATIENCE: Duration = Duration::from_secs(2);
 /// The status that says: started again as it is, the daemon would end again. mountd then ends too.
 const CANNOT_RUN: u8 = 78;
 /// How long calls in flight may take after SIGTERM: systemd kills after 90 s, and a person at a terminal waits.
@@ -241,12 +239,10 @@ async fn settle(
     rows: Vec<crate::catalog::DriverRow>,
     first_party: Option<PathBuf>,
 ) {
-    let take_up = tokio::task::spawn_local(async move {
+    // Verbs wait for the driver that they need, recovery for none.
+    tokio::task::spawn_local(async move {
         loader.take_up(rows, first_party.as_deref()).await;
     });
-    if tokio::time::timeout(TAKE_UP_PATIENCE, take_up).await.is_err() {
-        tracing::info!("drivers are still being compiled: recovery begins without them");
-    }
     volumes.recover().await;
     volumes.keep_up().await;
 }

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{
     CallError, Created, Description, Driver, Engine, Found, LoadError, Reclaim, Volume,
@@ -23,6 +24,9 @@ use crate::catalog::DriverRow;
 use crate::volumes::world;
 use shelf::Shelf;
 
+/// How long a verb waits for a driver that is being compiled after a start: dockerd gives up on the shorter verbs after 60 s.
+const TAKE_UP: Duration = Duration::from_secs(40);
+
 /// The drivers of this daemon.
 pub(crate) struct Drivers {
     engine: Engine,
@@ -30,6 +34,8 @@ pub(crate) struct Drivers {
     /// `grants.d`: written by the operator only.
     grants: PathBuf,
     loaded: RefCell<BTreeMap<DriverName, Loaded>>,
+    /// True once all are loaded that will be by themselves; told at each load before that, too.
+    taken_up: watch::Sender<bool>,
 }
 
 /// One that is loaded.
@@ -50,6 +56,7 @@ impl Drivers {
             shelf: Shelf::new(components),
             grants: grants.to_owned(),
             loaded: RefCell::default(),
+            taken_up: watch::Sender::new(false),
         }
     }
 
@@ -68,6 +75,13 @@ impl Drivers {
         let turns = Arc::new(Semaphore::new(driver.calls_max()));
         let loaded = Loaded { driver, description, row, turns };
         self.loaded.borrow_mut().insert(loaded.row.name.clone(), loaded);
+        // Wakes who waits for this one.
+        self.taken_up.send_modify(|_| {});
+    }
+
+    /// From now on nobody waits for a driver that is not loaded.
+    fn end_take_up(&self) {
+        self.taken_up.send_replace(true);
     }
 
     fn take(&self, name: &DriverName) -> Option<Loaded> {
@@ -126,6 +140,20 @@ impl world::Drivers for Drivers {
                 FaultKind::Failed,
                 format!("grants of driver `{driver}` cannot be read: {e}"),
             )),
+        }
+    }
+
+    async fn until_loaded(&self, driver: &DriverName) {
+        let mut changed = self.taken_up.subscribe();
+        let wait = async {
+            while !*changed.borrow_and_update() && self.get(driver).is_none() {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(TAKE_UP, wait).await.is_err() {
+            tracing::warn!("driver `{driver}` is still being compiled");
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use crate::server::{Answer, Api, Busy, Peer, read_body};
 use crate::volumes::holders::Caller;
 use crate::volumes::world::World;
-use crate::volumes::{VolumeError, Volumes};
+use crate::volumes::{Insist, VolumeError, Volumes};
 
 /// Most bytes of a request. Docker's largest is a Create: a name and its options.
 const BODY_MAX: usize = 256 * 1024;
@@ -98,7 +98,7 @@ impl<W: World> Plugin<W> {
         let caller = caller(peer, None);
         let volumes = Rc::clone(&self.volumes);
         let verb = async move {
-            match volumes.remove(&name, caller).await {
+            match volumes.remove(&name, caller, Insist::No).await {
                 // The answer to an earlier Remove was lost: an engine asks again, and must hear that it is done.
                 Err(VolumeError::NotFound) => Ok(()),
                 ended => ended,

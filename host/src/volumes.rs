@@ -30,6 +30,7 @@ use crate::catalog::record::{Phase, Record};
 use crate::catalog::{Change, MountRow, StoreError};
 use holders::Holders;
 use lock::Locks;
+pub(crate) use remove::Insist;
 pub(crate) use view::{Status, Time, Trouble, View};
 use world::{Catalog, World};
 
@@ -78,7 +79,7 @@ struct Entry {
     facts: Option<Facts>,
     /// The mount that the table remembers of this boot, while there is none at the mountpoint.
     last: Option<Facts>,
-    /// The plan of that mount, if this daemon asked for it.
+    /// The plan of that mount, where it is known.
     plan: Option<Plan>,
     holders: Holders,
     /// Something is to be tried again.
@@ -166,6 +167,7 @@ impl<W: World> Volumes<W> {
             let mut entry = Entry::new(record, &settings.mountpoints);
             if let Some(row) = rows.remove(&entry.record.id) {
                 entry.last = Some(row.facts);
+                entry.plan = Some(row.plan);
                 entry.holders = row.holders;
             }
             state.volumes.insert(entry.record.name.clone(), entry);
@@ -270,7 +272,13 @@ impl Entry {
         self.waiting = Some(Waiting { why, next: Instant::now() + delay, delay });
     }
 
+    /// Mounted, and nobody has it as far as the engines say.
     fn is_draining(&self) -> bool {
         self.facts.is_some() && self.holders.is_empty()
+    }
+
+    /// Held, and not mounted.
+    fn is_lost(&self) -> bool {
+        self.facts.is_none() && !self.holders.is_empty()
     }
 }

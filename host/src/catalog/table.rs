@@ -109,7 +109,7 @@ fn read_error(why: String) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use wasmvol_plan::{Facts, Id};
+    use wasmvol_plan::{Facts, Id, Plan, Source};
 
     use super::*;
     use crate::volumes::world::Table as _;
@@ -118,7 +118,10 @@ mod tests {
         let facts =
             Facts { device: (0, 63), root: "/".into(), filesystem: "tmpfs".into(), mount_id: 7 };
         let holders = r#"[{"id":"a","count":2,"caller":{"engine":{"pid":7,"start":9}},"since":1}]"#;
-        MountRow { id: Id::from_bits(id), facts, holders: serde_json::from_str(holders).unwrap() }
+        let source = Source::Storage;
+        let plan = Plan { source, read_only: false, no_exec: false, subpath: None };
+        let holders = serde_json::from_str(holders).unwrap();
+        MountRow { id: Id::from_bits(id), facts, plan, holders }
     }
 
     fn commit(dir: &Path, boot: &str, changes: Vec<TableChange>) {

@@ -35,6 +35,9 @@ pub(super) enum Command {
     },
     /// Remove volumes and their data
     Rm {
+        /// Also where the driver fails or is gone: what its backend keeps is yours to clear up
+        #[arg(short, long)]
+        force: bool,
         #[arg(value_parser = name, required = true)]
         names: Vec<VolumeName>,
     },
@@ -83,9 +86,10 @@ pub(super) fn run(
             }
         }
         Command::Inspect { name } => inspect(&name, client, output)?,
-        Command::Rm { names } => {
+        Command::Rm { force, names } => {
+            let how = if force { "/force" } else { "" };
             for name in names {
-                client.delete(&format!("/volumes/{name}"))?;
+                client.delete(&format!("/volumes/{name}{how}"))?;
                 if !output.is_json() {
                     output.line(name.as_str());
                 }

@@ -3,7 +3,7 @@
 //! Called by the daemon at start and by the admin API. One change at a time. A driver that live volumes depend on is replaced only
 //! by one whose plan for each of them passes its grants; otherwise the old one stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -76,17 +76,25 @@ impl<W: World> Loader<W> {
 
     /// Takes up what was loaded before, then what came with wasmvol in `first_party`. What fails is logged: its volumes wait.
     pub(crate) async fn take_up(&self, rows: Vec<DriverRow>, first_party: Option<&Path>) {
+        // What the operator loaded is never replaced by what came with wasmvol, also where it fails today.
+        let mut operators = BTreeSet::new();
         for row in rows {
             let name = row.name.clone();
+            if !row.first_party {
+                operators.insert(name.clone());
+            }
             if let Err(e) = self.restore(row).await {
                 tracing::error!("driver {name} is not loaded, its volumes cannot change: {e}");
             }
         }
         for (name, component) in first_party.map(components_in).unwrap_or_default() {
-            if let Err(e) = self.adopt(&name, component).await {
+            if !operators.contains(&name)
+                && let Err(e) = self.adopt(&name, component).await
+            {
                 tracing::error!("driver {name} that came with wasmvol is not loaded: {e}");
             }
         }
+        self.drivers.end_take_up();
     }
 
     /// Loads a driver, or replaces the one of that name.
@@ -149,10 +157,10 @@ impl<W: World> Loader<W> {
         Ok(())
     }
 
-    /// Loads a first-party component unless it is loaded already or the operator has loaded another under its name.
+    /// Loads a first-party component unless it is loaded already.
     async fn adopt(&self, name: &DriverName, component: Vec<u8>) -> Result<(), LoaderError> {
         let row = self.drivers.get(name).map(|loaded| loaded.row);
-        if row.as_ref().is_some_and(|r| !r.first_party || r.digest == shelf::digest(&component)) {
+        if row.as_ref().is_some_and(|r| r.digest == shelf::digest(&component)) {
             return Ok(());
         }
         let settings = row.map(|row| row.settings).unwrap_or_default();

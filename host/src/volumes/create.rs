@@ -9,6 +9,7 @@ use wasmvol_driver::CallError;
 use wasmvol_plan::{DriverName, Storage, VolumeName};
 
 use super::options::{self, Asked};
+use super::remove::Insist;
 use super::world::{Drivers, Machine, Mounter, World};
 use super::{VOLUMES_MAX, VolumeError, Volumes};
 use crate::catalog::record::{Phase, RECORD_VERSION, Record};
@@ -24,7 +25,7 @@ impl<W: World> Volumes<W> {
         let asked = Asked::split(given)?;
         self.until_recovered().await?;
         let _lock = self.locks.hold(&name).await?;
-        self.finish(&name).await?;
+        self.finish(&name, Insist::No).await?;
 
         let driver = asked.driver.as_ref().unwrap_or(&self.settings.default_driver);
         if let Some(there) = self.read(&name, |entry| entry.record.driver.clone())
@@ -32,12 +33,15 @@ impl<W: World> Volumes<W> {
         {
             return Err(VolumeError::Exists(format!("its driver is `{there}`, not `{driver}`")));
         }
+        self.world.drivers().until_loaded(driver).await;
         let record = self.intend(&name, driver, &asked)?;
-        let there = self.read(&name, |entry| entry.record.options.clone());
-        if let Some(there) = there {
-            return match options::difference(&there, &record.options) {
-                None => Ok(()),
+        if let Some(there) = self.read(&name, |entry| entry.record.clone()) {
+            return match options::difference(&there.options, &record.options) {
                 Some(difference) => Err(VolumeError::Exists(difference)),
+                None if there.reclaim != record.reclaim => {
+                    Err(VolumeError::Exists("`reclaim` differs".into()))
+                }
+                None => Ok(()),
             };
         }
         if self.state.borrow().volumes.len() >= VOLUMES_MAX {
@@ -47,7 +51,7 @@ impl<W: World> Volumes<W> {
         self.put(record.clone()).await?;
         self.step("create.intent").await;
         let Err(first) = self.make(record).await else { return Ok(()) };
-        match self.undo_create(&name).await {
+        match self.undo_create(&name, Insist::No).await {
             Ok(()) => Err(first),
             Err(undo) => {
                 let both = VolumeError::Undo { first: Box::new(first), undo: Box::new(undo) };
@@ -105,15 +109,18 @@ impl<W: World> Volumes<W> {
     }
 
     /// Takes back whatever of a create was done. May be repeated.
-    pub(super) async fn undo_create(&self, name: &VolumeName) -> Result<(), VolumeError> {
+    pub(super) async fn undo_create(
+        &self,
+        name: &VolumeName,
+        insist: Insist,
+    ) -> Result<(), VolumeError> {
         let Some((driver, volume)) =
             self.read(name, |entry| (entry.record.driver.clone(), entry.volume()))
         else {
             return Ok(());
         };
-        let forgotten = self.world.drivers().remove(&driver, &volume).await;
-        forgotten.map_err(|error| VolumeError::Driver { driver, error })?;
-        self.world.mounter().trash(volume.id).await?;
+        self.tell_driver(&driver, &volume, insist).await?;
+        self.discard(volume.id).await?;
         self.forget(name, volume.id).await
     }
 }

@@ -12,6 +12,8 @@ use super::world::{Drivers, Machine, World};
 use super::{VOLUMES_MAX, Volumes};
 use crate::catalog::record::{Phase, RECORD_VERSION, Record};
 
+/// Most volumes that are taken over from one driver: the rest of [`VOLUMES_MAX`] is for the others.
+const FOUND_MAX: usize = 1000;
 /// The word that marks a discovered volume in its record's further fields.
 const FOUND: &str = "found";
 
@@ -38,8 +40,7 @@ impl<W: World> Volumes<W> {
             };
             let lock = self.locks.try_hold(&name);
             let is_known = self.read(&name, |_| ()).is_some();
-            let has_room = self.state.borrow().volumes.len() < VOLUMES_MAX;
-            if lock.is_some() && !is_known && has_room {
+            if lock.is_some() && !is_known && self.has_room_for_found(driver) {
                 let record = self.found_record(driver, name.clone(), volume);
                 if let Err(error) = self.put(record).await {
                     tracing::warn!("volume `{name}` was found and could not be kept: {error}");
@@ -47,15 +48,19 @@ impl<W: World> Volumes<W> {
             }
             seen.insert(name);
         }
-        let ours = |entry: &super::Entry| {
-            &entry.record.driver == driver && entry.record.extra.contains_key(FOUND)
-        };
-        for name in self.names(ours) {
+        for name in self.names(|entry| entry.is_found_by(driver)) {
             let is_there = seen.contains(&name);
             self.write(&name, |entry| {
                 entry.missing = (!is_there).then_some("its driver does not find it any more");
             });
         }
+    }
+
+    fn has_room_for_found(&self, driver: &DriverName) -> bool {
+        let state = self.state.borrow();
+        let found = |entry: &&super::Entry| entry.is_found_by(driver);
+        state.volumes.len() < VOLUMES_MAX
+            && state.volumes.values().filter(found).count() < FOUND_MAX
     }
 
     fn found_record(&self, driver: &DriverName, name: VolumeName, volume: Found) -> Record {
@@ -77,5 +82,11 @@ impl<W: World> Volumes<W> {
             plugin: self.settings.plugin.clone(),
             extra,
         }
+    }
+}
+
+impl super::Entry {
+    fn is_found_by(&self, driver: &DriverName) -> bool {
+        &self.record.driver == driver && self.record.extra.contains_key(FOUND)
     }
 }

@@ -25,9 +25,9 @@ impl<W: World> Volumes<W> {
         self.until_recovered().await?;
         let _lock = self.locks.hold(&name).await?;
         let found = self.read(&name, |entry| {
-            (entry.record.phase, entry.record.id, entry.mountpoint.clone(), entry.holders.clone())
+            (entry.record.phase, entry.mountpoint.clone(), entry.holders.clone())
         });
-        let Some((phase, id, mountpoint, mut holders)) = found else {
+        let Some((phase, mountpoint, mut holders)) = found else {
             return Err(VolumeError::NotFound);
         };
         match phase {
@@ -40,20 +40,19 @@ impl<W: World> Volumes<W> {
             return Err(VolumeError::InUse(why));
         }
         self.step("mount.begin").await;
-        let facts = self.attach(&name, caller.pid()).await?;
-        self.step("mount.attached").await;
-        let row = MountRow { id, facts: facts.clone(), holders: holders.clone() };
-        let held = self.world.table().commit(TableChange::Put(Box::new(row))).await;
-        if let Err(error) = held {
-            if self.read(&name, |entry| entry.holders.is_empty()) == Some(true) {
+        let held = async {
+            self.attach(&name, caller.pid()).await?;
+            self.step("mount.attached").await;
+            self.hold(&name, holders).await
+        };
+        if let Err(error) = held.await {
+            // A mount that was made all the same has no holder: it goes.
+            if self.read(&name, super::Entry::is_draining) == Some(true) {
                 self.drain(&name).await;
             }
-            return Err(error.into());
+            return Err(error);
         }
-        self.write(&name, |entry| {
-            entry.holders = holders;
-            entry.waiting = None;
-        });
+        self.write(&name, |entry| entry.waiting = None);
         self.step("mount.held").await;
         Ok(mountpoint)
     }
@@ -65,13 +64,11 @@ impl<W: World> Volumes<W> {
         check_holder(holder)?;
         self.until_recovered().await?;
         let _lock = self.locks.hold(&name).await?;
-        let found = self.read(&name, |entry| {
-            (entry.holders.clone(), entry.facts.clone().or_else(|| entry.last.clone()))
-        });
-        let Some((mut holders, facts)) = found else { return Ok(()) };
+        let found = self.read(&name, |entry| entry.holders.clone());
+        let Some(mut holders) = found else { return Ok(()) };
         if holders.release(holder) {
             self.step("unmount.begin").await;
-            self.hold(&name, holders, facts).await?;
+            self.hold(&name, holders).await?;
             self.step("unmount.released").await;
         }
         if self.read(&name, super::Entry::is_draining) == Some(true) {
@@ -86,12 +83,15 @@ impl<W: World> Volumes<W> {
         &self,
         name: &VolumeName,
         holders: Holders,
-        facts: Option<Facts>,
     ) -> Result<(), VolumeError> {
-        let Some(id) = self.read(name, |entry| entry.record.id) else { return Ok(()) };
-        let change = match facts {
-            Some(facts) if !holders.is_empty() => {
-                TableChange::Put(Box::new(MountRow { id, facts, holders: holders.clone() }))
+        let found = self.read(name, |entry| {
+            let facts = entry.facts.clone().or_else(|| entry.last.clone());
+            (entry.record.id, facts, entry.plan.clone())
+        });
+        let Some((id, facts, plan)) = found else { return Ok(()) };
+        let change = match (facts, plan) {
+            (Some(facts), Some(plan)) if !holders.is_empty() => {
+                TableChange::Put(Box::new(MountRow { id, facts, plan, holders: holders.clone() }))
             }
             _ => TableChange::Delete(id),
         };
@@ -109,8 +109,8 @@ impl<W: World> Volumes<W> {
     ) -> Result<Facts, VolumeError> {
         let found = self.read(name, |entry| {
             let record = &entry.record;
-            let plan = entry.facts.as_ref().and(entry.plan.clone());
             let last = entry.facts.clone().or_else(|| entry.last.clone());
+            let plan = last.as_ref().and(entry.plan.clone());
             (record.id, record.driver.clone(), record.storage.clone(), plan, last, entry.volume())
         });
         let Some((id, driver, storage, plan, last, volume)) = found else {
@@ -119,10 +119,11 @@ impl<W: World> Volumes<W> {
         let drivers = self.world.drivers();
         let plan: Plan = match plan {
             Some(plan) => plan,
-            None => drivers
-                .path(&driver, &volume)
-                .await
-                .map_err(|error| VolumeError::Driver { driver: driver.clone(), error })?,
+            None => {
+                drivers.until_loaded(&driver).await;
+                let plan = drivers.path(&driver, &volume).await;
+                plan.map_err(|error| VolumeError::Driver { driver: driver.clone(), error })?
+            }
         };
         plan.check(&storage, &drivers.grants(&driver)?)?;
         self.step("mount.planned").await;

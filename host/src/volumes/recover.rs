@@ -7,19 +7,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use wasmvol_plan::frame::Inventory;
 use wasmvol_plan::{Facts, Fault, Id, Release, Storage, VolumeName};
 
 use super::mount::describe;
+use super::remove::Insist;
 use super::view::Trouble;
-use super::world::{Catalog, Mounter, Table, World};
+use super::world::{Mounter, Table, World};
 use super::{Volumes, holders::Holders};
+use crate::catalog::TableChange;
 use crate::catalog::record::Phase;
-use crate::catalog::{Change, TableChange};
 
 /// How long recovery waits before it asks mountd again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether something that was put off is due.
+const QUICK_ROUND: Duration = Duration::from_secs(2);
+/// Volumes that are taken up at once: as many as the daemon makes driver calls at once.
+const AT_ONCE: usize = 64;
 /// How often usage is refreshed and the rests of engines that have ended are looked for: both cost a question to the kernel for
 /// each mounted volume.
 const SLOW_ROUND: Duration = Duration::from_secs(30);
@@ -45,29 +51,38 @@ impl<W: World> Volumes<W> {
             }
         };
         self.step("recover.surveyed").await;
-        self.recover_mounts(survey.mounts).await;
-        self.step("recover.mounts").await;
-        self.recover_records(&survey.storage).await;
+        let strays = self.adopt(survey.mounts);
+        self.note_storage(&survey.storage);
         self.state.borrow_mut().strangers = survey.strangers;
-        self.step("recover.records").await;
+        // What is known now is enough for any verb: it finishes its own volume first. So one volume whose driver fails, or hangs,
+        // delays no other.
         self.recovered.send_replace(true);
+        stream::iter(strays).for_each_concurrent(AT_ONCE, |id| self.release_stray(id)).await;
+        self.take_up(self.names(|e| e.is_draining() || e.is_lost())).await;
+        self.step("recover.mounts").await;
+        self.take_up(self.names(|entry| entry.record.phase != Phase::Ready)).await;
+        self.step("recover.records").await;
     }
 
-    /// Takes up what waits: once every 2 s. Never waits for a verb.
+    /// Takes up what waits: once every [`QUICK_ROUND`]. Never waits for a verb.
     pub(crate) async fn tick(&self) {
         if !*self.recovered.borrow() {
             return;
         }
         let now = Instant::now();
-        for name in self.names(|entry| entry.waiting.as_ref().is_some_and(|w| w.next <= now)) {
+        self.take_up(self.names(|e| e.waiting.as_ref().is_some_and(|w| w.next <= now))).await;
+        let strays: Vec<Id> = self.state.borrow().stray_mounts.keys().copied().collect();
+        stream::iter(strays).for_each_concurrent(AT_ONCE, |id| self.release_stray(id)).await;
+    }
+
+    /// Resumes each of these volumes that no verb is busy with.
+    async fn take_up(&self, names: Vec<VolumeName>) {
+        let resume = |name: VolumeName| async move {
             if let Some(_lock) = self.locks.try_hold(&name) {
                 self.resume(&name).await;
             }
-        }
-        let strays: Vec<Id> = self.state.borrow().stray_mounts.keys().copied().collect();
-        for id in strays {
-            self.release_stray(id).await;
-        }
+        };
+        stream::iter(names).for_each_concurrent(AT_ONCE, resume).await;
     }
 
     /// What is asked of the kernel for each mounted volume: once every [`SLOW_ROUND`].
@@ -75,26 +90,30 @@ impl<W: World> Volumes<W> {
         if !*self.recovered.borrow() {
             return;
         }
+        self.discover().await;
         for name in self.names(|entry| entry.facts.is_some()) {
             if let Some(_lock) = self.locks.try_hold(&name) {
                 self.expire(&name).await;
                 self.refresh_usage(&name).await;
             }
         }
-        self.discover().await;
     }
 
-    /// The periods of [`Volumes::tick`] and [`Volumes::slow_tick`], for ever.
+    /// The rounds of [`Volumes::tick`] and [`Volumes::slow_tick`], for ever; neither waits for the other.
     pub(crate) async fn keep_up(&self) {
-        let mut slow = Instant::now() + SLOW_ROUND;
-        loop {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            self.tick().await;
-            if Instant::now() >= slow {
-                self.slow_tick().await;
-                slow = Instant::now() + SLOW_ROUND;
+        let quick = async {
+            loop {
+                tokio::time::sleep(QUICK_ROUND).await;
+                self.tick().await;
             }
-        }
+        };
+        let slow = async {
+            loop {
+                self.slow_tick().await;
+                tokio::time::sleep(SLOW_ROUND).await;
+            }
+        };
+        let ((), ()) = tokio::join!(quick, slow);
     }
 
     async fn survey(&self) -> Result<Survey, Fault> {
@@ -116,56 +135,26 @@ impl<W: World> Volumes<W> {
         Ok(Survey { mounts, storage, strangers })
     }
 
-    /// Kernel and mount table: what is mounted is kept if it has holders and goes if it has none; what should be mounted and is
-    /// not is mounted again.
-    async fn recover_mounts(&self, mounts: Vec<(Id, Option<Facts>)>) {
-        let names: BTreeMap<Id, VolumeName> = {
-            let state = self.state.borrow();
-            state.volumes.iter().map(|(name, entry)| (entry.record.id, name.clone())).collect()
-        };
-        for (id, facts) in mounts {
-            match (names.get(&id), facts) {
-                // A directory at the anchor with no mount on it: the next mount uses it, and mountd tidies it up.
-                (_, None) => {}
-                (Some(name), Some(facts)) => self.write(name, |entry| {
-                    entry.facts = Some(facts);
-                    entry.last = None;
-                }),
-                (None, Some(_)) => self.release_stray(id).await,
+    /// Takes over what the kernel shows under the anchor; answers the mounts that belong to no volume.
+    fn adopt(&self, mounts: Vec<(Id, Option<Facts>)>) -> Vec<Id> {
+        let mut found: BTreeMap<Id, Facts> =
+            // A directory at the anchor with no mount on it is used by the next mount.
+            mounts.into_iter().filter_map(|(id, facts)| Some((id, facts?))).collect();
+        for entry in self.state.borrow_mut().volumes.values_mut() {
+            if let Some(facts) = found.remove(&entry.record.id) {
+                entry.facts = Some(facts);
+                entry.last = None;
             }
         }
-        for name in self.names(super::Entry::is_draining) {
-            self.drain(&name).await;
-        }
-        for name in self.names(|entry| entry.facts.is_none() && !entry.holders.is_empty()) {
-            self.remount(&name).await;
-        }
+        found.into_keys().collect()
     }
 
-    /// Catalog and storage.
-    async fn recover_records(&self, storage: &BTreeSet<Id>) {
-        for name in self.names(|entry| entry.record.phase != Phase::Ready) {
-            // A failure is kept in the entry, and tried again by `tick`.
-            if let Err(error) = self.finish(&name).await {
-                tracing::warn!("volume `{name}`: {error}");
-            }
-        }
-        for name in self.names(|entry| entry.record.storage != Storage::None) {
-            self.write(&name, |entry| {
-                if !storage.contains(&entry.record.id) {
-                    entry.missing = Some("its storage is gone from `volumes/`");
-                }
-            });
-        }
-        let gone: Vec<Id> = {
-            let state = self.state.borrow();
-            state.retained.keys().filter(|id| !storage.contains(id)).copied().collect()
-        };
-        for id in gone {
-            // Somebody deleted the kept data by hand: nothing is left to remember.
-            match self.world.catalog().commit(Change::Delete(id)).await {
-                Ok(()) => drop(self.state.borrow_mut().retained.remove(&id)),
-                Err(error) => tracing::warn!("record {id}: {error}"),
+    /// Notes which volumes have lost their storage.
+    fn note_storage(&self, storage: &BTreeSet<Id>) {
+        for entry in self.state.borrow_mut().volumes.values_mut() {
+            let is_there = storage.contains(&entry.record.id);
+            if entry.record.storage != Storage::None && !is_there {
+                entry.missing = Some("its storage is gone from `volumes/`");
             }
         }
     }
@@ -177,23 +166,18 @@ impl<W: World> Volumes<W> {
         names.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Tries again what was put off.
+    /// Does what is due for one volume; why it could not be done is kept in its entry.
     async fn resume(&self, name: &VolumeName) {
-        let found = self.read(name, |entry| {
-            (
-                entry.record.phase,
-                entry.is_draining(),
-                entry.facts.is_none(),
-                !entry.holders.is_empty(),
-            )
-        });
+        let found =
+            self.read(name, |entry| (entry.record.phase, entry.is_draining(), entry.is_lost()));
         match found {
             Some((Phase::Creating | Phase::Removing, ..)) => {
-                // The reason stands in the entry.
-                let _ = self.finish(name).await;
+                if let Err(error) = self.finish(name, Insist::No).await {
+                    tracing::warn!("volume `{name}`: {error}");
+                }
             }
-            Some((_, true, ..)) => self.drain(name).await,
-            Some((_, _, true, true)) => self.remount(name).await,
+            Some((_, true, _)) => self.drain(name).await,
+            Some((.., true)) => self.remount(name).await,
             _ => self.write(name, |entry| entry.waiting = None),
         }
     }
@@ -202,9 +186,9 @@ impl<W: World> Volumes<W> {
     /// holds where there is one.
     async fn remount(&self, name: &VolumeName) {
         match self.attach(name, None).await {
-            Ok(facts) => {
+            Ok(_) => {
                 let holders = self.read(name, |entry| entry.holders.clone()).unwrap_or_default();
-                match self.hold(name, holders, Some(facts)).await {
+                match self.hold(name, holders).await {
                     Ok(()) => self.write(name, |entry| entry.waiting = None),
                     Err(error) => self.write(name, |entry| entry.put_off(error.to_string())),
                 }
@@ -224,7 +208,7 @@ impl<W: World> Volumes<W> {
         }
         let Some(id) = self.read(name, |entry| entry.record.id) else { return };
         let is_free = self.world.mounter().scan(id).await.is_ok_and(|evidence| evidence.is_free());
-        if is_free && self.hold(name, Holders::default(), None).await.is_ok() {
+        if is_free && self.hold(name, Holders::default()).await.is_ok() {
             self.drain(name).await;
         }
     }

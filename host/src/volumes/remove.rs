@@ -3,8 +3,8 @@
 //! Refused while it is held. Once the intent is durable it is only ever finished, never taken back, but for one case: the driver
 //! itself says no before anything else was done.
 
-use wasmvol_driver::{CallError, Reclaim};
-use wasmvol_plan::{Release, Storage, VolumeName};
+use wasmvol_driver::{CallError, Reclaim, Volume};
+use wasmvol_plan::{DriverName, FaultKind, Id, Release, Storage, VolumeName};
 
 use super::holders::Caller;
 use super::mount::describe;
@@ -13,23 +13,38 @@ use super::{VolumeError, Volumes};
 use crate::catalog::Change;
 use crate::catalog::record::Phase;
 
+/// What a driver's refusal means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Insist {
+    /// It is heard.
+    No,
+    /// The volume goes all the same; what the backend keeps of it is the operator's to clear up.
+    Yes,
+}
+
 impl<W: World> Volumes<W> {
-    /// Removes a volume and its data. `NotFound` means that it is done already.
-    pub(crate) async fn remove(&self, name: &str, caller: Caller) -> Result<(), VolumeError> {
+    /// Removes a volume and its data, a half made one too. `NotFound` means that it is done already.
+    pub(crate) async fn remove(
+        &self,
+        name: &str,
+        caller: Caller,
+        insist: Insist,
+    ) -> Result<(), VolumeError> {
         let name = VolumeName::parse(name)?;
         self.until_recovered().await?;
         let _lock = self.locks.hold(&name).await?;
-        self.finish(&name).await?;
-        let Some(record) = self.read(&name, |entry| entry.record.clone()) else {
+        if self.read(&name, |_| ()).is_none() {
             return Err(VolumeError::NotFound);
-        };
+        }
+        self.finish(&name, insist).await?;
+        let Some(record) = self.read(&name, |entry| entry.record.clone()) else { return Ok(()) };
         self.release_rests(&name, caller).await?;
         self.step("remove.begin").await;
         let mut removing = record.clone();
         removing.phase = Phase::Removing;
         self.put(removing).await?;
         self.step("remove.intent").await;
-        let Err(error) = self.finish_remove(&name).await else { return Ok(()) };
+        let Err(error) = self.finish_remove(&name, insist).await else { return Ok(()) };
         // The driver's own refusal comes before any side effect of ours: the volume is what it was.
         let is_refusal =
             matches!(error, VolumeError::Driver { error: CallError::Failed { .. }, .. });
@@ -56,7 +71,7 @@ impl<W: World> Volumes<W> {
             }
         }
         if !holders.is_empty() {
-            self.hold(name, left, facts.clone()).await?;
+            self.hold(name, left).await?;
         }
         if facts.is_some() {
             self.drain(name).await;
@@ -70,7 +85,7 @@ impl<W: World> Volumes<W> {
     }
 
     /// From the intent to the end. May be repeated.
-    pub(super) async fn finish_remove(&self, name: &VolumeName) -> Result<(), VolumeError> {
+    async fn finish_remove(&self, name: &VolumeName, insist: Insist) -> Result<(), VolumeError> {
         let found =
             self.read(name, |entry| (entry.record.clone(), entry.volume(), entry.facts.is_some()));
         let Some((mut record, volume, is_mounted)) = found else { return Ok(()) };
@@ -80,12 +95,7 @@ impl<W: World> Volumes<W> {
                 Release::Held(evidence) => return Err(VolumeError::InUse(describe(&evidence))),
             }
         }
-        let reclaim = self
-            .world
-            .drivers()
-            .remove(&record.driver, &volume)
-            .await
-            .map_err(|error| VolumeError::Driver { driver: record.driver.clone(), error })?;
+        let reclaim = self.tell_driver(&record.driver, &volume, insist).await?;
         self.step("remove.driver").await;
         let is_kept = reclaim == Reclaim::Retain || record.reclaim == Some(Reclaim::Retain);
         if is_kept && record.storage != Storage::None {
@@ -95,7 +105,7 @@ impl<W: World> Volumes<W> {
             state.volumes.remove(name);
             state.retained.insert(record.id, record);
         } else {
-            self.world.mounter().trash(record.id).await?;
+            self.discard(record.id).await?;
             self.step("remove.trashed").await;
             self.forget(name, record.id).await?;
         }
@@ -103,11 +113,53 @@ impl<W: World> Volumes<W> {
         Ok(())
     }
 
+    /// Tells a driver that a volume goes.
+    pub(super) async fn tell_driver(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        insist: Insist,
+    ) -> Result<Reclaim, VolumeError> {
+        let drivers = self.world.drivers();
+        drivers.until_loaded(driver).await;
+        match (drivers.remove(driver, volume).await, insist) {
+            (Ok(reclaim), _) => Ok(reclaim),
+            (Err(error), Insist::No) => Err(VolumeError::Driver { driver: driver.clone(), error }),
+            (Err(error), Insist::Yes) => {
+                tracing::warn!("volume `{}` goes without its driver: {error}", volume.name);
+                Ok(Reclaim::Delete)
+            }
+        }
+    }
+
+    /// Moves storage into the trash. A mount that a request left behind after it was given up stands in the way: it goes first.
+    pub(super) async fn discard(&self, id: Id) -> Result<(), VolumeError> {
+        let mounter = self.world.mounter();
+        match mounter.trash(id).await {
+            Err(fault) if fault.kind == FaultKind::Busy => {
+                if let Release::Held(evidence) = mounter.unmount(id).await? {
+                    return Err(VolumeError::InUse(describe(&evidence)));
+                }
+                mounter.trash(id).await?;
+            }
+            trashed => drop(trashed?),
+        }
+        Ok(())
+    }
+
     /// Finishes what an earlier verb left half done, if anything: Create is undone, Remove is done.
-    pub(super) async fn finish(&self, name: &VolumeName) -> Result<(), VolumeError> {
+    pub(super) async fn finish(
+        &self,
+        name: &VolumeName,
+        insist: Insist,
+    ) -> Result<(), VolumeError> {
         let (done, what) = match self.read(name, |entry| entry.record.phase) {
-            Some(Phase::Creating) => (self.undo_create(name).await, "create could not be undone"),
-            Some(Phase::Removing) => (self.finish_remove(name).await, "remove could not be ended"),
+            Some(Phase::Creating) => {
+                (self.undo_create(name, insist).await, "create could not be undone")
+            }
+            Some(Phase::Removing) => {
+                (self.finish_remove(name, insist).await, "remove could not be ended")
+            }
             _ => return Ok(()),
         };
         done.map_err(|error| {

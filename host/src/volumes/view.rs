@@ -142,9 +142,11 @@ impl<W: World> Volumes<W> {
             if let Some((word, why)) = entry.trouble() {
                 let cure = match word {
                     "draining" => {
-                        Some("stop the process that is named: it is unmounted then".into())
+                        Some(format!("docker ps --filter volume={name}  # and stop those"))
                     }
-                    "missing" => Some(format!("wasmvol volume rm {name}")),
+                    "half made" | "being removed" => {
+                        Some(format!("wasmvol volume rm --force {name}"))
+                    }
                     _ => None,
                 };
                 troubles.push(Trouble {

@@ -91,6 +91,8 @@ pub(crate) trait Drivers {
     fn names(&self) -> Vec<DriverName>;
     /// What the driver of that name says of itself; none if it is not loaded.
     fn description(&self, driver: &DriverName) -> Option<Rc<Description>>;
+    /// Waits until that driver is loaded, or all are that will be: after a start they are still being taken up.
+    async fn until_loaded(&self, driver: &DriverName);
     /// What it was granted, read anew.
     fn grants(&self, driver: &DriverName) -> Result<Grants, Fault>;
     /// Asks for a new volume's storage.

@@ -12,7 +12,7 @@ use wasmvol_plan::Id;
 use super::sim::{Copy, Sim};
 use crate::catalog::record::Phase;
 use crate::volumes::holders::{Caller, Process};
-use crate::volumes::{VolumeError, Volumes};
+use crate::volumes::{Insist, VolumeError, Volumes};
 
 const NAMES: [&str; 4] = ["aa", "bb", "cc", "dd"];
 /// podman's mount ID is the same for every container and volume.
@@ -258,7 +258,9 @@ impl Engines {
                     let options = options.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
                     outcome.result = volumes.create(name, options).await;
                 }
-                Action::Remove { name, .. } => outcome.result = volumes.remove(name, caller).await,
+                Action::Remove { name, .. } => {
+                    outcome.result = volumes.remove(name, caller, Insist::No).await;
+                }
                 Action::Run { name, engine, holder } => {
                     let holder = match engine {
                         Engine::Podman => PODMAN.to_owned(),
@@ -292,7 +294,7 @@ impl Engines {
                 Action::Nothing { name } => {
                     assert!(volumes.create("", [].into()).await.is_err());
                     assert!(volumes.mount(name, "", caller).await.is_err());
-                    assert!(volumes.remove("../x", caller).await.is_err());
+                    assert!(volumes.remove("../x", caller, Insist::No).await.is_err());
                     outcome.result = volumes.unmount(name, &fresh).await;
                 }
                 Action::Wait => {

@@ -490,6 +490,8 @@ impl Drivers for Sim {
         }))
     }
 
+    async fn until_loaded(&self, _: &DriverName) {}
+
     fn grants(&self, _: &DriverName) -> Result<Grants, Fault> {
         Ok(Grants::default())
     }
