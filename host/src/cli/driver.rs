@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -63,12 +63,7 @@ pub(super) fn run(
         Command::Load { file, name, settings, grants } => {
             load(&file, name, settings.into_iter().collect(), &grants, client, output)?;
         }
-        Command::Unload { name } => {
-            client.delete(&format!("/drivers/{name}"))?;
-            if !output.is_json() {
-                output.line(name.as_str());
-            }
-        }
+        Command::Unload { name } => unload(&name, client, output)?,
         Command::Inspect { driver } => inspect(&driver, client, output)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -139,6 +134,23 @@ fn load(
     Ok(())
 }
 
+/// Its grants go with it: the next component of that name is another, and starts with none.
+fn unload(name: &DriverName, client: &Client, output: &Output) -> Result<(), CliError> {
+    let status: Status = parse(&client.get("/status")?)?;
+    client.delete(&format!("/drivers/{name}"))?;
+    let granted = status.places.config_dir.join(config::GRANTS).join(name.as_str());
+    match std::fs::remove_file(&granted) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(CliError::Io(format!("`{}` stays", granted.display()), e));
+        }
+        _ => {}
+    }
+    if !output.is_json() {
+        output.line(name.as_str());
+    }
+    Ok(())
+}
+
 /// Writes a driver's grants, whole or not at all, and returns what was there before.
 fn grant(file: &Path, grants: &[String]) -> Result<Option<Vec<u8>>, CliError> {
     let text: String = grants.iter().map(|grant| format!("{grant}\n")).collect();
@@ -169,6 +181,8 @@ fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     let mut draft_file =
         options.write(true).create(true).truncate(true).mode(0o644).open(&draft)?;
+    // Whatever the caller's umask is: the daemon reads it, too.
+    draft_file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
     draft_file.write_all(bytes)?;
     draft_file.sync_all()?;
     std::fs::rename(&draft, file)
