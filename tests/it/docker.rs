@@ -426,6 +426,19 @@ fn live_restore_keeps_the_data_over_a_restart_of_dockerd() {
 }
 
 #[test]
+fn a_dockerd_that_cannot_see_the_mount_is_told_so_and_how_to_mend_it() {
+    let pair = Pair::with(Docker::start_blind());
+    pair.volume("unseen");
+    let error = pair.docker.refused("run --rm -v unseen:/data busybox touch /data/file");
+    assert!(error.contains("mount namespace"), "{error}");
+    assert!(!pair.wasmvol.is_mounted("unseen"), "a failed Mount is followed by no Unmount");
+    let found = pair.wasmvol.cli("doctor");
+    assert_eq!(found.code, Some(1));
+    assert!(found.stdout.contains("dockerd, process "), "{}", found.stdout);
+    pair.docker.ok("volume rm unseen");
+}
+
+#[test]
 fn containers_keep_their_data_while_the_daemon_is_killed() {
     keeps_data(Wasmvol::kill_daemon);
 }

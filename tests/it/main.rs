@@ -15,6 +15,7 @@ mod checker;
 mod crash;
 mod docker;
 mod drivers;
+mod limits;
 mod names;
 mod podman;
 mod protocol;

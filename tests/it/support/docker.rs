@@ -25,16 +25,20 @@ pub(crate) struct Docker {
 impl Docker {
     /// Starts a dockerd.
     pub(crate) fn start() -> Self {
-        Self::boot(false)
+        Self::on(Machine::boot(), false)
+    }
+
+    /// Starts a dockerd that does not see what is mounted after its start.
+    pub(crate) fn start_blind() -> Self {
+        Self::on(Machine::boot_blind(), false)
     }
 
     /// Starts a dockerd whose containers outlive it.
     pub(crate) fn start_with_live_restore() -> Self {
-        Self::boot(true)
+        Self::on(Machine::boot(), true)
     }
 
-    fn boot(is_live_restore: bool) -> Self {
-        let machine = Machine::boot();
+    fn on(machine: Machine, is_live_restore: bool) -> Self {
         machine.dir("run/plugins");
         let dockerd = launch(&machine, is_live_restore);
         let docker = Self { dockerd, is_live_restore, machine };

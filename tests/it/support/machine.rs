@@ -35,13 +35,22 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Boots a machine.
+    /// Boots a machine that sees what is mounted in the test's namespace.
     pub(crate) fn boot() -> Self {
+        Self::with_propagation("slave")
+    }
+
+    /// Boots a machine that does not see what is mounted elsewhere after this.
+    pub(crate) fn boot_blind() -> Self {
+        Self::with_propagation("private")
+    }
+
+    fn with_propagation(propagation: &str) -> Self {
         let dir = Scratch::new();
         dir.dir("run");
         dir.dir("etc");
         let mut unshare = Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "slave"])
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", propagation])
             .args(["bash", "-c", INIT, "init"])
             .arg(dir.path())
             .stdin(Stdio::piped())

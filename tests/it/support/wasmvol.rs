@@ -1,8 +1,9 @@
 //! A wasmvol of the test's own: the shipped programs, started as `wasmvol serve`, in directories of the test's.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -80,12 +81,25 @@ impl Wasmvol {
     /// Starts the programs and does not wait.
     pub(crate) fn launch(&mut self) {
         assert!(self.mountd.is_none(), "it runs already");
-        let mut command = mortal(PROGRAMS.join("wasmvol"));
-        command.arg("serve").args(self.flags());
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        let command = self.serve(&[]);
+        self.launch_as(command);
+    }
+
+    /// Starts the programs by a command that becomes [`Wasmvol::serve`]'s.
+    pub(crate) fn launch_as(&mut self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.mountd = Some(spawn(command));
+    }
+
+    /// The command that serves, behind the words of another program that becomes it.
+    pub(crate) fn serve(&self, before: &[&str]) -> Command {
+        let program = PROGRAMS.join("wasmvol");
+        let mut words = before.iter().map(OsStr::new).chain([program.as_os_str()]);
+        let mut command = mortal(words.next().unwrap());
+        command.args(words).arg("serve").args(self.flags());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     /// Waits until a changing verb would be served: Activate answers and recovery has ended.
