@@ -12,6 +12,7 @@
 )]
 
 mod checker;
+mod cli;
 mod crash;
 mod docker;
 mod drivers;

@@ -129,11 +129,16 @@ impl Wasmvol {
 
     /// Runs `wasmvol LINE` against this daemon, as a shell would.
     pub(crate) fn cli(&self, line: &str) -> Outcome {
-        let program = PROGRAMS.join("wasmvol");
-        shell(
-            &format!("{} {line} --runtime-dir {}", program.display(), self.runtime().display()),
-            &[],
-        )
+        self.shell(&format!("wasmvol {line}"))
+    }
+
+    /// Runs a line of shell in which `wasmvol` is this one.
+    pub(crate) fn shell(&self, line: &str) -> Outcome {
+        let mut path = PROGRAMS.clone().into_os_string();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let runtime = self.runtime();
+        shell(line, &[("PATH", &path), ("WASMVOL_RUNTIME_DIR", runtime.as_os_str())])
     }
 
     /// Runs `wasmvol LINE --json`, which must succeed, and answers what it printed.

@@ -1,0 +1,313 @@
+//! What does a person type, and see? Tables for people, JSON for programs, errors on stderr, and a doctor whose cures work.
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+
+use serde_json::{Value, json};
+
+use crate::support::container::Container;
+use crate::support::wasmvol::{PROGRAMS, Wasmvol};
+use crate::support::{Outcome, Scratch, outcome};
+
+/// A command that was refused: one line on stderr that begins with the program's name, nothing on stdout.
+#[track_caller]
+fn complaint(outcome: &Outcome) -> String {
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+    let line = outcome.stderr.trim_end();
+    assert_eq!(line.lines().count(), 1, "{outcome:?}");
+    line.strip_prefix("wasmvol: ").unwrap_or_else(|| panic!("{outcome:?}")).to_owned()
+}
+
+/// What the doctor finds: what, why, and the cure.
+fn findings(wasmvol: &Wasmvol, arguments: &str) -> Vec<(String, String, Option<String>)> {
+    let outcome = wasmvol.cli(&format!("doctor {arguments} --json"));
+    let found: Vec<Value> = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(outcome.code, Some(i32::from(!found.is_empty())), "{outcome:?}");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let finding =
+        |f: &Value| (text(&f["what"]), text(&f["why"]), f["cure"].as_str().map(str::to_owned));
+    found.iter().map(finding).collect()
+}
+
+/// The one finding about `what`.
+fn finding(wasmvol: &Wasmvol, arguments: &str, what: &str) -> (String, Option<String>) {
+    let mut all = findings(wasmvol, arguments);
+    let index = all.iter().position(|(about, ..)| about.trim_matches('`') == what);
+    let (_, why, cure) =
+        all.remove(index.unwrap_or_else(|| panic!("nothing about `{what}`: {all:?}")));
+    (why, cure)
+}
+
+#[test]
+fn a_volume_lives_and_dies_without_docker() {
+    let wasmvol = Wasmvol::start();
+    assert_eq!(wasmvol.cli("volume create first").ok(), "first");
+    assert_eq!(wasmvol.cli("volume create second -d tmpfs -o size=1m").ok(), "second");
+    assert_eq!(wasmvol.cli("volume create third -o driver=tmpfs -o mode=0700").ok(), "third");
+    let mountpoint = wasmvol.cli("volume mount second").ok();
+    fs::write(format!("{mountpoint}/file"), "hello").unwrap();
+    assert_eq!(wasmvol.cli("volume mount second").ok(), mountpoint, "it counts");
+    assert_eq!(wasmvol.cli("volume unmount second").ok(), "");
+    assert_eq!(fs::read_to_string(format!("{mountpoint}/file")).unwrap(), "hello");
+    assert!(complaint(&wasmvol.cli("volume rm second")).contains("`wasmvol volume mount`"));
+    wasmvol.cli("volume unmount second").ok();
+    wasmvol.wait_unmounted("second");
+    assert_eq!(wasmvol.cli("volume rm first second third").ok(), "first\nsecond\nthird");
+    assert_eq!(wasmvol.plugin().list(), Vec::<String>::new());
+}
+
+#[test]
+fn a_table_has_a_head_and_a_row_for_each_volume() {
+    let wasmvol = Wasmvol::start();
+    let none = wasmvol.cli("volume ls");
+    assert_eq!((none.code, none.stdout.as_str()), (Some(0), ""));
+    assert!(none.stderr.contains("wasmvol volume create"), "{}", none.stderr);
+    wasmvol.cli("volume create disk").ok();
+    wasmvol.cli("volume create a-rather-long-name -d tmpfs -o size=64m").ok();
+    let table = wasmvol.cli("volume ls").ok();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split("   ").map(str::trim).filter(|c| !c.is_empty()).collect())
+        .collect();
+    assert_eq!(rows[0], ["NAME", "DRIVER", "STORAGE", "SIZE", "USED", "HOLDERS", "HEALTH"]);
+    assert_eq!(rows[1], ["a-rather-long-name", "tmpfs", "none", "64.0 MiB", "-", "0", "ok"]);
+    assert_eq!(rows[2], ["disk", "local", "directory", "-", "-", "0", "ok"]);
+    let columns: Vec<_> = table
+        .lines()
+        .map(|line| line.find(" tmpfs").or(line.find(" local")).or(line.find(" DRIVER")))
+        .collect();
+    assert!(columns.iter().all(|column| *column == columns[0]), "columns are aligned:\n{table}");
+}
+
+#[test]
+fn inspect_shows_what_ls_leaves_out() {
+    let wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create shown -d tmpfs -o size=1m -o mode=0700").ok();
+    let text = wasmvol.cli("volume inspect shown").ok();
+    for part in ["shown", "tmpfs", "1.0 MiB", "0700", wasmvol.anchor().to_str().unwrap()] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    let volume = wasmvol.json("volume inspect shown");
+    assert_eq!(volume["name"], "shown");
+    assert_eq!(volume["status"]["options"]["mode"], "0700");
+    assert_eq!(wasmvol.json("volume ls")[0], volume);
+}
+
+#[test]
+fn every_refusal_is_one_line_on_stderr_and_exit_status_1() {
+    let wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create there").ok();
+    for (line, part) in [
+        ("volume inspect absent", "no such volume"),
+        ("volume rm absent", "no such volume"),
+        ("volume mount absent", "no such volume"),
+        ("volume unmount absent", "no such volume"),
+        ("volume create there -d tmpfs", "already exists"),
+        ("volume create other -o sise=1", "no option `sise`: did you mean `size`?"),
+        ("volume create other -d nosuch", "`nosuch`"),
+        ("driver inspect nosuch", "no driver `nosuch` is loaded"),
+        ("driver load /no/such/file", "`/no/such/file`"),
+        ("driver load /dev/null --name x", ""),
+        ("catalog import /no/such/file", "/no/such/file"),
+    ] {
+        let said = complaint(&wasmvol.cli(line));
+        assert!(said.contains(part), "{line}: {said}");
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_exit_status_2() {
+    let wasmvol = Wasmvol::start();
+    for line in [
+        "",
+        "nonsense",
+        "volume",
+        "volume create",
+        "volume create ../x",
+        "volume ls --nonsense",
+        "volume create ab -o =x",
+        "driver unload A",
+    ] {
+        let outcome = wasmvol.cli(line);
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{outcome:?}");
+        assert!(!outcome.stderr.is_empty());
+    }
+}
+
+#[test]
+fn without_a_daemon_the_cure_is_named() {
+    let wasmvol = Wasmvol::install();
+    for line in ["status", "volume ls", "volume rm any", "driver ls"] {
+        let said = complaint(&wasmvol.cli(line));
+        assert!(said.contains("wasmvol serve") && said.contains("--runtime-dir"), "{line}: {said}");
+    }
+}
+
+#[test]
+fn status_shows_who_holds_what() {
+    let wasmvol = Wasmvol::start();
+    let id = "0123456789abcdef".repeat(4);
+    wasmvol.plugin().create("held", &[]).unwrap();
+    wasmvol.plugin().mount("held", &id).unwrap();
+    wasmvol.cli("volume mount held").ok();
+    let text = wasmvol.cli("status").ok();
+    assert!(text.contains("1, 1 mounted"), "{text}");
+    assert!(text.contains("0123456789ab ") && text.contains("wasmvol"), "{text}");
+    assert!(
+        text.lines().any(|line| line.starts_with("troubles") && line.ends_with("none")),
+        "{text}"
+    );
+    let status = wasmvol.json("status");
+    assert_eq!(status["pid"], wasmvol.daemon());
+    assert_eq!(status["drivers"], json!({ "local": "0.1.0", "tmpfs": "0.1.0" }));
+    assert_eq!(status["mounted"][0]["status"]["holders"][0]["id"], id);
+}
+
+#[test]
+fn a_catalog_goes_from_one_installation_to_another() {
+    let mut old = Wasmvol::start();
+    old.cli("volume create first -o mode=0700").ok();
+    old.cli("volume create second -d tmpfs -o size=1m").ok();
+    let running = old.cli("catalog export").ok();
+    assert!(old.stop().success());
+    let stopped = old.cli(&format!("catalog export --state-dir {}", old.state().display())).ok();
+    assert_eq!(stopped, running, "with and without a daemon");
+    let file = old.path("export");
+    fs::write(&file, &running).unwrap();
+
+    let mut new = Wasmvol::start();
+    let import = format!("catalog import {} --state-dir {}", file.display(), new.state().display());
+    assert!(complaint(&new.cli(&import)).contains("a daemon runs"));
+    new.cli("volume create in-the-way").ok();
+    assert!(new.stop().success());
+    assert!(!complaint(&new.cli(&import)).is_empty(), "a catalog with volumes is not filled");
+    let mut new = Wasmvol::install();
+    new.run();
+    assert!(new.stop().success());
+    fs::remove_file(new.state().join("catalog/catalog.redb")).unwrap();
+    let import = format!("catalog import {} --state-dir {}", file.display(), new.state().display());
+    new.cli(&import).ok();
+    for id in old.entries("volumes") {
+        fs::rename(old.state().join("volumes").join(&id), new.state().join("volumes").join(&id))
+            .unwrap();
+    }
+    new.run();
+    assert_eq!(new.cli("catalog export").ok(), running);
+    assert_eq!(new.plugin().list(), ["first", "second"]);
+    new.plugin().mount("first", "id").unwrap();
+    new.plugin().unmount("first", "id").unwrap();
+}
+
+#[test]
+fn doctor_finds_nothing_where_nothing_is_wrong() {
+    let wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create fine").ok();
+    wasmvol.cli("volume mount fine").ok();
+    assert_eq!(findings(&wasmvol, ""), []);
+    let outcome = wasmvol.cli("doctor");
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), ""));
+    assert_eq!(outcome.stderr.trim(), "nothing is wrong");
+}
+
+#[test]
+fn doctor_finds_a_stale_socket_and_its_cure_removes_it() {
+    let wasmvol = Wasmvol::start();
+    let stale = wasmvol.plugin().socket.with_file_name("other.sock");
+    drop(UnixListener::bind(&stale).unwrap());
+    let (why, cure) = finding(&wasmvol, "", stale.to_str().unwrap());
+    assert!(why.contains("15 s"), "{why}");
+    wasmvol.shell(&cure.unwrap()).ok();
+    assert_eq!(findings(&wasmvol, ""), []);
+}
+
+#[test]
+fn doctor_finds_a_plugin_of_the_same_name_and_its_cure_removes_it() {
+    let wasmvol = Wasmvol::start();
+    let other = wasmvol.plugin().socket.with_file_name("wasmvol");
+    fs::create_dir(&other).unwrap();
+    let other = other.join("wasmvol.sock");
+    let _listener = UnixListener::bind(&other).unwrap();
+    let (_, cure) = finding(&wasmvol, "", other.to_str().unwrap());
+    wasmvol.shell(&cure.unwrap()).ok();
+    assert_eq!(findings(&wasmvol, ""), []);
+}
+
+#[test]
+fn doctor_finds_a_volume_whose_storage_has_gone_and_its_cure_removes_it() {
+    let mut wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create robbed").ok();
+    let id = wasmvol.entries("volumes").remove(0);
+    assert!(wasmvol.stop().success());
+    fs::remove_dir_all(wasmvol.state().join("volumes").join(id)).unwrap();
+    wasmvol.run();
+    assert!(wasmvol.cli("volume ls").ok().contains("missing"), "it is shown, not forgotten");
+    let (why, cure) = finding(&wasmvol, "", "robbed");
+    assert!(why.contains("storage is gone"), "{why}");
+    complaint(&wasmvol.cli("volume mount robbed"));
+    wasmvol.shell(&cure.unwrap()).ok();
+    assert_eq!(findings(&wasmvol, ""), []);
+}
+
+#[test]
+fn doctor_finds_who_keeps_a_volume_from_being_unmounted() {
+    let wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create draining -d tmpfs").ok();
+    let mountpoint = wasmvol.cli("volume mount draining").ok();
+    let container = Container::with(mountpoint.as_ref());
+    wasmvol.cli("volume unmount draining").ok();
+    let (why, cure) = finding(&wasmvol, "", "draining");
+    assert!(why.starts_with("draining: ") && why.contains("process "), "{why}");
+    assert!(cure.is_some());
+    drop(container);
+    wasmvol.wait_unmounted("draining");
+    assert_eq!(findings(&wasmvol, ""), []);
+}
+
+#[test]
+fn doctor_finds_what_belongs_to_nobody_and_nothing_deletes_it() {
+    let mut wasmvol = Wasmvol::start();
+    let stray = wasmvol.state().join("volumes/0123456789abcdef0123456789abcdef");
+    fs::create_dir(&stray).unwrap();
+    wasmvol.kill_daemon();
+    let (why, _) = finding(&wasmvol, "", "0123456789abcdef0123456789abcdef");
+    assert!(why.contains("belongs to no volume"), "{why}");
+    assert!(stray.exists());
+}
+
+#[test]
+fn doctor_finds_that_no_daemon_runs_and_which_mounts_stayed() {
+    let mut wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create staying").ok();
+    wasmvol.cli("volume mount staying").ok();
+    wasmvol.kill_mountd();
+    let arguments = format!("--plugin-dir {}", wasmvol.plugin().socket.parent().unwrap().display());
+    let (_, cure) = finding(&wasmvol, &arguments, "daemon");
+    assert!(cure.unwrap().contains("wasmvol serve"));
+    finding(&wasmvol, &arguments, wasmvol.anchor().to_str().unwrap());
+    let (_, cure) = finding(&wasmvol, &arguments, wasmvol.plugin().socket.to_str().unwrap());
+    wasmvol.shell(&cure.unwrap()).ok();
+    wasmvol.run();
+    assert_eq!(findings(&wasmvol, ""), []);
+}
+
+#[test]
+fn doctor_finds_a_private_mount_namespace() {
+    let wasmvol = Wasmvol::install();
+    let line = "unshare --mount --propagation private wasmvol doctor --json";
+    let outcome = wasmvol.shell(line);
+    assert!(outcome.stdout.contains("mount namespace of its own"), "{outcome:?}");
+}
+
+#[test]
+fn doctor_finds_that_the_program_that_mounts_is_not_there() {
+    let place = Scratch::new();
+    let alone = place.path().join("wasmvol");
+    fs::copy(PROGRAMS.join("wasmvol"), &alone).unwrap();
+    let wasmvol = Wasmvol::install();
+    let line = format!("{} doctor --json", alone.display());
+    let outcome = wasmvol.shell(&line);
+    assert!(outcome.stdout.contains("wasmvol-mountd"), "{outcome:?}");
+    let mut serve = std::process::Command::new(&alone);
+    let outcome = self::outcome("serve", serve.arg("serve").args(wasmvol.flags()));
+    assert!(complaint(&outcome).contains("wasmvol-mountd"));
+}
