@@ -65,7 +65,7 @@ TEXT
 when_ready() {
     tries=$TRIES
     while [ "$tries" -gt 0 ]; do
-        if $sudo "$wasmvol" driver ls 2>/dev/null | grep -q '^local'; then
+        if $sudo "$wasmvol" driver ls 2>/dev/null | grep -q '^tmpfs'; then
             next
             return
         fi
