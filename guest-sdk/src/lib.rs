@@ -32,7 +32,7 @@ pub mod contract {
 /// No function takes `self`: the host answers each call with a fresh instance, so nothing is remembered between two calls but
 /// the options and what [`create`](Self::create) returned as state. Every verb may come twice.
 pub trait Driver {
-    /// The options this driver takes, and what it needs. Asked once, when the driver is loaded; settings are not there yet.
+    /// The options this driver takes, and what it needs. Asked when the driver is loaded.
     fn describe() -> Description;
 
     /// The storage that a new volume needs, and bytes that later calls get back as the volume's state (64 KiB at most). The
