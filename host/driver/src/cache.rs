@@ -99,6 +99,14 @@ impl Cache {
         written
     }
 
+    /// Deletes what was compiled of a component. A driver that is still in use keeps its mapping.
+    pub(crate) fn forget(&self, digest: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.path(digest)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
     fn path(&self, digest: &str) -> PathBuf {
         self.directory.join(format!("{digest}{}", self.suffix))
     }

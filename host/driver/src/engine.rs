@@ -145,6 +145,14 @@ impl Engine {
         Ok(Driver::new(calls, facts))
     }
 
+    /// Deletes what was compiled of a component that no driver is any more, by the digest of [`Driver::digest`].
+    ///
+    /// # Errors
+    /// The cache cannot be written.
+    pub fn forget(&self, digest: &str) -> io::Result<()> {
+        self.inner.cache.forget(digest)
+    }
+
     fn compiled(&self, digest: &str, component: &[u8]) -> Result<Component, LoadError> {
         let Inner { cache, compiler, .. } = &*self.inner;
         if let Some(compiled) = cache.find(digest) {

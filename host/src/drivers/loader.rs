@@ -204,8 +204,10 @@ impl<W: World> Loader<W> {
         if self.drivers.all().iter().any(|loaded| loaded.row.digest == digest) {
             return;
         }
-        let (shelf, digest) = (self.drivers.shelf.clone(), digest.to_owned());
-        if let Err(e) = blocking(move || shelf.forget(&digest)).await {
+        let (shelf, engine) = (self.drivers.shelf.clone(), self.drivers.engine.clone());
+        let digest = digest.to_owned();
+        let forget = move || shelf.forget(&digest).and_then(|()| engine.forget(&digest));
+        if let Err(e) = blocking(forget).await {
             tracing::warn!("a component that is not used any more cannot be deleted: {e}");
         }
     }
