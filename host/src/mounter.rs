@@ -204,3 +204,110 @@ fn end(why: &str) -> ! {
     tracing::error!("{why}: the daemon ends too");
     std::process::exit(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use tokio::runtime::{Builder, LocalOptions};
+    use wasmvol_plan::frame::PAGE;
+
+    use super::world::Mounter as _;
+    use super::*;
+
+    /// The other end of the pair.
+    struct Mountd(UnixDatagram);
+
+    impl Mountd {
+        async fn question(&self) -> Frame<Request> {
+            let mut buffer = vec![0; FRAME_MAX];
+            let read = self.0.recv(&mut buffer).await.unwrap();
+            Frame::decode(&buffer[..read]).unwrap()
+        }
+
+        async fn answer(&self, number: u64, body: Reply) {
+            self.0.send(&Frame { number, body }.encode().unwrap()).await.unwrap();
+        }
+    }
+
+    fn run<F: Future<Output = ()>>(is_paused: bool, test: impl FnOnce(Mounter, Mountd) -> F) {
+        let mut builder = Builder::new_current_thread();
+        let runtime = builder.enable_all().start_paused(is_paused);
+        runtime.build_local(LocalOptions::default()).unwrap().block_on(async {
+            let flags = SockFlag::SOCK_NONBLOCK;
+            let (ours, theirs) =
+                socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+            let theirs = theirs.as_fd().try_clone_to_owned().unwrap();
+            let mountd = Mountd(UnixDatagram::from_std(theirs.into()).unwrap());
+            test(Mounter::start(ours).unwrap(), mountd).await;
+        });
+    }
+
+    #[test]
+    fn answers_reach_their_questions_in_any_order() {
+        run(false, |mounter, mountd| async move {
+            let [one, two] = [1, 2].map(Id::from_bits);
+            let mountd = async {
+                let questions = [mountd.question().await, mountd.question().await];
+                for Frame { number, body } in questions.into_iter().rev() {
+                    mountd.answer(number, Reply::Trashed(body == Request::Trash { id: two })).await;
+                }
+            };
+            let (first, second, ()) = tokio::join!(mounter.trash(one), mounter.trash(two), mountd);
+            assert_eq!((first, second), (Ok(false), Ok(true)));
+        });
+    }
+
+    #[test]
+    fn pages_of_a_survey_are_joined() {
+        run(false, |mounter, mountd| async move {
+            let all: Vec<_> = (0..PAGE as u128 + 3).map(|n| (Id::from_bits(n), None)).collect();
+            let (first, second) = all.split_at(PAGE);
+            let mountd = async {
+                let pages = [(None, first, true), (Some(first[PAGE - 1].0), second, false)];
+                for (wanted, entries, more) in pages {
+                    let question = mountd.question().await;
+                    let kind = Inventory::Trash;
+                    assert_eq!(question.body, Request::Survey { kind, after: wanted });
+                    let strangers = if more { vec!["x".to_owned()] } else { Vec::new() };
+                    let entries = entries.to_vec();
+                    let page = Reply::Surveyed { entries, strangers, more };
+                    mountd.answer(question.number, page).await;
+                }
+            };
+            let (surveyed, ()) = tokio::join!(mounter.survey(Inventory::Trash), mountd);
+            assert_eq!(surveyed.unwrap(), (all, vec!["x".to_owned()]));
+        });
+    }
+
+    #[test]
+    fn a_question_without_an_answer_ends_and_a_late_answer_harms_nobody() {
+        run(true, |mounter, mountd| async move {
+            let id = Id::from_bits(1);
+            let fault = mounter.usage(id).await.unwrap_err();
+            assert_eq!(fault.message, "mountd did not answer within 5 s");
+            tokio::time::resume();
+            let late = mountd.question().await.number;
+            mountd.answer(late, Reply::Trashed(true)).await;
+            let mountd = async {
+                let number = mountd.question().await.number;
+                mountd.answer(number, Reply::Trashed(false)).await;
+            };
+            let (trashed, ()) = tokio::join!(mounter.trash(id), mountd);
+            assert_eq!(trashed, Ok(false));
+        });
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_a_fault() {
+        run(false, |mounter, mountd| async move {
+            let mountd = async {
+                let number = mountd.question().await.number;
+                mountd.answer(number, Reply::Made).await;
+            };
+            let (trashed, ()) = tokio::join!(mounter.trash(Id::from_bits(1)), mountd);
+            assert_eq!(trashed.unwrap_err().kind, FaultKind::Invalid);
+        });
+    }
+}

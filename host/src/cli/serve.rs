@@ -62,7 +62,7 @@ pub(super) fn run(arguments: Arguments, runtime_dir: &Path) -> Result<ExitCode, 
     }
     if let Some(why) = namespace::hidden_because(runtime_dir) {
         return Err(CliError::Refused(format!(
-            "{why}; run it without `unshare` and, under systemd, without PrivateTmp=, ProtectSystem= and the like"
+            "{why}; run it outside of `unshare` and, under systemd, without PrivateTmp=, ProtectSystem= and the like, or type `mount --make-rshared /` before"
         )));
     }
     let state_dir = absolute(&arguments.state_dir)?;
@@ -92,7 +92,11 @@ pub(super) fn run(arguments: Arguments, runtime_dir: &Path) -> Result<ExitCode, 
         mountd.env_remove(variable);
     }
     let error = mountd.exec();
-    Err(CliError::Io(format!("`{}` cannot be run", beside.join(MOUNTD).display()), error))
+    let mountd = beside.join(MOUNTD);
+    Err(CliError::Io(
+        format!("`{}` must lie beside wasmvol, and cannot be run", mountd.display()),
+        error,
+    ))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, CliError> {
