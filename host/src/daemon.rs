@@ -286,16 +286,12 @@ fn notify_ready() {
 
 /// What a person should know after the daemon has gone.
 fn farewell(mounted: &[String], plugin: &str) {
-    match mounted {
-        [] => tracing::info!("no volume is mounted"),
-        names => tracing::info!(
-            "{} stay mounted, and containers keep their data: {}",
-            names.len(),
-            names.join(", ")
-        ),
-    }
+    let stay = match mounted {
+        [] => "no volume is mounted".to_owned(),
+        names => format!("still mounted, their containers keep their data: {}", names.join(", ")),
+    };
     tracing::info!(
-        "until it is back, dockerd waits 15 s for plugin `{plugin}` at every call that needs it: start wasmvol again, or remove \
-         its volumes from Docker first; with wasmvol.socket of systemd, calls wait for the start instead"
+        "ended; {stay}; until it is back, dockerd waits 15 s at every call that needs plugin `{plugin}`: start it again, or let \
+         systemd's wasmvol.socket hold such calls"
     );
 }

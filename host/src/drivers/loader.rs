@@ -38,6 +38,10 @@ pub(crate) enum LoaderError {
     Load(#[from] LoadError),
     #[error("the driver calls itself {0}: give it another name with `--name`")]
     OwnName(NameError),
+    #[error(
+        "it calls itself `{new}`, and the volumes of `{name}` were made by `{old}`: load it under another name"
+    )]
+    Another { name: DriverName, old: String, new: String },
     #[error("volume `{volume}` could not be mounted with it, so the old version stays: {why}")]
     Volume { volume: String, why: String },
     #[error(transparent)]
@@ -182,10 +186,18 @@ impl<W: World> Loader<W> {
         Ok(driver.description().clone())
     }
 
-    /// Asks the new driver for its plan of every live volume of that name and checks each against the grants.
+    /// Asks the new driver for its plan of every live volume of that name and checks each against the grants. A driver of another
+    /// kind is not asked: its plans would pass, and show other data.
     async fn check_volumes(&self, name: &DriverName, driver: &Driver) -> Result<(), LoaderError> {
         let (mut records, _) = self.catalog.contents().await?;
         records.retain(|r| r.driver == *name && r.phase == Phase::Ready);
+        if let Some(old) = self.drivers.get(name)
+            && !records.is_empty()
+            && old.description.name != driver.description().name
+        {
+            let (old, new) = (old.description.name.clone(), driver.description().name.clone());
+            return Err(LoaderError::Another { name: name.clone(), old, new });
+        }
         let grants = self.drivers.grants(name)?;
         let driver = driver.clone();
         blocking(move || {
