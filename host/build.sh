@@ -14,9 +14,7 @@ if [ "$(id -u)" = 0 ] && [ -n "${SUDO_USER:-}" ] && [ "$(stat -c %U Cargo.toml)"
     fi
 fi
 
-if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
-    PATH="$HOME/.cargo/bin:$PATH"
-fi
+PATH="$PATH:${HOME:-/root}/.cargo/bin"
 if ! command -v cargo >/dev/null; then
     echo "cargo is not here: install it from https://rustup.rs, then run this again" >&2
     exit 1

@@ -4,14 +4,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-# What the tests start: engines, the content of an image, and what Debian's docker.io only recommends.
-packages="docker.io podman runc busybox-static e2fsprogs"
+# What the tests start: engines, the content of an image, and chattr.
+host/packages.sh docker.io podman runc busybox-static e2fsprogs
 # Since Debian 13 the `docker` command is a package of its own.
-if apt-cache show docker-cli >/dev/null 2>&1; then
-    packages="$packages docker-cli"
-fi
-# shellcheck disable=SC2086 # one word a package
-host/packages.sh $packages
+command -v docker >/dev/null || host/packages.sh docker-cli
 host/build.sh tests
 
 sudo=
@@ -19,6 +15,7 @@ if [ "$(id -u)" != 0 ]; then
     echo "mounting needs root: sudo may ask for your password"
     sudo=sudo
 fi
+HOME=${HOME:-/root}
 PATH="$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin"
 
 log=target/test.log

@@ -1,7 +1,6 @@
 //! Testing a driver natively: volumes as the host would make them from what a user typed, and the sequences a host may send.
 //!
-//! Called by `#[cfg(test)]` code of drivers; not there in a component. Nothing is mounted here: `wasmvol driver check` does
-//! the same with the real component.
+//! Called by `#[cfg(test)]` code of drivers; not there in a component. Nothing is run in a sandbox and nothing is mounted.
 
 mod conformance;
 mod parse;

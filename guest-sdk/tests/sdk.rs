@@ -36,6 +36,7 @@ fn the_readmes_show_the_driver_that_is_compiled() {
     let driver = include_str!("../examples/scratch.rs");
     assert!(driver.lines().count() <= 40, "a whole driver has at most 40 lines");
     assert!(include_str!("../README.md").contains(driver), "guest-sdk/README.md shows another");
+    assert!(include_str!("../../README.md").contains(driver), "README.md shows another");
 }
 
 #[test]
