@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::Result;
 use crate::client::named;
 use crate::instance::Instance;
-use crate::machine::{median, micros};
+use crate::machine::{median, micros, sync_cost};
 use crate::report::{Figure, Goal, Report, number, time};
+use crate::{Places, Result};
 
 /// Lone calls whose commits are counted.
 const LONE: usize = 50;
@@ -17,8 +17,8 @@ const CROWD: usize = 8;
 /// How long a round creates.
 const ROUND: Duration = Duration::from_millis(700);
 
-pub(crate) fn measure(few: &Instance, report: &mut Report) -> Result<()> {
-    count(few, report)?;
+pub(crate) fn measure(places: &Places, few: &Instance, report: &mut Report) -> Result<()> {
+    count(places, few, report)?;
     let (mut ratios, mut lone, mut crowd) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let one = creates_per_second(few, 1)?;
@@ -38,7 +38,7 @@ pub(crate) fn measure(few: &Instance, report: &mut Report) -> Result<()> {
 }
 
 /// Catalog commits of a Create and of a Remove when nobody else asks.
-fn count(few: &Instance, report: &mut Report) -> Result<()> {
+fn count(places: &Places, few: &Instance, report: &mut Report) -> Result<()> {
     let mut client = few.connect()?;
     let mut phase = |call: &str| -> Result<(f64, f64)> {
         let before = few.commits()?;
@@ -53,12 +53,13 @@ fn count(few: &Instance, report: &mut Report) -> Result<()> {
         ("Remove: catalog commits of a lone caller", "VolumeDriver.Remove"),
     ] {
         let (commits, p50) = phase(call)?;
+        let sync = sync_cost(&places.state)?;
         report.figure(Figure {
             name,
             goal: Goal::AtMost(2.0),
             measured: commits,
             unit: "commits",
-            raw: format!("p50 {}", time(p50)),
+            raw: format!("p50 {}; one durable write of 4 KiB: {}", time(p50), time(sync)),
         });
     }
     Ok(())

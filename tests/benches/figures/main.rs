@@ -59,7 +59,7 @@ fn figures(state: &str, runtime: &str, show: fn(&Report) -> String) -> Result<()
     let places = Places { state: state.into(), runtime: runtime.into() };
     let begin = Instant::now();
     machine::wait_until_quiet();
-    let mut report = Report::new(&places)?;
+    let mut report = Report::new();
 
     phase("start and idle memory");
     let mut few = Instance::start(&places, "few")?;
@@ -72,7 +72,7 @@ fn figures(state: &str, runtime: &str, show: fn(&Report) -> String) -> Result<()
     phase("Mount and Unmount");
     mounts::measure(&places, &few, &mut report)?;
     phase("Create and Remove");
-    creates::measure(&few, &mut report)?;
+    creates::measure(&places, &few, &mut report)?;
     phase("10,000 volumes");
     let mut many = Instance::start(&places, "many")?;
     let own = many::fill(&mut many)?;
