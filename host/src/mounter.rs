@@ -163,28 +163,28 @@ impl world::Mounter for Mounter {
     }
 
     async fn unmount(&self, id: Id) -> Result<Release, Fault> {
-        match self.ask(Request::Unmount { id }, RELEASE_DEADLINE).await? {
+        match self.ask(Request::Unmount(id), RELEASE_DEADLINE).await? {
             Reply::Unmounted(release) => Ok(release),
             other => Err(unexpected(&other)),
         }
     }
 
     async fn scan(&self, id: Id) -> Result<Evidence, Fault> {
-        match self.ask(Request::Scan { id }, RELEASE_DEADLINE).await? {
+        match self.ask(Request::Scan(id), RELEASE_DEADLINE).await? {
             Reply::Scanned(evidence) => Ok(evidence),
             other => Err(unexpected(&other)),
         }
     }
 
     async fn trash(&self, id: Id) -> Result<bool, Fault> {
-        match self.ask(Request::Trash { id }, RELEASE_DEADLINE).await? {
+        match self.ask(Request::Trash(id), RELEASE_DEADLINE).await? {
             Reply::Trashed(was_there) => Ok(was_there),
             other => Err(unexpected(&other)),
         }
     }
 
     async fn usage(&self, id: Id) -> Result<Usage, Fault> {
-        match self.ask(Request::Usage { id }, USAGE_DEADLINE).await? {
+        match self.ask(Request::Usage(id), USAGE_DEADLINE).await? {
             Reply::Used(usage) => Ok(usage),
             other => Err(unexpected(&other)),
         }

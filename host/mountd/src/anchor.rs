@@ -4,31 +4,29 @@
 //! mountpoints through a writable clone that is attached nowhere. It is shared, so that an engine in a slave namespace sees volumes
 //! come and go. Everything is done relative to its fd: whoever mounts over the path changes nothing here.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, Mode, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags,
-};
+use rustix::mount::{self, MoveMountFlags, OpenTreeFlags};
 use wasmvol_plan::mountinfo::Entry;
 use wasmvol_plan::{Fault, FaultKind, Id};
 
 use crate::fault::{Context, fault};
 use crate::places::PLACE;
-use crate::{say, sys};
+use crate::say;
+use crate::sys::{Flags, Propagation, mount_setattr};
 
 /// By this source a later start knows the anchor again. Directories take no space, and 16 thousand are more than one machine mounts.
 const OPTIONS: [(&str, &str); 4] =
     [("source", SOURCE), ("mode", "0711"), ("size", "1m"), ("nr_inodes", "16k")];
 const SOURCE: &str = "wasmvol-anchor";
-const FLAGS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
-    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
-    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
-    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+const FLAGS: Flags = Flags::MOUNT_ATTR_RDONLY
+    .union(Flags::MOUNT_ATTR_NOSUID)
+    .union(Flags::MOUNT_ATTR_NODEV)
+    .union(Flags::MOUNT_ATTR_NOEXEC);
 /// No flag of a mount.
-pub(crate) const NONE: MountAttrFlags = MountAttrFlags::empty();
+pub(crate) const NONE: Flags = Flags::empty();
 /// Clones one mount, without what lies on it, into a tree that is attached nowhere.
 pub(crate) const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
     .union(OpenTreeFlags::OPEN_TREE_CLOEXEC)
@@ -43,15 +41,14 @@ pub(crate) struct Anchor {
     pub(crate) device: (u32, u32),
     mount_id: u64,
     root: OwnedFd,
-    writable: OwnedFd,
+    /// The clone: in it the anchor can be written, and shows every mountpoint empty.
+    pub(crate) writable: OwnedFd,
 }
 
 /// Which mount a file is on, and the device it shows. An empty name is `directory` itself.
 pub(crate) fn identity(directory: impl AsFd, name: &str) -> Result<(u64, (u32, u32)), Errno> {
-    let flags = AtFlags::EMPTY_PATH
-        | AtFlags::SYMLINK_NOFOLLOW
-        | AtFlags::NO_AUTOMOUNT
-        | AtFlags::STATX_DONT_SYNC;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let flags = flags | AtFlags::STATX_DONT_SYNC;
     let statx = rustix::fs::statx(directory, name, flags, StatxFlags::MNT_ID)?;
     Ok((statx.stx_mnt_id, (statx.stx_dev_major, statx.stx_dev_minor)))
 }
@@ -61,19 +58,17 @@ impl Anchor {
     pub(crate) fn open(path: String, lines: &[Entry<'_>]) -> Result<Self, Fault> {
         let here: Vec<_> = lines.iter().filter(|line| line.mount_point == path).collect();
         if here.is_empty() {
-            make(&path).trying(format_args!("make the anchor `{path}`"))?;
+            make(&path)?;
         } else {
             uncover(&path, &here)?;
         }
         let what = format_args!("open the anchor `{path}`");
         let root = rustix::fs::open(&path, PLACE, Mode::empty()).trying(what)?;
         // Also after a start that was killed in between.
-        sys::mount_setattr(root.as_fd(), FLAGS, NONE, MountPropagationFlags::SHARED)
-            .trying(what)?;
-        let writable = rustix::mount::open_tree(&root, "", CLONE).trying(what)?;
-        let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
-        sys::mount_setattr(writable.as_fd(), NONE, read_only, MountPropagationFlags::PRIVATE)
-            .trying(what)?;
+        mount_setattr(&root, FLAGS, NONE, Propagation::SHARED).trying(what)?;
+        let writable = mount::open_tree(&root, "", CLONE).trying(what)?;
+        let read_only = Flags::MOUNT_ATTR_RDONLY;
+        mount_setattr(&writable, NONE, read_only, Propagation::PRIVATE).trying(what)?;
         let (mount_id, device) = identity(&root, "").trying(what)?;
         Ok(Self { path, device, mount_id, root, writable })
     }
@@ -94,13 +89,11 @@ impl Anchor {
     }
 
     /// Puts a mount that is attached nowhere on a volume's mountpoint. The one commit point of a Mount.
-    pub(crate) fn attach(&self, id: Id, tree: BorrowedFd<'_>) -> Result<(), Fault> {
+    pub(crate) fn attach(&self, id: Id, tree: &OwnedFd) -> Result<(), Fault> {
         let name = id.to_string();
         match rustix::fs::mkdirat(&self.writable, &name, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {
-                rustix::mount::move_mount(tree, "", &self.root, &name, ATTACH)
-                    .trying(format_args!("attach a mount to `{id}`"))
-            }
+            Ok(()) | Err(Errno::EXIST) => mount::move_mount(tree, "", &self.root, &name, ATTACH)
+                .trying(format_args!("attach a mount to `{id}`")),
             Err(e) => Err(e).trying(format_args!("make mountpoint `{id}`")),
         }
     }
@@ -109,7 +102,7 @@ impl Anchor {
     pub(crate) fn detach(&self, id: Id) -> Result<bool, Fault> {
         let what = format_args!("unmount `{id}`");
         rustix::process::fchdir(&self.root).trying(what)?;
-        match rustix::mount::unmount(id.to_string(), UnmountFlags::NOFOLLOW) {
+        match mount::unmount(id.to_string(), mount::UnmountFlags::NOFOLLOW) {
             Err(Errno::BUSY) => return Ok(false),
             other => other.trying(what)?,
         }
@@ -126,31 +119,17 @@ impl Anchor {
             other => other.trying(format_args!("remove mountpoint `{id}`")),
         }
     }
-
-    /// What lies in the anchor, mounted or not.
-    pub(crate) fn entries(&self) -> BorrowedFd<'_> {
-        self.writable.as_fd()
-    }
 }
 
-/// On a shared parent a mount becomes shared too: containers could send mounts back.
-pub(crate) fn make_private(mount: &OwnedFd) -> Result<(), Fault> {
-    sys::mount_setattr(mount.as_fd(), NONE, NONE, MountPropagationFlags::PRIVATE)
-        .trying("make a mount private")
-}
-
-fn make(path: &str) -> Result<(), Errno> {
+fn make(path: &str) -> Result<(), Fault> {
+    let what = format_args!("make the anchor `{path}`");
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o711)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(e) => return Err(e),
+        Err(Errno::EXIST) => {}
+        other => other.trying(what)?,
     }
-    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in OPTIONS {
-        rustix::mount::fsconfig_set_string(&context, key, value)?;
-    }
-    rustix::mount::fsconfig_create(&context)?;
-    let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, FLAGS)?;
-    rustix::mount::move_mount(&mount, "", CWD, path, ATTACH)
+    let tree = superblock("tmpfs", &OPTIONS.map(|(key, value)| (key, value.to_owned())), false)?;
+    mount_setattr(&tree, FLAGS, NONE, Propagation::PRIVATE).trying(what)?;
+    mount::move_mount(&tree, "", CWD, path, ATTACH).trying(what)
 }
 
 /// Makes sure that the anchor is what lies at its path, and takes away what a container mounted over it.
@@ -162,8 +141,40 @@ fn uncover(path: &str, here: &[&Entry<'_>]) -> Result<(), Fault> {
     }
     for _ in 1..here.len() {
         say(format_args!("something is mounted over `{path}`: unmounting it"));
-        rustix::mount::unmount(path, UnmountFlags::NOFOLLOW)
+        mount::unmount(path, mount::UnmountFlags::NOFOLLOW)
             .trying(format_args!("unmount what covers `{path}`"))?;
     }
     Ok(())
+}
+
+/// Makes a superblock; an option that the kernel refuses is told in its own words.
+pub(crate) fn superblock(
+    kind: &str,
+    options: &[(&str, String)],
+    read_only: bool,
+) -> Result<OwnedFd, Fault> {
+    let context = mount::fsopen(kind, mount::FsOpenFlags::FSOPEN_CLOEXEC)
+        .trying(format_args!("use {kind}"))?;
+    let configure = || {
+        for (key, value) in options {
+            mount::fsconfig_set_string(&context, *key, value.as_str())?;
+        }
+        if read_only {
+            mount::fsconfig_set_flag(&context, "ro")?;
+        }
+        mount::fsconfig_create(&context)
+    };
+    configure()
+        .map_err(|e| (e, complaint(&context)))
+        .or_else(|(e, words)| Err(e).trying(format_args!("make a {kind}{words}")))?;
+    mount::fsmount(&context, mount::FsMountFlags::FSMOUNT_CLOEXEC, NONE)
+        .trying(format_args!("mount a {kind}"))
+}
+
+/// What the kernel wrote about a failure, if anything: `e tmpfs: Bad value for 'size'`.
+fn complaint(context: &OwnedFd) -> String {
+    let mut message = [0u8; 512];
+    let Ok(length) = rustix::io::read(context, &mut message) else { return String::new() };
+    let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default());
+    format!(" ({})", text.trim().trim_start_matches("e ").replace(char::is_control, " "))
 }

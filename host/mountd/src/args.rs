@@ -1,6 +1,5 @@
-//! The command line, as `wasmvol serve` writes it. Nobody types it, so there is no help, only one line for a mistake.
+//! The command line, as `wasmvol serve` writes it: in this order. Nobody types it, so there is no help, only one line for a mistake.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 
@@ -11,6 +10,7 @@ use crate::sys;
 /// The form of the command line.
 const USAGE: &str = "usage: wasmvol-mountd --daemon PATH --state-dir DIR --runtime-dir DIR --config-dir DIR [--drivers-dir DIR] \
      --uid N --gid N (--plugin NAME=PATH | --plugin-fd NAME=FD) (--admin PATH | --admin-fd FD) [-- ARGUMENTS OF THE DAEMON]";
+
 /// Where a socket comes from.
 pub(crate) enum Listen {
     /// mountd binds it and unlinks it in the end.
@@ -35,85 +35,70 @@ pub(crate) struct Args {
     pub(crate) extra: Vec<String>,
 }
 
-/// Values by their flags.
-struct Given(BTreeMap<String, String>);
+/// The words that were not read yet, the next one last.
+struct Words(Vec<String>);
 
 impl Args {
-    /// Reads everything after the program's name and takes over inherited sockets: to be called before any file is opened.
-    ///
-    /// # Errors
-    /// One line that names the argument.
-    pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, String> {
-        let mut args = args.into_iter().map(|arg| {
-            arg.into_string().map_err(|arg| format!("argument {arg:?} is not UTF-8: rename it"))
-        });
-        let mut given = Given(BTreeMap::new());
-        while let Some(flag) = args.next().transpose()?.filter(|flag| flag != "--") {
-            let value =
-                args.next().transpose()?.ok_or_else(|| format!("`{flag}` needs a value"))?;
-            if given.0.insert(flag.clone(), value).is_some() {
-                return Err(format!("`{flag}` is given twice"));
-            }
+    /// Reads everything after the program's name and takes over inherited sockets: to be called before any file is opened. An error
+    /// is one line that names the argument.
+    pub(crate) fn parse(args: impl DoubleEndedIterator<Item = OsString>) -> Result<Self, String> {
+        let text = |arg: OsString| arg.into_string().map_err(|arg| format!("{arg:?} is not UTF-8"));
+        let mut words = Words(args.rev().map(text).collect::<Result<_, _>>()?);
+        let (daemon, state) = (words.path("--daemon")?, words.path("--state-dir")?);
+        let (runtime, config) = (words.path("--runtime-dir")?, words.path("--config-dir")?);
+        let has_drivers = words.0.last().is_some_and(|word| word == "--drivers-dir");
+        let drivers = has_drivers.then(|| words.path("--drivers-dir")).transpose()?;
+        let (uid, gid) = (words.id("--uid")?, words.id("--gid")?);
+        let (flag, named) = words.either("--plugin", "--plugin-fd")?;
+        let (plugin, place) = named.split_once('=').ok_or_else(|| expected("NAME=", &named))?;
+        let plugin_socket = listen(&flag, place)?;
+        let (flag, place) = words.either("--admin", "--admin-fd")?;
+        let (plugin, listen) = (plugin.to_owned(), [plugin_socket, listen(&flag, &place)?]);
+        if let Some(word) = words.0.pop().filter(|word| word != "--") {
+            return Err(expected("--", &word));
         }
-        let named = ["--plugin", "--plugin-fd"].map(|flag| {
-            let value = given.0.remove(flag)?;
-            let (name, place) = value.split_once('=')?;
-            given.0.insert(flag.to_owned(), place.to_owned());
-            Some(name.to_owned())
-        });
-        let parsed = Self {
-            daemon: given.path("--daemon")?,
-            state: given.path("--state-dir")?,
-            runtime: given.path("--runtime-dir")?,
-            config: given.path("--config-dir")?,
-            drivers: given
-                .0
-                .contains_key("--drivers-dir")
-                .then(|| given.path("--drivers-dir"))
-                .transpose()?,
-            uid: given.id("--uid")?,
-            gid: given.id("--gid")?,
-            plugin: named.into_iter().flatten().next().ok_or_else(|| missing("--plugin NAME="))?,
-            listen: [given.listen("--plugin")?, given.listen("--admin")?],
-            extra: args.collect::<Result<_, _>>()?,
-        };
-        match given.0.pop_first() {
-            None => Ok(parsed),
-            Some((flag, _)) => Err(format!("no argument `{flag}`; {USAGE}")),
-        }
+        let extra = words.0.into_iter().rev().collect();
+        Ok(Self { daemon, state, runtime, config, drivers, uid, gid, plugin, listen, extra })
     }
 }
 
-fn missing(flag: &str) -> String {
-    format!("`{flag}` is missing; {USAGE}")
+fn expected(what: &str, found: &str) -> String {
+    format!("expected `{what}`, not `{found}`; {USAGE}")
 }
 
-impl Given {
-    fn take(&mut self, flag: &str) -> Result<String, String> {
-        self.0.remove(flag).ok_or_else(|| missing(flag))
+fn absolute(flag: &str, path: String) -> Result<String, String> {
+    let fits = path.starts_with('/') && !path.contains(char::is_control);
+    if fits { Ok(path) } else { Err(format!("`{flag}` needs an absolute path, not {path:?}")) }
+}
+
+fn listen(flag: &str, place: &str) -> Result<Listen, String> {
+    if !flag.ends_with("-fd") {
+        return absolute(flag, place.to_owned()).map(Listen::Path);
+    }
+    let socket = place.parse().map_err(|_| Errno::INVAL).and_then(sys::inherited);
+    let bad = |e| format!("`{flag}` needs the number of an open file, not `{place}`: {e}");
+    socket.map(Listen::Inherited).map_err(bad)
+}
+
+impl Words {
+    /// The next flag, which is one of two, and its value.
+    fn either(&mut self, flag: &str, other: &str) -> Result<(String, String), String> {
+        let found = self.0.pop().unwrap_or_default();
+        if found != flag && found != other {
+            return Err(expected(flag, &found));
+        }
+        let value = self.0.pop().ok_or_else(|| format!("`{found}` needs a value"))?;
+        Ok((found, value))
     }
 
     fn path(&mut self, flag: &str) -> Result<String, String> {
-        let path = self.take(flag)?;
-        if path.starts_with('/') && !path.contains(char::is_control) {
-            return Ok(path);
-        }
-        Err(format!("`{flag}` needs an absolute path, not {path:?}"))
+        self.either(flag, flag).and_then(|(_, path)| absolute(flag, path))
     }
 
     /// The daemon must not be root, and the largest number means "nobody" to setresuid.
     fn id(&mut self, flag: &str) -> Result<u32, String> {
-        let value = self.take(flag)?;
+        let (_, value) = self.either(flag, flag)?;
         let id = value.parse().ok().filter(|id| *id != 0 && *id != u32::MAX);
         id.ok_or_else(|| format!("`{flag}` needs the number of an unprivileged id, not `{value}`"))
-    }
-
-    fn listen(&mut self, flag: &str) -> Result<Listen, String> {
-        let Ok(number) = self.take(&format!("{flag}-fd")) else {
-            return self.path(flag).map(Listen::Path);
-        };
-        let socket = number.parse().map_err(|_| Errno::INVAL).and_then(sys::inherited);
-        let bad = |e| format!("`{flag}-fd` needs the number of an open file, not `{number}`: {e}");
-        socket.map(Listen::Inherited).map_err(bad)
     }
 }

@@ -4,23 +4,21 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, StatVfsMountFlags, openat2};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
-};
+use rustix::mount::open_tree;
 use wasmvol_plan::grants::GRANTS_MAX;
 use wasmvol_plan::mountinfo::Entry;
 use wasmvol_plan::{DriverName, Facts, Fault, FaultKind, Grants, Id, Plan, Source, Storage};
 
-use crate::anchor::{CLONE, NONE, identity, make_private};
+use crate::anchor::{CLONE, NONE, identity, superblock};
 use crate::fault::{Context, fault};
 use crate::mounter::{Mounter, facts_of};
 use crate::places::BENEATH;
-use crate::{scan, sys};
+use crate::scan;
+use crate::sys::{Flags, Propagation, mount_setattr};
 
 /// The source of a superblock that is one volume's own: by it the volume is known in every namespace.
 fn tag(id: Id) -> String {
@@ -63,14 +61,14 @@ impl Mounter {
     }
 
     fn commit(&self, id: Id, tree: &OwnedFd, facts: &Facts) -> Result<(), Fault> {
-        self.anchor.attach(id, tree.as_fd())?;
+        self.anchor.attach(id, tree)?;
         self.kill.at("attach.moved");
-        make_private(tree)?;
+        // On the anchor it became shared: containers could send mounts back.
+        mount_setattr(tree, NONE, NONE, Propagation::PRIVATE).trying("make a mount private")?;
         self.kill.at("attach.private");
-        if self.anchor.mounted(id)? == Some(facts.mount_id) {
-            Ok(())
-        } else {
-            fault(FaultKind::Failed, format!("something else was mounted for `{id}` meanwhile"))
+        match self.anchor.mounted(id)? {
+            Some(mount_id) if mount_id == facts.mount_id => Ok(()),
+            _ => fault(FaultKind::Failed, format!("something else was mounted for `{id}`")),
         }
     }
 
@@ -79,17 +77,14 @@ impl Mounter {
         let facts = self.facts(id, plan, &self.anchor.open_volume(id)?)?;
         let text = self.processes.own_mounts()?;
         let lines = scan::parse(&text)?;
-        let is_ours = |line: &&Entry<'_>| {
+        let is_ours = |line: &Entry<'_>| {
             let shared = facts.device == self.store.device;
             facts_of(line) == facts && (shared || line.source == tag(id))
         };
-        match self.line_of(id, &lines)?.filter(is_ours) {
-            Some(_) => Ok(facts),
-            None => {
-                let why = format!("something else is mounted for `{id}`: unmount it first");
-                fault(FaultKind::Busy, why)
-            }
+        if self.line_of(id, &lines)?.is_some_and(is_ours) {
+            return Ok(facts);
         }
+        fault(FaultKind::Busy, format!("something else is mounted for `{id}`: unmount it first"))
     }
 
     /// What mountinfo will show of a tree.
@@ -100,11 +95,10 @@ impl Mounter {
             Source::Tmpfs(_) => own("tmpfs"),
             Source::Storage if plan.read_only => own("overlay"),
             // A file system may show its files another device than its mounts.
-            Source::Storage => (
-                self.store.device,
-                self.store.data(id, plan.subpath.as_deref()),
-                self.store.filesystem.clone(),
-            ),
+            Source::Storage => {
+                let root = self.store.data(id, plan.subpath.as_deref());
+                (self.store.device, root, self.store.filesystem.clone())
+            }
         };
         Ok(Facts { device, root, filesystem, mount_id })
     }
@@ -149,11 +143,11 @@ impl Mounter {
         let path = format!("grants.d/{driver}");
         let what = format_args!("read `{path}`");
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file =
-            match openat2(&self.places.grants, driver.as_str(), flags, Mode::empty(), BENEATH) {
-                Err(Errno::NOENT) => return Ok(Grants::default()),
-                other => other.trying(what)?,
-            };
+        let opened = openat2(&self.places.grants, driver.as_str(), flags, Mode::empty(), BENEATH);
+        if matches!(opened, Err(Errno::NOENT)) {
+            return Ok(Grants::default());
+        }
+        let file = opened.trying(what)?;
         let stat = rustix::fs::fstat(&file).trying(what)?;
         let plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         if !plain || stat.st_uid != 0 || stat.st_mode & 0o022 != 0 {
@@ -170,10 +164,10 @@ impl Mounter {
         let anchor = &self.anchor.path;
         match peer {
             Some(pid) if !self.processes.sees(pid, &format!("{anchor}/{id}"), facts.device)? => {
+                let cure = "remove PrivateMounts=, PrivateTmp=, ProtectSystem= and the like from the unit of the engine \
+                            or of wasmvol, or run `mount --make-rshared /` and start both again";
                 let why = format!(
-                    "process {pid} is in a mount namespace that does not see `{anchor}`: remove PrivateMounts=, \
-                     PrivateTmp=, ProtectSystem= and the like from the unit of the engine or of wasmvol, or run \
-                     `mount --make-rshared /` and start both again"
+                    "process {pid} has a mount namespace that does not see `{anchor}`: {cure}"
                 );
                 fault(FaultKind::Invisible, why)
             }
@@ -185,51 +179,22 @@ impl Mounter {
 /// Sets the flags of a tree, never fewer than nosuid and nodev unless that was granted, and asks the kernel whether it has them.
 fn restrict(tree: &OwnedFd, plan: &Plan, grants: &Grants) -> Result<(), Fault> {
     let pairs = [
-        (!grants.suid, MountAttrFlags::MOUNT_ATTR_NOSUID, StatVfsMountFlags::NOSUID),
-        (!grants.dev, MountAttrFlags::MOUNT_ATTR_NODEV, StatVfsMountFlags::NODEV),
-        (plan.no_exec, MountAttrFlags::MOUNT_ATTR_NOEXEC, StatVfsMountFlags::NOEXEC),
+        (!grants.suid, Flags::MOUNT_ATTR_NOSUID, StatVfsMountFlags::NOSUID),
+        (!grants.dev, Flags::MOUNT_ATTR_NODEV, StatVfsMountFlags::NODEV),
+        (plan.no_exec, Flags::MOUNT_ATTR_NOEXEC, StatVfsMountFlags::NOEXEC),
     ];
     let (mut set, mut shown) = (NONE, StatVfsMountFlags::empty());
-    for (wanted, flag, show) in pairs {
-        if wanted {
-            set |= flag;
-            shown |= show;
-        }
+    for (_, flag, show) in pairs.into_iter().filter(|(wanted, ..)| *wanted) {
+        set |= flag;
+        shown |= show;
     }
     // A tree that was taken back may have a container's flag.
-    let clear = if plan.read_only { NONE } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
-    sys::mount_setattr(tree.as_fd(), set, clear, MountPropagationFlags::PRIVATE)
+    let clear = if plan.read_only { NONE } else { Flags::MOUNT_ATTR_RDONLY };
+    mount_setattr(tree, set, clear, Propagation::PRIVATE)
         .trying("set the flags of the new mount")?;
     let flags = rustix::fs::fstatvfs(tree).trying("look at the new mount")?.f_flag;
     if flags.contains(shown) && plan.read_only == flags.contains(StatVfsMountFlags::RDONLY) {
-        Ok(())
-    } else {
-        fault(FaultKind::Failed, format!("the kernel made a mount with other flags: {flags:?}"))
+        return Ok(());
     }
-}
-
-/// Makes a superblock; an option that the kernel refuses is told in its own words.
-fn superblock(kind: &str, options: &[(&str, String)], read_only: bool) -> Result<OwnedFd, Fault> {
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).trying(format_args!("use {kind}"))?;
-    let configure = || {
-        for (key, value) in options {
-            fsconfig_set_string(&context, *key, value.as_str())?;
-        }
-        if read_only {
-            fsconfig_set_flag(&context, "ro")?;
-        }
-        fsconfig_create(&context)
-    };
-    configure()
-        .map_err(|e| (e, complaint(&context)))
-        .or_else(|(e, words)| Err(e).trying(format_args!("make a {kind}{words}")))?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, NONE).trying(format_args!("mount a {kind}"))
-}
-
-/// What the kernel wrote about a failure, if anything: `e tmpfs: Bad value for 'size'`.
-fn complaint(context: &OwnedFd) -> String {
-    let mut message = [0u8; 512];
-    let Ok(length) = rustix::io::read(context, &mut message) else { return String::new() };
-    let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default());
-    format!(" ({})", text.trim().trim_start_matches("e ").replace(char::is_control, " "))
+    fault(FaultKind::Failed, format!("the kernel made a mount with other flags: {flags:?}"))
 }

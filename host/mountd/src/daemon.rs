@@ -5,22 +5,21 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::{CapabilitySet, CapabilitySets, remove_capability_from_bounding_set};
 use wasmvol_plan::frame::{FRAME_MAX, Frame};
-use wasmvol_plan::{Fault, FaultKind, Reply, Request};
+use wasmvol_plan::{Fault, Reply};
 
 use crate::args::Args;
 use crate::doors::Door;
-use crate::fault::{Context, fault, text};
+use crate::fault::{Context, text};
 use crate::mounter::Mounter;
 use crate::{say, sys};
 
@@ -32,11 +31,20 @@ const YOUNG: Duration = Duration::from_secs(1);
 const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
+/// The directories of the daemon, in the order in which they are handed over after its three sockets; the last may be missing.
+const DIRECTORIES: [&str; 6] = [
+    "--catalog-dir",
+    "--components-dir",
+    "--cache-dir",
+    "--table-dir",
+    "--grants-dir",
+    "--drivers-dir",
+];
+
 /// All that a start needs, the same each time.
 pub(crate) struct Program {
     file: OwnedFd,
     argv: Vec<CString>,
-    env: Vec<CString>,
     uid: Uid,
     gid: Gid,
     /// Daemons in a row that died of their start.
@@ -48,7 +56,7 @@ pub(crate) struct Daemon {
     pub(crate) pid: Pid,
     pub(crate) socket: OwnedFd,
     /// Answers that it has not taken yet; while there are any, nothing new is read.
-    outbox: VecDeque<Vec<u8>>,
+    pub(crate) outbox: VecDeque<Vec<u8>>,
     pub(crate) started: Instant,
     /// Set once it has closed its socket: when it is killed if it has not ended.
     pub(crate) leaves_by: Option<Instant>,
@@ -62,36 +70,21 @@ impl Program {
         let file = rustix::fs::open(&args.daemon, flags, Mode::empty()).trying(what)?;
         let mut argv: Vec<String> = ["wasmvol", "daemon"].map(str::to_owned).into();
         let mut add = |name: &str, value: String| argv.extend([name.to_owned(), value]);
-        let number = |place: i32| (sys::FIRST_FD + place).to_string();
-        let path = |place: i32| format!("/proc/self/fd/{}", sys::FIRST_FD + place);
-        // In the order in which `start` hands them over.
-        add("--mountd-fd", number(0));
-        add("--plugin-fd", format!("{}={}", args.plugin, number(1)));
-        add("--admin-fd", number(2));
-        add("--catalog-dir", path(3));
-        add("--components-dir", path(4));
-        add("--cache-dir", path(5));
-        add("--table-dir", path(6));
-        add("--grants-dir", path(7));
-        if args.drivers.is_some() {
-            add("--drivers-dir", path(8));
+        let fd = sys::FIRST_FD;
+        add("--mountd-fd", fd.to_string());
+        add("--plugin-fd", format!("{}={}", args.plugin, fd + 1));
+        add("--admin-fd", (fd + 2).to_string());
+        let optional = usize::from(args.drivers.is_none());
+        for (number, name) in (fd + 3..).zip(DIRECTORIES).take(DIRECTORIES.len() - optional) {
+            add(name, format!("/proc/self/fd/{number}"));
         }
         add("--mountpoints", mounter.anchor.path.clone());
         add("--runtime-dir", mounter.places.runtime.clone());
         argv.extend(args.extra.iter().cloned());
-        let strings = |all: Vec<Vec<u8>>| -> Result<Vec<CString>, Errno> {
-            all.into_iter().map(|one| CString::new(one).map_err(|_| Errno::INVAL)).collect()
-        };
-        let pair =
-            |(name, value): (OsString, OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
-        Ok(Self {
-            file,
-            argv: strings(argv.into_iter().map(String::into_bytes).collect()).trying(what)?,
-            env: strings(std::env::vars_os().map(pair).collect()).trying(what)?,
-            uid: Uid::from_raw(args.uid),
-            gid: Gid::from_raw(args.gid),
-            young_deaths: 0,
-        })
+        let argv = argv.into_iter().map(|arg| CString::new(arg).map_err(|_| Errno::INVAL));
+        let argv = argv.collect::<Result<_, _>>().trying(what)?;
+        let (uid, gid) = (Uid::from_raw(args.uid), Gid::from_raw(args.gid));
+        Ok(Self { file, argv, uid, gid, young_deaths: 0 })
     }
 
     /// Starts a daemon; `doors` are the plugin's socket and the admin's.
@@ -123,7 +116,12 @@ impl Program {
         rustix::process::chdir("/")?;
         sys::unblock_signals()?;
         rustix::thread::set_thread_groups(&[])?;
-        drop_bounding_set()?;
+        // What a later exec could bring back. The kernel knows fewer than 64, and refuses the first that it does not know.
+        let capability = |bit: u32| CapabilitySet::from_bits_retain(1 << bit);
+        let dropped = |bit| remove_capability_from_bounding_set(capability(bit)).is_ok();
+        if (0..u64::BITS).take_while(|bit| dropped(*bit)).count() == 0 {
+            return Err(Errno::PERM);
+        }
         rustix::thread::set_thread_res_gid(self.gid, self.gid, self.gid)?;
         rustix::thread::set_thread_res_uid(self.uid, self.uid, self.uid)?;
         let none = CapabilitySet::empty();
@@ -131,7 +129,7 @@ impl Program {
         rustix::thread::set_capabilities(None, none)?;
         die_with(parent)?;
         rustix::thread::set_no_new_privs(true)?;
-        Err(sys::exec(&file, &self.argv, &self.env))
+        Err(sys::exec(&file, &self.argv))
     }
 
     /// When the next daemon may start, after one that started at `started` has died.
@@ -141,19 +139,6 @@ impl Program {
         let wait = if self.young_deaths < 2 { Duration::ZERO } else { BACKOFF * (1 << doublings) };
         Instant::now() + wait.min(BACKOFF_MAX)
     }
-}
-
-/// Drops every capability that a later exec could bring back.
-fn drop_bounding_set() -> Result<(), Errno> {
-    for bit in 0..u64::BITS {
-        let capability = CapabilitySet::from_bits_retain(1 << bit);
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            // The first one that this kernel does not know.
-            Err(Errno::INVAL) if bit > 0 => break,
-            other => other?,
-        }
-    }
-    Ok(())
 }
 
 /// The status of a child that could not become the daemon.
@@ -167,26 +152,19 @@ pub(crate) fn die_with(parent: Pid) -> Result<(), Errno> {
 }
 
 impl Daemon {
-    /// Whether answers wait to be sent.
-    pub(crate) fn owes(&self) -> bool {
-        !self.outbox.is_empty()
-    }
-
     /// Takes one round of frames, has them served, and sends the answers. `false` if the daemon has gone.
     pub(crate) fn round(&mut self, mounter: &Mounter) -> bool {
         let (mut requests, mut there) = (Vec::new(), true);
+        // One byte more than a frame may have: a longer one was cut here, and is refused.
         let mut bytes = vec![0u8; FRAME_MAX + 1];
-        while there && requests.len() < ROUND_MAX && !self.owes() {
-            let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
-            match rustix::net::recv(&self.socket, &mut bytes[..], flags) {
+        while there && requests.len() < ROUND_MAX && self.outbox.is_empty() {
+            match rustix::net::recv(&self.socket, &mut bytes[..], RecvFlags::DONTWAIT) {
                 Err(Errno::AGAIN | Errno::INTR) => break,
                 Ok((0, _)) | Err(_) => there = false,
-                Ok((length, whole)) => {
-                    match decode(bytes.get(..length).unwrap_or_default(), whole) {
-                        Ok(frame) => requests.push(frame),
-                        Err(fault) => self.queue(Frame { number: 0, body: Reply::Failed(fault) }),
-                    }
-                }
+                Ok((length, _)) => match Frame::decode(bytes.get(..length).unwrap_or_default()) {
+                    Ok(frame) => requests.push(frame),
+                    Err(fault) => self.queue(Frame { number: 0, body: Reply::Failed(fault) }),
+                },
             }
         }
         for reply in mounter.serve(requests) {
@@ -196,13 +174,8 @@ impl Daemon {
     }
 
     fn queue(&mut self, reply: Frame<Reply>) {
-        let number = reply.number;
-        let bytes =
-            reply.encode().or_else(|fault| Frame { number, body: Reply::Failed(fault) }.encode());
-        match bytes {
-            Ok(bytes) => self.outbox.push_back(bytes),
-            Err(fault) => say(format_args!("request {number} stays without an answer: {fault}")),
-        }
+        let failed = |fault| Frame { number: reply.number, body: Reply::Failed(fault) }.encode();
+        self.outbox.extend(reply.encode().or_else(failed));
     }
 
     /// Sends what fits; `false` if the daemon has gone.
@@ -217,12 +190,4 @@ impl Daemon {
         }
         true
     }
-}
-
-fn decode(bytes: &[u8], whole: usize) -> Result<Frame<Request>, Fault> {
-    if whole <= FRAME_MAX {
-        return Frame::decode(bytes);
-    }
-    let why = format!("frame has {whole} bytes: at most {FRAME_MAX} are allowed");
-    fault(FaultKind::Invalid, why)
 }

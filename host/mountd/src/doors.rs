@@ -12,8 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use wasmvol_plan::{Fault, FaultKind};
 
 use crate::args::Listen;
-use crate::fault::{Context, fault, text};
-use crate::say;
+use crate::fault::{Context, fault};
 
 /// Connections that wait for an accept, also while a daemon is started again: 200 creates at once fit.
 const BACKLOG: i32 = 1024;
@@ -42,9 +41,9 @@ impl Door {
     pub(crate) fn close(self) {
         if let Some((path, inode)) = self.bound
             && rustix::fs::lstat(&path).is_ok_and(|stat| stat.st_ino == inode)
-            && let Err(e) = rustix::fs::unlink(&path)
         {
-            say(format_args!("cannot unlink `{path}`: {}", text(e)));
+            // A name that stays is stale: the next start takes it away.
+            let _stays = rustix::fs::unlink(&path);
         }
     }
 }
@@ -59,7 +58,22 @@ fn bind(path: String) -> Result<Door, Fault> {
         DirBuilder::new().recursive(true).mode(0o755).create(parent).trying(what)?;
     }
     let address = SocketAddrUnix::new(&path).trying(what)?;
-    clear(&path, &address)?;
+    match rustix::fs::lstat(&path) {
+        Err(Errno::NOENT) => {}
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
+            let why = format!("`{path}` is there and no socket: move it away");
+            return fault(FaultKind::Failed, why);
+        }
+        found => {
+            found.trying(what)?;
+            // Nobody listens on a stale one.
+            if rustix::net::connect(&stream().trying(what)?, &address) != Err(Errno::CONNREFUSED) {
+                let why = format!("another process listens on `{path}`: stop it");
+                return fault(FaultKind::Busy, why);
+            }
+            rustix::fs::unlink(&path).trying(what)?;
+        }
+    }
     let socket = stream().trying(what)?;
     let before = rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = rustix::net::bind(&socket, &address);
@@ -67,26 +81,4 @@ fn bind(path: String) -> Result<Door, Fault> {
     bound.and_then(|()| rustix::net::listen(&socket, BACKLOG)).trying(what)?;
     let inode = rustix::fs::lstat(&path).trying(what)?.st_ino;
     Ok(Door { socket, bound: Some((path, inode)) })
-}
-
-/// Removes a socket that nobody listens on.
-fn clear(path: &str, address: &SocketAddrUnix) -> Result<(), Fault> {
-    let what = format_args!("clear the way to `{path}`");
-    match rustix::fs::lstat(path) {
-        Err(Errno::NOENT) => return Ok(()),
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
-            return fault(
-                FaultKind::Failed,
-                format!("`{path}` is there and no socket: move it away"),
-            );
-        }
-        other => other.trying(what)?,
-    };
-    match rustix::net::connect(&stream().trying(what)?, address) {
-        Err(Errno::CONNREFUSED) => rustix::fs::unlink(path).trying(what),
-        _ => fault(
-            FaultKind::Busy,
-            format!("another process listens on `{path}`: stop it, or choose another path"),
-        ),
-    }
 }

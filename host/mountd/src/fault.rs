@@ -30,8 +30,7 @@ pub(crate) fn fault<T>(kind: FaultKind, message: impl Into<String>) -> Result<T,
 
 fn kind(errno: Errno) -> FaultKind {
     match errno {
-        Errno::NOSPC | Errno::DQUOT | Errno::NOMEM => FaultKind::Exhausted,
-        Errno::MFILE | Errno::NFILE => FaultKind::Exhausted,
+        Errno::NOSPC | Errno::DQUOT | Errno::NOMEM | Errno::MFILE => FaultKind::Exhausted,
         Errno::BUSY => FaultKind::Busy,
         Errno::NOENT => FaultKind::Missing,
         _ => FaultKind::Failed,

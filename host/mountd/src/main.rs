@@ -27,11 +27,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use wasmvol_plan::{Fault, FaultKind};
 
 use args::Args;
-use daemon::Program;
-use doors::Door;
 use fault::Context;
-use mounter::Mounter;
-use places::Places;
 
 /// The command line makes no sense (EX_USAGE).
 const USAGE: u8 = 64;
@@ -39,17 +35,14 @@ const USAGE: u8 = 64;
 const IN_THE_WAY: u8 = 75;
 
 fn main() -> ExitCode {
-    let served = match Args::parse(std::env::args_os().skip(1)) {
-        Ok(args) => serve(args).map_err(|fault| {
-            let status = if fault.kind == FaultKind::Busy { IN_THE_WAY } else { 1 };
-            (status, fault.message)
-        }),
-        Err(why) => Err((USAGE, why)),
+    let (status, why) = match Args::parse(std::env::args_os().skip(1)).map(serve) {
+        Ok(Ok(status)) => return ExitCode::from(status),
+        Ok(Err(fault)) if fault.kind == FaultKind::Busy => (IN_THE_WAY, fault.message),
+        Ok(Err(fault)) => (1, fault.message),
+        Err(why) => (USAGE, why),
     };
-    ExitCode::from(served.unwrap_or_else(|(status, why)| {
-        say(why);
-        status
-    }))
+    say(why);
+    ExitCode::from(status)
 }
 
 fn serve(args: Args) -> Result<u8, Fault> {
@@ -60,10 +53,10 @@ fn serve(args: Args) -> Result<u8, Fault> {
     rustix::process::setrlimit(Resource::Core, none).trying(what)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).trying(what)?;
     let signals = sys::signal_fd().trying(what)?;
-    let mounter = Mounter::open(Places::open(&args)?)?;
-    let program = Program::open(&args, &mounter)?;
+    let mounter = mounter::Mounter::open(places::Places::open(&args)?)?;
+    let program = daemon::Program::open(&args, &mounter)?;
     let [plugin, admin] = args.listen;
-    let doors = [Door::open(plugin)?, Door::open(admin)?];
+    let doors = [doors::Door::open(plugin)?, doors::Door::open(admin)?];
     Ok(parent::run(mounter, program, doors, &signals))
 }
 

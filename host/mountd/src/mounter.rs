@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 use wasmvol_plan::frame::{Frame, Inventory};
 use wasmvol_plan::mountinfo::Entry;
@@ -15,12 +16,12 @@ use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, Reply, Request, Storage, Usage,
 };
 
-use crate::anchor::{Anchor, identity, make_private};
+use crate::anchor::{Anchor, NONE, identity};
 use crate::fault::{Context, fault};
 use crate::places::{Places, path_of};
-use crate::reaper;
 use crate::scan::{Processes, Target, names, parse};
 use crate::storage::{page, sync};
+use crate::sys::{Propagation, mount_setattr};
 
 /// Everything that a request needs.
 pub(crate) struct Mounter {
@@ -44,17 +45,12 @@ impl Store {
     fn find(places: &Places, lines: &[Entry<'_>]) -> Result<Self, Fault> {
         let (mount_id, _) = identity(&places.volumes, "").trying("look at `volumes`")?;
         let path = path_of(&places.volumes)?;
-        let line = lines.iter().find(|line| line.mount_id == mount_id);
-        let inside = line.and_then(|line| {
+        let store = lines.iter().find(|line| line.mount_id == mount_id).and_then(|line| {
             let inside = path.strip_prefix(line.mount_point.trim_end_matches('/'))?;
-            Some((line, format!("{}{inside}", line.root.trim_end_matches('/'))))
+            let root = format!("{}{inside}", line.root.trim_end_matches('/'));
+            Some(Self { device: line.device, filesystem: line.filesystem.to_string(), root })
         });
-        match inside {
-            Some((line, root)) => {
-                Ok(Self { device: line.device, filesystem: line.filesystem.to_string(), root })
-            }
-            None => fault(FaultKind::Failed, "the state directory lies outside of this root"),
-        }
+        store.ok_or(Errno::XDEV).trying("find `volumes` among this process's mounts")
     }
 
     /// Root of a mount of a volume's directory, or of one inside it.
@@ -103,11 +99,13 @@ impl Mounter {
         let lines = parse(&text)?;
         let store = Store::find(&places, &lines)?;
         let anchor = Anchor::open(format!("{}/mnt", places.runtime), &lines)?;
-        for name in names(anchor.entries()).trying("list the anchor")? {
+        for name in names(&anchor.writable).trying("list the anchor")? {
             let Ok(id) = Id::parse(&name) else { continue };
-            match anchor.mounted(id)? {
-                Some(_) => make_private(&anchor.open_volume(id)?)?,
-                None => anchor.remove(id)?,
+            if anchor.mounted(id)?.is_none() {
+                anchor.remove(id)?;
+            } else {
+                let root = anchor.open_volume(id)?;
+                mount_setattr(&root, NONE, NONE, Propagation::PRIVATE).trying("adopt a mount")?;
             }
         }
         let kill = KillAt::from_environment();
@@ -121,32 +119,36 @@ impl Mounter {
         for Frame { number, body } in round {
             let reply = match body {
                 Request::Survey { kind, after } => self.survey(kind, after),
-                Request::Usage { id } => self.usage(id).map(Reply::Used),
-                Request::Scan { id } => self.scan(id).map(Reply::Scanned),
-                Request::Unmount { id } => self.unmount(id).map(Reply::Unmounted),
+                Request::Usage(id) => self.usage(id).map(Reply::Used),
+                Request::Scan(id) => self.scan(id).map(Reply::Scanned),
+                Request::Unmount(id) => self.unmount(id).map(Reply::Unmounted),
                 Request::Mount { id, driver, storage, plan, peer, last } => {
                     let facts = self.mount(id, &driver, &storage, &plan, peer, last.as_ref());
                     facts.map(Reply::Mounted)
                 }
                 Request::Make { id, driver, storage } => {
-                    makes.push((number, (id, driver, storage)));
+                    makes.push((number, id, driver, storage));
                     continue;
                 }
-                Request::Trash { id } => {
+                Request::Trash(id) => {
                     trashes.push((number, id));
                     continue;
                 }
             };
             answers.push(answer(number, reply));
         }
-        answer_all(&mut answers, makes, |wanted| self.make(wanted));
-        answer_all(&mut answers, trashes, |wanted| self.trash(wanted));
+        if !makes.is_empty() {
+            self.make(&makes, &mut answers);
+        }
+        if !trashes.is_empty() {
+            self.trash(&trashes, &mut answers);
+        }
         answers
     }
 
-    fn make(&self, wanted: &[(Id, DriverName, Storage)]) -> Vec<Result<Reply, Fault>> {
+    fn make(&self, wanted: &[(u64, Id, DriverName, Storage)], answers: &mut Vec<Frame<Reply>>) {
         self.kill.at("make.begin");
-        let make = |(id, driver, storage): &(Id, DriverName, Storage)| {
+        let make = |(_, id, driver, storage): &(u64, Id, DriverName, Storage)| {
             storage.check(&self.grants(driver)?)?;
             self.places.make(*id, storage)
         };
@@ -157,18 +159,17 @@ impl Mounter {
             made?.iter().try_for_each(|directory| sync(directory, "a new volume"))?;
             parent.clone().map(|()| Reply::Made)
         };
-        let synced = made.into_iter().map(synced).collect();
+        let synced: Vec<_> = made.into_iter().map(synced).collect();
         self.kill.at("make.synced");
-        synced
+        answers
+            .extend(wanted.iter().zip(synced).map(|((number, ..), reply)| answer(*number, reply)));
     }
 
-    fn trash(&self, wanted: &[Id]) -> Vec<Result<Reply, Fault>> {
+    fn trash(&self, wanted: &[(u64, Id)], answers: &mut Vec<Frame<Reply>>) {
         self.kill.at("trash.begin");
-        let busy =
-            |id| fault(FaultKind::Busy, format!("volume `{id}` is mounted: unmount it first"));
-        let discard = |id: &Id| match self.anchor.mounted(*id)? {
+        let discard = |(_, id): &(u64, Id)| match self.anchor.mounted(*id)? {
             None => self.places.discard(*id),
-            Some(_) => busy(*id),
+            Some(_) => fault(FaultKind::Busy, format!("volume `{id}` is mounted: unmount it")),
         };
         let moved: Vec<_> = wanted.iter().map(discard).collect();
         self.kill.at("trash.renamed");
@@ -177,8 +178,10 @@ impl Mounter {
             sync(&self.places.trash, "trash").and_then(|()| sync(&self.places.volumes, "volumes"));
         self.kill.at("trash.synced");
         self.discarded.set(true);
-        let reply = |moved: Result<bool, Fault>| moved.map(Reply::Trashed);
-        moved.into_iter().map(|moved| synced.clone().and_then(|()| reply(moved))).collect()
+        answers.extend(wanted.iter().zip(moved).map(|((number, _), moved)| {
+            let there = synced.clone().and(moved);
+            answer(*number, there.map(Reply::Trashed))
+        }));
     }
 
     /// Who holds a volume. One that is mounted nowhere here is looked for by its directory.
@@ -220,32 +223,32 @@ impl Mounter {
         let point = format!("{}/{id}", self.anchor.path);
         let mut here = lines.iter().filter(|line| line.mount_point == point);
         let (line, over) = (here.next(), here.next());
-        let why = format!("something is mounted over the volume: run `umount {point}` once");
-        if over.is_none() { Ok(line) } else { fault(FaultKind::Busy, why) }
+        let why = || format!("something is mounted over the volume: run `umount {point}` once");
+        if over.is_none() { Ok(line) } else { fault(FaultKind::Busy, why()) }
     }
 
     fn survey(&self, kind: Inventory, after: Option<Id>) -> Result<Reply, Fault> {
-        let id = |name: &str| Id::parse(name).ok();
-        let (names, id_of): (_, fn(&str) -> Option<Id>) = match kind {
-            Inventory::Volumes => (names(&self.places.volumes), id),
-            Inventory::Trash => (names(&self.places.trash), reaper::volume_of),
-            Inventory::Mounts => (names(self.anchor.entries()), id),
+        let place = match kind {
+            Inventory::Volumes => &self.places.volumes,
+            Inventory::Trash => &self.places.trash,
+            Inventory::Mounts => &self.anchor.writable,
         };
         let (mut found, mut strangers) = (BTreeMap::new(), BTreeSet::new());
-        for name in names.trying(format_args!("list the {kind:?}"))? {
-            match id_of(&name) {
-                Some(id) => _ = found.insert(id, None),
-                None => _ = strangers.insert(Quoted::new(&name).to_string()),
+        for name in names(place).trying("list a directory of volumes")? {
+            match Id::parse(&name) {
+                Ok(id) => _ = found.insert(id, None),
+                Err(_) => _ = strangers.insert(Quoted::new(&name).to_string()),
             }
         }
         if kind == Inventory::Mounts {
             let text = self.processes.own_mounts()?;
             for line in &parse(&text)? {
                 let name = line.mount_point.strip_prefix(&self.anchor.path);
-                let id = name.and_then(|name| id(name.strip_prefix('/')?));
-                // Of several on each other the lowest is the volume.
-                let facts = id.and_then(|id| found.get_mut(&id));
-                facts.map(|facts| facts.get_or_insert_with(|| facts_of(line)));
+                let id = name.and_then(|name| Id::parse(name.strip_prefix('/')?).ok());
+                if let Some(facts @ None) = id.and_then(|id| found.get_mut(&id)) {
+                    // Of several on each other the first, lowest one is the volume.
+                    *facts = Some(facts_of(line));
+                }
             }
             found.retain(|_, facts| facts.is_some());
         }
@@ -270,17 +273,4 @@ impl Mounter {
 
 fn answer(number: u64, reply: Result<Reply, Fault>) -> Frame<Reply> {
     Frame { number, body: reply.unwrap_or_else(Reply::Failed) }
-}
-
-/// Answers requests of one kind together; `serve` gives one reply for each, in their order.
-fn answer_all<T>(
-    answers: &mut Vec<Frame<Reply>>,
-    requests: Vec<(u64, T)>,
-    serve: impl FnOnce(&[T]) -> Vec<Result<Reply, Fault>>,
-) {
-    let (numbers, wanted): (Vec<u64>, Vec<T>) = requests.into_iter().unzip();
-    if !wanted.is_empty() {
-        let replies = numbers.into_iter().zip(serve(&wanted));
-        answers.extend(replies.map(|(number, reply)| answer(number, reply)));
-    }
 }

@@ -11,9 +11,9 @@ use crate::sys::{AskMounts, ask_mounts, neighbour};
 
 /// Bytes of one page of a list of mounts.
 const LIST: usize = 8 * 512;
-/// Where the strings of a `struct statmount` begin, and the room for one path behind them.
+/// Where the strings of a `struct statmount` begin, and where they end if it is one path.
 const STRINGS: usize = 512;
-const PATH: usize = 4097;
+const END: usize = STRINGS + 4097;
 /// The parts of a `struct statmount` that are asked for: the superblock; or with it the mount's numbers and its root.
 const SUPERBLOCK: u64 = 1;
 const ALL: u64 = SUPERBLOCK | 2 | 8;
@@ -48,25 +48,26 @@ fn unless_gone<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
 
 /// What one mount is; `false` if it has gone.
 fn stat(namespace: u64, mount: u64, parts: u64, answer: &mut [u8]) -> Result<bool, Errno> {
-    let asked = ask_mounts(AskMounts::Stat, namespace, mount, parts, answer);
-    unless_gone(asked).map(|there| there.is_some())
+    unless_gone(ask_mounts(AskMounts::Stat, [mount, parts, namespace], answer))
+        .map(|it| it.is_some())
 }
 
 /// Looks at every mount of one namespace.
 fn shows(namespace: u64, target: &Target, anchor: (u32, u32)) -> Result<bool, Errno> {
-    let (mut list, mut mount, mut below) = ([0; LIST], [0; STRINGS + PATH], [0; STRINGS]);
+    let (mut list, mut mount, mut below) = ([0; LIST], [0; END], [0; STRINGS]);
     let mut last = 0;
     loop {
-        let count = ask_mounts(AskMounts::List, namespace, ROOT, last, &mut list);
+        let count = ask_mounts(AskMounts::List, [ROOT, last, namespace], &mut list);
         let count = unless_gone(count)?.unwrap_or(0);
         for number in list.chunks_exact(8).take(count) {
-            last = u64_at(number, 0);
+            last = u64::from_ne_bytes(field(number, 0));
             if stat(namespace, last, SUPERBLOCK, &mut below)?
                 && device(&below) == target.device
                 && stat(namespace, last, ALL, &mut mount)?
                 && target.is(device(&mount), &root(&mount))
             {
-                let on = stat(namespace, u64_at(&mount, 48), SUPERBLOCK, &mut below)?;
+                let parent = u64::from_ne_bytes(field(&mount, 48));
+                let on = stat(namespace, parent, SUPERBLOCK, &mut below)?;
                 if !on || device(&below) != anchor {
                     return Ok(true);
                 }
@@ -78,21 +79,17 @@ fn shows(namespace: u64, target: &Target, anchor: (u32, u32)) -> Result<bool, Er
     }
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |field| u64::from_ne_bytes(*field))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |field| u32::from_ne_bytes(*field))
+fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
 }
 
 fn device(stat: &[u8]) -> (u32, u32) {
-    (u32_at(stat, 16), u32_at(stat, 20))
+    (u32::from_ne_bytes(field(stat, 16)), u32::from_ne_bytes(field(stat, 20)))
 }
 
 /// The root of a mount within its file system.
 fn root(stat: &[u8]) -> String {
-    let start = STRINGS.saturating_add(u32_at(stat, 104) as usize);
+    let start = STRINGS.saturating_add(u32::from_ne_bytes(field(stat, 104)) as usize);
     let bytes = stat.get(start..).unwrap_or_default();
     String::from_utf8_lossy(bytes.split(|b| *b == 0).next().unwrap_or_default()).into_owned()
 }

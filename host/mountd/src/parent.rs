@@ -41,8 +41,8 @@ struct Parent {
 
 /// Runs until it is told to end, or the daemon cannot run; answers the exit status. `doors` are the plugin's socket and the admin's.
 pub(crate) fn run(mounter: Mounter, program: Program, doors: [Door; 2], signals: &OwnedFd) -> u8 {
-    let (start_at, reap_at) = (Instant::now(), Some(Instant::now()));
-    let (daemon, reaper, drain_until) = (None, None, None);
+    let (start_at, reap_at, drain_until) = (Instant::now(), Some(Instant::now()), None);
+    let (daemon, reaper) = (None, None);
     let mut parent =
         Parent { mounter, program, doors, daemon, start_at, reaper, reap_at, drain_until };
     let status = loop {
@@ -51,7 +51,8 @@ pub(crate) fn run(mounter: Mounter, program: Program, doors: [Door; 2], signals:
         parent.wait(signals);
         while let Some(signal) = sys::next_signal(signals) {
             if signal != Signal::CHILD {
-                parent.stop();
+                parent.drain_until.get_or_insert(Instant::now() + DRAIN);
+                parent.daemon.iter().for_each(|daemon| kill(daemon.pid, Signal::TERM));
             }
         }
         parent.talk();
@@ -67,13 +68,10 @@ impl Parent {
     fn start_what_is_due(&mut self) {
         let now = Instant::now();
         if self.daemon.is_none() && self.drain_until.is_none() && now >= self.start_at {
-            match self.program.start(&self.mounter, &self.doors) {
-                Ok(daemon) => self.daemon = Some(daemon),
-                Err(e) => {
-                    say(format_args!("cannot start the daemon: {}", text(e)));
-                    self.start_at = now + FORK_AGAIN;
-                }
-            }
+            let started = self.program.start(&self.mounter, &self.doors);
+            self.daemon =
+                started.inspect_err(|e| say(format_args!("cannot fork: {}", text(*e)))).ok();
+            self.start_at = now + FORK_AGAIN;
         }
         if self.reaper.is_none() && self.reap_at.is_some_and(|at| now >= at) {
             let started = self.start_reaper();
@@ -90,27 +88,22 @@ impl Parent {
                 sys::unblock_signals()?;
                 reaper::run(&sys::inherited(sys::FIRST_FD)?)
             };
-            match reap() {
-                Ok(stuck) => i32::from(stuck > 0),
-                Err(e) => {
-                    say(format_args!("cannot empty the trash: {}", text(e)));
-                    1
-                }
-            }
+            i32::from(reap() != Ok(0))
         })
     }
 
     fn end_what_is_late(&mut self) {
         let now = Instant::now();
-        let late = |at: &mut Option<Instant>| at.take_if(|at| now >= *at).is_some();
+        let late = |at: Option<Instant>| at.is_some_and(|at| now >= at);
         if let Some(daemon) = &mut self.daemon
-            && (late(&mut daemon.leaves_by) || late(&mut self.drain_until))
+            && (late(daemon.leaves_by) || late(self.drain_until))
         {
             kill(daemon.pid, Signal::KILL);
             daemon.leaves_by = Some(now + LEAVE);
             self.drain_until = self.drain_until.map(|_| now + LEAVE);
         }
-        if let Some((pid, deadline)) = self.reaper.as_mut().filter(|(_, deadline)| now >= *deadline)
+        if let Some((pid, deadline)) = &mut self.reaper
+            && late(Some(*deadline))
         {
             kill(*pid, Signal::KILL);
             *deadline = now + REAP_DEADLINE;
@@ -134,18 +127,11 @@ impl Parent {
         });
         let mut files = vec![PollFd::new(signals, PollFlags::IN)];
         if let Some(daemon) = daemon.filter(|daemon| daemon.leaves_by.is_none()) {
-            let flags = if daemon.owes() { PollFlags::OUT } else { PollFlags::IN };
+            let flags = if daemon.outbox.is_empty() { PollFlags::IN } else { PollFlags::OUT };
             files.push(PollFd::new(&daemon.socket, flags));
         }
         if poll(&mut files, timeout.as_ref()).is_err_and(|e| e != rustix::io::Errno::INTR) {
             std::thread::sleep(FORK_AGAIN);
-        }
-    }
-
-    fn stop(&mut self) {
-        self.drain_until.get_or_insert(Instant::now() + DRAIN);
-        if let Some(daemon) = &self.daemon {
-            kill(daemon.pid, Signal::TERM);
         }
     }
 

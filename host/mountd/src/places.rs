@@ -84,9 +84,7 @@ pub(crate) fn path_of(directory: &OwnedFd) -> Result<String, Fault> {
     let path = std::fs::read_link(&link).trying(format_args!("read `{link}`"))?;
     match path.into_os_string().into_string() {
         Ok(path) if !path.contains(char::is_control) => Ok(path),
-        _ => {
-            fault(FaultKind::Invalid, "the real path of a directory is no plain text: use another")
-        }
+        _ => fault(FaultKind::Invalid, "the path of a directory is no plain text: use another"),
     }
 }
 
@@ -103,8 +101,8 @@ fn root_directory(path: &str) -> Result<OwnedFd, Fault> {
     let directory = open(path)?;
     let stat = rustix::fs::fstat(&directory).trying(what)?;
     if stat.st_uid != 0 || stat.st_mode & 0o022 != 0 {
-        let cure = format!("chown root '{path}'; chmod go-w '{path}'");
-        return fault(FaultKind::Denied, format!("others than root can write to `{path}`: {cure}"));
+        let why = format!("others than root can write to `{path}`: chown root and chmod go-w it");
+        return fault(FaultKind::Denied, why);
     }
     Ok(directory)
 }
@@ -144,8 +142,8 @@ pub(crate) fn own(directory: &OwnedFd, uid: u32, gid: u32, mode: Mode) -> Result
 fn lock(directory: &OwnedFd, path: &str) -> Result<File, Fault> {
     let what = format_args!("lock `{path}/lock`");
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR;
-    let mut file = File::from(rustix::fs::openat(directory, "lock", flags, mode).trying(what)?);
+    let file = rustix::fs::openat(directory, "lock", flags, Mode::RUSR | Mode::WUSR);
+    let mut file = File::from(file.trying(what)?);
     let end = Instant::now() + LOCK_WAIT;
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -153,9 +151,8 @@ fn lock(directory: &OwnedFd, path: &str) -> Result<File, Fault> {
             Err(Errno::WOULDBLOCK) => {
                 let mut pid = String::new();
                 let _without_a_number = (&file).take(16).read_to_string(&mut pid);
-                let who = format!("another wasmvol (process {})", pid.trim());
-                let cure = "stop that one, or choose another directory";
-                return fault(FaultKind::Busy, format!("`{path}` is in use by {who}: {cure}"));
+                let who = format!("another wasmvol (process {}): stop that one", pid.trim());
+                return fault(FaultKind::Busy, format!("`{path}` is in use by {who}"));
             }
             other => break other.trying(what)?,
         }

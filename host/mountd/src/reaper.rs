@@ -1,66 +1,86 @@
 //! The reaper: empties the trash, in a child process of its own.
 //!
 //! It works on a clone of the trash that shows no mount but its own, so that it cannot reach what is mounted below. It never
-//! descends: a directory that is not empty is moved up into the trash and done later, so two files are open however deep a
-//! container has built. Killed, it goes on where it was. What it cannot delete it reports and leaves.
+//! descends: a directory that is not empty is moved up to the top of its volume and done later, so few files are open however deep
+//! a container has built. Killed, it goes on where it was. What it cannot delete it reports and leaves.
 
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, RenameFlags, openat, openat2, renameat_with, unlinkat,
-};
+use rustix::fs::{AtFlags, Dir, Mode, RenameFlags, openat, openat2, renameat_with, unlinkat};
 use rustix::io::Errno;
 use wasmvol_plan::Id;
 use wasmvol_plan::name::Quoted;
 
 use crate::anchor::CLONE;
 use crate::places::{BENEATH, DIRECTORY};
-use crate::{fault, say, scan};
+use crate::scan::names;
+use crate::{fault, say};
 
-/// How a directory that was moved up is called: this, the volume's id, a dash and a number.
-const MOVED: &str = ".reap-";
-/// Stuck entries that are named in one run.
+/// Stuck entries that are named of one volume.
 const NAMED_MAX: u32 = 10;
 
-struct Reaper {
-    trash: OwnedFd,
-    /// Entries of the trash still to do; the last one first, so that few wait at a time.
+/// One volume in the trash.
+struct Volume<'a> {
+    id: &'a str,
+    top: OwnedFd,
+    /// Entries of the top still to do; the last one first, so that few wait at a time.
     queue: Vec<String>,
     moved: u64,
     stuck: u32,
 }
 
-/// The volume that an entry of the trash belongs to; none if it is a stranger.
-pub(crate) fn volume_of(entry: &str) -> Option<Id> {
-    let id = entry.strip_prefix(MOVED).and_then(|rest| rest.get(..32)).unwrap_or(entry);
-    Id::parse(id).ok()
-}
-
-/// Empties the trash as far as it can; answers how many entries are stuck.
+/// Empties the trash as far as it can; answers how many entries are stuck. Strangers are not touched.
 pub(crate) fn run(trash: &OwnedFd) -> Result<u32, Errno> {
     let clone = rustix::mount::open_tree(trash, "", CLONE)?;
     let trash = openat(&clone, ".", DIRECTORY, Mode::empty())?;
-    let mut queue = scan::names(&trash)?;
-    queue.retain(|name| volume_of(name).is_some());
-    let mut reaper = Reaper { trash, queue, moved: 0, stuck: 0 };
-    while let Some(name) = reaper.queue.pop() {
-        if let Err(e) = reaper.delete(&name) {
-            reaper.report(&name, c"", e);
-        }
+    let mut stuck = 0;
+    for id in names(&trash)?.iter().filter(|name| Id::parse(name).is_ok()) {
+        stuck += reap(&trash, id).unwrap_or_else(|e| {
+            report(id, c"", e);
+            1
+        });
     }
-    Ok(reaper.stuck)
+    Ok(stuck)
 }
 
-impl Reaper {
-    /// Deletes one entry of the trash; directories inside that are not empty come into the queue.
-    fn delete(&mut self, name: &str) -> Result<(), Errno> {
-        match unlinkat(&self.trash, name, AtFlags::REMOVEDIR) {
-            Err(Errno::NOTDIR) => return unlinkat(&self.trash, name, AtFlags::empty()),
-            Err(Errno::NOTEMPTY) => {}
-            other => return other,
+fn reap(trash: &OwnedFd, id: &str) -> Result<u32, Errno> {
+    if remove(trash, id)? {
+        return Ok(0);
+    }
+    let top = openat2(trash, id, DIRECTORY, Mode::empty(), BENEATH)?;
+    let queue = names(&top)?;
+    let mut volume = Volume { id, top, queue, moved: 0, stuck: 0 };
+    while let Some(name) = volume.queue.pop() {
+        if let Err(e) = volume.delete(&name) {
+            volume.keep(c"", e);
         }
-        let directory = openat2(&self.trash, name, DIRECTORY, Mode::empty(), BENEATH)?;
+    }
+    Ok(if remove(trash, id)? { 0 } else { volume.stuck.max(1) })
+}
+
+/// Removes a file or an empty directory; `false` if the directory is not empty.
+fn remove(directory: &OwnedFd, name: impl rustix::path::Arg + Copy) -> Result<bool, Errno> {
+    match unlinkat(directory, name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOTDIR) => unlinkat(directory, name, AtFlags::empty()).map(|()| true),
+        Err(Errno::NOTEMPTY) => Ok(false),
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+fn report(id: &str, name: &CStr, errno: Errno) {
+    let (name, why) = (Quoted::new(&name.to_string_lossy()), fault::text(errno));
+    say(format_args!("cannot delete {name} of volume `{id}`: {why}; it is tried again"));
+}
+
+impl Volume<'_> {
+    /// Deletes one entry of the top; directories inside that are not empty come to the top and into the queue.
+    fn delete(&mut self, name: &str) -> Result<(), Errno> {
+        if remove(&self.top, name)? {
+            return Ok(());
+        }
+        let directory = openat2(&self.top, name, DIRECTORY, Mode::empty(), BENEATH)?;
         let (mut progress, before) = (false, self.stuck);
         let mut entries = Dir::read_from(&directory)?;
         while let Some(entry) = entries.read() {
@@ -69,61 +89,40 @@ impl Reaper {
             if matches!(inner.to_bytes(), b"." | b"..") {
                 continue;
             }
-            match self.clear(&directory, name, inner, entry.file_type()) {
+            match self.clear(&directory, inner) {
                 Ok(()) => progress = true,
-                Err(e) => self.report(name, inner, e),
+                Err(e) => self.keep(inner, e),
             }
         }
-        match unlinkat(&self.trash, name, AtFlags::REMOVEDIR) {
-            // What is stuck in it was reported already.
-            Err(Errno::NOTEMPTY) if self.stuck > before => Ok(()),
-            // A file system may leave entries out while others are deleted.
-            Err(Errno::NOTEMPTY) if progress => {
-                self.queue.push(name.to_owned());
-                Ok(())
-            }
-            other => other,
+        // A file system may leave entries out while others are deleted; what is stuck was reported.
+        if !remove(&self.top, name)? && self.stuck == before {
+            self.queue.extend(progress.then(|| name.to_owned()));
         }
+        Ok(())
     }
 
-    /// Takes one entry out of a directory: deletes it, or moves it up.
-    fn clear(
-        &mut self,
-        directory: &OwnedFd,
-        name: &str,
-        inner: &CStr,
-        kind: FileType,
-    ) -> Result<(), Errno> {
-        if kind != FileType::Directory {
-            match unlinkat(directory, inner, AtFlags::empty()) {
-                Err(Errno::ISDIR) => {}
-                other => return other,
-            }
-        }
-        match unlinkat(directory, inner, AtFlags::REMOVEDIR) {
-            Err(Errno::NOTEMPTY) => {}
-            other => return other,
-        }
-        let id = volume_of(name).ok_or(Errno::INVAL)?;
-        loop {
+    /// Takes one entry out of a directory: deletes it, or moves it to the top.
+    fn clear(&mut self, directory: &OwnedFd, name: &CStr) -> Result<(), Errno> {
+        while !remove(directory, name)? {
             self.moved += 1;
-            let up = format!("{MOVED}{id}-{}", self.moved);
-            match renameat_with(directory, inner, &self.trash, &up, RenameFlags::NOREPLACE) {
+            let up = format!(".reap-{}", self.moved);
+            match renameat_with(directory, name, &self.top, &up, RenameFlags::NOREPLACE) {
                 // Left by a run that was killed.
                 Err(Errno::EXIST) => {}
-                other => {
-                    self.queue.extend(other.is_ok().then_some(up));
-                    return other;
+                Err(e) => return Err(e),
+                Ok(()) => {
+                    self.queue.push(up);
+                    break;
                 }
             }
         }
+        Ok(())
     }
 
-    fn report(&mut self, name: &str, inner: &CStr, errno: Errno) {
+    fn keep(&mut self, name: &CStr, errno: Errno) {
         self.stuck += 1;
         if self.stuck <= NAMED_MAX {
-            let (inner, why) = (Quoted::new(&inner.to_string_lossy()), fault::text(errno));
-            say(format_args!("cannot delete {inner} in `trash/{name}`: {why}; it is tried again"));
+            report(self.id, name, errno);
         }
     }
 }

@@ -63,12 +63,9 @@ impl Processes {
         let file = File::from(open_file(&self.proc, &format!("{pid}/mountinfo"))?);
         let mut bytes = Vec::new();
         let read = file.take(MOUNTINFO_MAX + 1).read_to_end(&mut bytes);
-        match read.map(|length| length as u64) {
-            Ok(length) if length <= MOUNTINFO_MAX => {
-                Ok(String::from_utf8_lossy(&bytes).into_owned())
-            }
-            Ok(_) => Err(Errno::FBIG),
-            Err(e) => Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
+        match read.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))? as u64 {
+            0..=MOUNTINFO_MAX => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            _ => Err(Errno::FBIG),
         }
     }
 
@@ -145,47 +142,34 @@ impl Processes {
         let mut holders = Vec::new();
         let unknown = self.each_view(|pid, lines| {
             // Another file system may have got the device's number since; it has not this source.
-            let same = |line: &&Entry<'_>| {
-                line.device == last.device
-                    && line.filesystem == last.filesystem
-                    && line.source == source
-            };
+            let same = |line: &&Entry<'_>| line.device == last.device && line.source == source;
             let place = |line: &Entry<'_>| (pid, line.mount_point.to_string(), line.mount_id);
             holders.extend(lines.iter().find(same).map(place));
         })?;
-        let mut failure = None;
-        for (pid, path, mount_id) in &holders {
-            match self.clone_from(*pid, path, *mount_id) {
-                Ok(tree) => return Ok(Some(tree)),
-                Err(e) => failure = Some(e),
-            }
+        let tree = holders.iter().find_map(|holder| self.clone_from(holder).ok());
+        if tree.is_none() && (unknown > 0 || !holders.is_empty()) {
+            let why =
+                "cannot take the volume back from who holds it: end the containers that use it";
+            return fault(FaultKind::Busy, why);
         }
-        match failure {
-            Some(e) => Err(e).trying("take the volume back from the container that holds it"),
-            None if unknown == 0 => Ok(None),
-            None => fault(
-                FaultKind::Busy,
-                format!("{unknown} processes hide their mounts, and may hold the volume: end them"),
-            ),
-        }
+        Ok(tree)
     }
 
-    fn clone_from(&self, pid: u32, path: &str, mount_id: u64) -> Result<OwnedFd, Errno> {
+    /// Clones the mount with a number that a process sees at a path.
+    fn clone_from(&self, (pid, path, id): &(u32, String, u64)) -> Result<OwnedFd, Errno> {
         let flags = PLACE.difference(OFlags::NOFOLLOW);
         let root = openat(&self.proc, format!("{pid}/root"), flags, Mode::empty())?;
         let theirs = open_file(&self.proc, &format!("{pid}/ns/mnt"))?;
-        let inside =
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
         let place = openat2(root, path, PLACE, Mode::empty(), inside)?;
-        if identity(&place, "")?.0 != mount_id {
+        if identity(&place, "")?.0 != *id {
             return Err(Errno::STALE);
         }
         // The kernel clones only what is in the caller's own namespace. Nothing in between resolves a path.
-        move_into_link_name_space(theirs.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        let kind = Some(LinkNameSpaceType::Mount);
+        move_into_link_name_space(theirs.as_fd(), kind)?;
         let tree = open_tree(&place, "", CLONE);
-        let back =
-            move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Mount));
-        if back.is_err() {
+        if move_into_link_name_space(self.namespace.as_fd(), kind).is_err() {
             // In a stranger's namespace nothing of ours may go on; the next start adopts every mount.
             std::process::abort();
         }
@@ -223,8 +207,5 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Entry<'_>>, Fault> {
 
 /// A stranger's path as it may stand in a line.
 fn shown(path: &str) -> String {
-    let escape = |c: char| {
-        if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
-    };
-    path.chars().take(PATH_SHOWN).map(escape).collect()
+    path.chars().take(PATH_SHOWN).map(|c| if c.is_control() { '?' } else { c }).collect()
 }

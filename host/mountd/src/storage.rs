@@ -8,18 +8,15 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, RenameFlags, openat2};
 use rustix::io::Errno;
-use wasmvol_plan::frame::PAGE;
+use wasmvol_plan::frame::{PAGE, STRANGERS_MAX};
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{Facts, Fault, FaultKind, Id, Reply, Storage};
 
 use crate::fault::{Context, fault};
 use crate::places::{BENEATH, PLACE, Places, make_and_open, own};
 
-/// Most strangers that are named.
-const STRANGERS_MAX: usize = 100;
-/// Most bytes of the entries of one page, and of its strangers: together with the last entry's root they fit a frame.
+/// Most bytes of the entries of one page: with the strangers and the last entry's root they fit a frame.
 const PAGE_BYTES: usize = 40 * 1024;
-const STRANGERS_BYTES: usize = 16 * 1024;
 
 impl Places {
     /// Makes one volume's storage; what has to be synced comes back.
@@ -44,24 +41,15 @@ impl Places {
 
     /// Opens a volume's directory, or one inside it.
     pub(crate) fn open_data(&self, id: Id, subpath: Option<&str>) -> Result<OwnedFd, Fault> {
-        let data = match openat2(&self.volumes, format!("{id}/data"), PLACE, Mode::empty(), BENEATH)
-        {
-            Err(Errno::NOENT) => {
-                let why = format!(
-                    "the directory of volume `{id}` is gone: restore it, or remove the volume"
-                );
-                return fault(FaultKind::Missing, why);
-            }
-            other => other.trying(format_args!("open the directory of volume `{id}`"))?,
-        };
+        let data = openat2(&self.volumes, format!("{id}/data"), PLACE, Mode::empty(), BENEATH)
+            .trying(format_args!("open the directory of volume `{id}`"))?;
         let Some(subpath) = subpath else { return Ok(data) };
         let shown = Quoted::new(subpath);
         // Without NOFOLLOW the kernel says that it met a link.
         let flags = PLACE.difference(OFlags::NOFOLLOW);
         match openat2(data, subpath, flags, Mode::empty(), BENEATH) {
             Err(Errno::LOOP | Errno::XDEV) => {
-                let why =
-                    format!("subpath {shown} leads over a link or a mount: use a plain directory");
+                let why = format!("subpath {shown} leads over a link or a mount: use a directory");
                 fault(FaultKind::Denied, why)
             }
             other => other.trying(format_args!("open subpath {shown}")),
@@ -83,21 +71,17 @@ pub(crate) fn page(
     let first = after.map_or(Bound::Unbounded, Bound::Excluded);
     let mut rest = found.range((first, Bound::Unbounded)).peekable();
     let mut entries = Vec::new();
+    // An id has at most 19 bytes, the numbers of its facts 30.
+    let size = |facts: &Facts| 30 + facts.root.len() + facts.filesystem.len();
     let mut bytes = 0;
     while entries.len() < PAGE
         && bytes < PAGE_BYTES
         && let Some((id, facts)) = rest.next()
     {
-        // An id has at most 19 bytes, the numbers of its facts 30.
-        bytes +=
-            20 + facts.as_ref().map_or(0, |facts| 30 + facts.root.len() + facts.filesystem.len());
+        bytes += 20 + facts.as_ref().map_or(0, size);
         entries.push((*id, facts.clone()));
     }
-    let mut room = if after.is_none() { STRANGERS_BYTES } else { 0 };
-    let fits = |name: &String| {
-        room = room.saturating_sub(name.len() + 2);
-        room > 0
-    };
-    let strangers = strangers.into_iter().take(STRANGERS_MAX).take_while(fits).collect();
+    let named = if after.is_none() { STRANGERS_MAX } else { 0 };
+    let strangers = strangers.into_iter().take(named).collect();
     Reply::Surveyed { entries, strangers, more: rest.peek().is_some() }
 }

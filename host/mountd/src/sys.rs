@@ -8,8 +8,8 @@ use std::ffi::{CString, c_char, c_int};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use rustix::io::{Errno, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
-use rustix::mount::{MountAttrFlags, MountPropagationFlags};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+pub(crate) use rustix::mount::{MountAttrFlags as Flags, MountPropagationFlags as Propagation};
 use rustix::process::{Pid, Signal};
 
 /// The number of the first file that [`fork`] hands to a child.
@@ -27,10 +27,10 @@ fn done(result: c_int) -> Result<c_int, Errno> {
 
 /// Changes one mount, attached or not: flags to set, flags to clear, propagation.
 pub(crate) fn mount_setattr(
-    mount: BorrowedFd<'_>,
-    set: MountAttrFlags,
-    clear: MountAttrFlags,
-    propagation: MountPropagationFlags,
+    mount: &OwnedFd,
+    set: Flags,
+    clear: Flags,
+    propagation: Propagation,
 ) -> Result<(), Errno> {
     let attr: [u64; 4] = [set.bits().into(), clear.bits().into(), propagation.bits().into(), 0];
     let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
@@ -55,15 +55,13 @@ pub(crate) enum AskMounts {
     List = 458,
 }
 
-/// Asks about `mount` in a namespace and answers what the call returned.
+/// Asks about a mount, with a parameter, in a namespace, and answers what the call returned.
 pub(crate) fn ask_mounts(
     call: AskMounts,
-    namespace: u64,
-    mount: u64,
-    param: u64,
+    about: [u64; 3],
     answer: &mut [u8],
 ) -> Result<usize, Errno> {
-    let request = MountRequest([32, 0], [mount, param, namespace]);
+    let request = MountRequest([32, 0], about);
     let room = match call {
         AskMounts::Stat => answer.len(),
         AskMounts::List => answer.len() / size_of::<u64>(),
@@ -96,17 +94,10 @@ pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
     if number < FIRST_FD {
         return Err(Errno::BADF);
     }
-    // SAFETY: the number was given to this process to own; nothing here has made a file of it yet. If it is not open, the
-    // check below says so and the value is forgotten before anything closes it.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    match fcntl_getfd(&fd).and_then(|flags| fcntl_setfd(&fd, flags | rustix::io::FdFlags::CLOEXEC))
-    {
-        Ok(()) => Ok(fd),
-        Err(e) => {
-            std::mem::forget(fd);
-            Err(e)
-        }
-    }
+    // SAFETY: takes numbers, and fails if no file has this one.
+    done(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, was given to this process to own, and nothing here has made a file of it yet.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Starts a child that has only stdio and `fds`, as numbers from [`FIRST_FD`] on; it ends with what `run` returns.
@@ -135,16 +126,17 @@ pub(crate) fn fork(fds: &[BorrowedFd<'_>], run: impl FnOnce() -> i32) -> Result<
     unsafe { libc::_exit(code) }
 }
 
-/// Replaces this process by the program behind `program`; returns only on failure.
-pub(crate) fn exec(program: &OwnedFd, argv: &[CString], env: &[CString]) -> Errno {
-    let pointers = |strings: &[CString]| -> Vec<*mut c_char> {
-        let ends = std::iter::once(std::ptr::null_mut());
-        strings.iter().map(|s| s.as_ptr().cast_mut()).chain(ends).collect()
-    };
-    let (argv, env) = (pointers(argv), pointers(env));
+/// Replaces this process by the program behind `program`, with the environment as it is; returns only on failure.
+pub(crate) fn exec(program: &OwnedFd, argv: &[CString]) -> Errno {
+    let end = std::iter::once(std::ptr::null_mut());
+    let argv: Vec<*mut c_char> =
+        argv.iter().map(|arg| arg.as_ptr().cast_mut()).chain(end).collect();
     let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
-    // SAFETY: both arrays end with a null pointer, and their strings outlive the call; execve writes to none of them.
-    unsafe { libc::execveat(program.as_raw_fd(), path, argv.as_ptr(), env.as_ptr(), flags) };
+    // SAFETY: the array ends with a null pointer, and its strings outlive the call; nobody changes the environment.
+    unsafe {
+        let env = libc::environ.cast();
+        libc::execveat(program.as_raw_fd(), path, argv.as_ptr(), env, flags)
+    };
     errno()
 }
 

@@ -11,6 +11,8 @@ use crate::{DriverName, Id, Plan, Storage};
 pub const FRAME_MAX: usize = 64 * 1024;
 /// Most entries in one page of a survey: 1000 bare ids have 20 KiB. Mounts with long roots make a page shorter.
 pub const PAGE: usize = 1000;
+/// Most strangers that a survey names: each is at most 64 characters long, escaped.
+pub const STRANGERS_MAX: usize = 20;
 
 /// What the daemon asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,25 +49,13 @@ pub enum Request {
         last: Option<Facts>,
     },
     /// Unmount a volume unless somebody holds it.
-    Unmount {
-        /// The volume.
-        id: Id,
-    },
+    Unmount(Id),
     /// Who holds a volume.
-    Scan {
-        /// The volume.
-        id: Id,
-    },
+    Scan(Id),
     /// Move a volume's storage into the trash, durably. Nothing there: done. Refused while it is mounted.
-    Trash {
-        /// The volume.
-        id: Id,
-    },
+    Trash(Id),
     /// Size and use of a mounted volume, as statfs tells.
-    Usage {
-        /// The volume.
-        id: Id,
-    },
+    Usage(Id),
 }
 
 /// A directory that [`Request::Survey`] lists.
@@ -86,7 +76,7 @@ pub enum Reply {
     Surveyed {
         /// Entries by id; the facts are there for mounts only.
         entries: Vec<(Id, Option<Facts>)>,
-        /// Names that are no id: reported, never touched. Only in the first page, cut after 100.
+        /// Names that are no id: reported, never touched. Only in the first page, cut after [`STRANGERS_MAX`].
         strangers: Vec<String>,
         /// Whether another page follows.
         more: bool,
@@ -140,7 +130,6 @@ pub struct Evidence {
 
 impl Evidence {
     /// Whether nobody holds the volume.
-    #[must_use]
     pub fn is_free(&self) -> bool {
         self.holders.is_empty() && self.unknown == 0
     }
@@ -151,7 +140,7 @@ impl Evidence {
 pub struct Sighting {
     /// A process in it.
     pub pid: u32,
-    /// Where it is mounted there; control characters escaped.
+    /// Where it is mounted there, without control characters.
     pub path: String,
 }
 
@@ -201,7 +190,6 @@ pub enum FaultKind {
 
 impl Fault {
     /// A fault of this kind.
-    #[must_use]
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
@@ -222,13 +210,9 @@ impl<T: Serialize> Frame<T> {
     /// # Errors
     /// `Invalid` if it is larger than [`FRAME_MAX`].
     pub fn encode(&self) -> Result<Vec<u8>, Fault> {
-        let bytes = postcard::to_allocvec(self)
-            .map_err(|e| Fault::new(FaultKind::Invalid, format!("frame cannot be written: {e}")))?;
-        if bytes.len() > FRAME_MAX {
-            let why = format!("frame has {} bytes: at most {FRAME_MAX} are allowed", bytes.len());
-            return Err(Fault::new(FaultKind::Invalid, why));
-        }
-        Ok(bytes)
+        let bytes =
+            postcard::to_allocvec(self).map_err(|e| unfit(format!("cannot be written: {e}")))?;
+        if bytes.len() > FRAME_MAX { Err(too_long(bytes.len())) } else { Ok(bytes) }
     }
 }
 
@@ -236,15 +220,23 @@ impl<'de, T: Deserialize<'de>> Frame<T> {
     /// Reads a frame.
     ///
     /// # Errors
-    /// `Invalid` if the bytes are no frame, or more than one.
+    /// `Invalid` if the bytes are no frame, more than one, or more than [`FRAME_MAX`].
     pub fn decode(bytes: &'de [u8]) -> Result<Self, Fault> {
+        if bytes.len() > FRAME_MAX {
+            return Err(too_long(bytes.len()));
+        }
         match postcard::take_from_bytes(bytes) {
             Ok((frame, [])) => Ok(frame),
-            Ok((_, rest)) => Err(Fault::new(
-                FaultKind::Invalid,
-                format!("frame has {} bytes too many", rest.len()),
-            )),
-            Err(e) => Err(Fault::new(FaultKind::Invalid, format!("frame cannot be read: {e}"))),
+            Ok(_) => Err(unfit("has bytes after its end".to_owned())),
+            Err(e) => Err(unfit(format!("cannot be read: {e}"))),
         }
     }
+}
+
+fn unfit(why: String) -> Fault {
+    Fault::new(FaultKind::Invalid, format!("frame {why}"))
+}
+
+fn too_long(length: usize) -> Fault {
+    unfit(format!("has {length} bytes: at most {FRAME_MAX} are allowed"))
 }

@@ -28,9 +28,7 @@ impl Grants {
     pub fn parse(text: &str) -> Result<Self, Fault> {
         let invalid = |why| Fault::new(FaultKind::Invalid, why);
         if text.len() > GRANTS_MAX {
-            return Err(invalid(format!(
-                "grants are longer than {GRANTS_MAX} bytes: shorten them"
-            )));
+            return Err(invalid(format!("grants have over {GRANTS_MAX} bytes: shorten them")));
         }
         let mut grants = Self::default();
         for (number, line) in (1..).zip(text.lines()) {
@@ -39,9 +37,8 @@ impl Grants {
                 "suid" => grants.suid = true,
                 "dev" => grants.dev = true,
                 other => {
-                    let shown = Quoted::new(other);
-                    let why = format!("line {number}, {shown}, is no grant: use `suid` or `dev`");
-                    return Err(invalid(why));
+                    let line = format!("line {number}, {}", Quoted::new(other));
+                    return Err(invalid(format!("{line}, is no grant: use `suid` or `dev`")));
                 }
             }
         }

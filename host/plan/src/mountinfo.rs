@@ -21,8 +21,6 @@ pub struct Entry<'a> {
     pub root: Cow<'a, str>,
     /// Where it is, seen from the process's root.
     pub mount_point: Cow<'a, str>,
-    /// Flags of the mount, comma-separated.
-    pub options: &'a str,
     /// Peer group that it shares with, if it is shared.
     pub shared: Option<u64>,
     /// Peer group that it receives from, if it is a slave.
@@ -31,13 +29,10 @@ pub struct Entry<'a> {
     pub filesystem: Cow<'a, str>,
     /// What was mounted, as the file system calls it.
     pub source: Cow<'a, str>,
-    /// Options of the superblock, comma-separated and still escaped.
-    pub super_options: &'a str,
 }
 
 impl<'a> Entry<'a> {
     /// Parses one line; none if it is not of the kernel's form.
-    #[must_use]
     pub fn parse(line: &'a str) -> Option<Self> {
         let mut fields = line.split(' ');
         let mount_id = fields.next()?.parse().ok()?;
@@ -46,7 +41,7 @@ impl<'a> Entry<'a> {
         let device = (major.parse().ok()?, minor.parse().ok()?);
         let root = unescape(fields.next()?);
         let mount_point = unescape(fields.next()?);
-        let options = fields.next()?;
+        let _flags = fields.next()?;
         let (mut shared, mut master) = (None, None);
         // Tags of later kernels are skipped, as proc(5) asks.
         loop {
@@ -61,32 +56,27 @@ impl<'a> Entry<'a> {
         }
         let filesystem = unescape(fields.next()?);
         let source = unescape(fields.next()?);
-        let super_options = fields.next().unwrap_or_default();
         Some(Self {
             mount_id,
             parent_id,
             device,
             root,
             mount_point,
-            options,
             shared,
             master,
             filesystem,
             source,
-            super_options,
         })
     }
 }
 
 /// Every line of a mountinfo, in its order: a mount comes after the one that it covers. None if one line cannot be parsed, because
 /// half a picture is none.
-#[must_use]
 pub fn parse(text: &str) -> Option<Vec<Entry<'_>>> {
     text.lines().map(Entry::parse).collect()
 }
 
 /// Whether `path` is `top` or lies beneath it; both as mountinfo's `root` spells them.
-#[must_use]
 pub fn is_beneath(path: &str, top: &str) -> bool {
     match path.strip_prefix(top.trim_end_matches('/')) {
         Some(rest) => rest.is_empty() || rest.starts_with('/'),
@@ -103,17 +93,11 @@ fn unescape(field: &str) -> Cow<'_, str> {
     let mut rest = field;
     while let Some((plain, escape)) = rest.split_once('\\') {
         text.push_str(plain);
-        let code = escape.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(code) if code.is_ascii() => {
-                text.push(char::from(code));
-                rest = escape.get(3..).unwrap_or_default();
-            }
-            _ => {
-                text.push('\\');
-                rest = escape;
-            }
-        }
+        let digits = escape.split_at_checked(3);
+        let code = digits.and_then(|(code, rest)| Some((u8::from_str_radix(code, 8).ok()?, rest)));
+        let (c, after) = code.map_or(('\\', escape), |(code, rest)| (char::from(code), rest));
+        text.push(c);
+        rest = after;
     }
     text.push_str(rest);
     Cow::Owned(text)

@@ -37,12 +37,11 @@ pub enum NameError {
 }
 
 /// A stranger's text as it may stand in an error: escaped, in backticks, cut after 64 characters.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quoted(String);
 
 impl Quoted {
     /// Escapes and cuts `text`.
-    #[must_use]
     pub fn new(text: &str) -> Self {
         let mut shown: String = text.chars().take(64).flat_map(char::escape_debug).collect();
         if text.chars().nth(64).is_some() {
@@ -58,18 +57,11 @@ impl fmt::Display for Quoted {
     }
 }
 
-impl fmt::Debug for Quoted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 /// What every name can do, once it is parsed.
 macro_rules! text_name {
     ($name:ident) => {
         impl $name {
             /// The name as text.
-            #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -157,13 +149,11 @@ pub struct Id(u128);
 
 impl Id {
     /// The id with these bits.
-    #[must_use]
     pub const fn from_bits(bits: u128) -> Self {
         Self(bits)
     }
 
     /// The bits of the id.
-    #[must_use]
     pub const fn bits(self) -> u128 {
         self.0
     }

@@ -121,10 +121,7 @@ impl Owner {
     pub fn check(self) -> Result<(), Fault> {
         // To chown(2) the largest number means "leave it": it would be root's.
         if self.uid == u32::MAX || self.gid == u32::MAX {
-            return invalid(format!(
-                "owner {} is not a user or group: use a smaller number",
-                u32::MAX
-            ));
+            return invalid("owner 4294967295 is no user or group: use a smaller number");
         }
         if self.mode > 0o7777 {
             return invalid(format!("mode {:o} is not allowed: use at most 7777", self.mode));
@@ -136,11 +133,8 @@ impl Owner {
 impl Tmpfs {
     fn check(&self) -> Result<(), Fault> {
         // To the kernel 0 means "without a limit".
-        if self.size == Some(0) {
-            return invalid("a tmpfs with `size` 0 holds nothing: use at least one byte");
-        }
-        if self.inodes == Some(0) {
-            return invalid("a tmpfs with 0 `inodes` holds nothing: use at least 1");
+        if self.size == Some(0) || self.inodes == Some(0) {
+            return invalid("a tmpfs with 0 as `size` or `inodes` holds nothing: use at least 1");
         }
         self.owner.check()
     }
@@ -160,7 +154,7 @@ pub fn check_subpath(subpath: &str) -> Result<(), Fault> {
     if subpath.split('/').any(odd) || subpath.chars().any(char::is_control) {
         let shown = Quoted::new(subpath);
         return invalid(format!(
-            "subpath {shown} is not allowed: use names with `/` between them, without `..`"
+            "subpath {shown} is not allowed: use plain names, with `/` between"
         ));
     }
     Ok(())

@@ -7,43 +7,20 @@
 pub const KILL_AT: &str = "WASMVOL_KILL_AT";
 
 /// Steps of the daemon, in the order of each verb.
+#[rustfmt::skip]
 pub const DAEMON: &[&str] = &[
-    "create.begin",
-    "create.intent",
-    "create.driver",
-    "create.made",
-    "create.ready",
-    "mount.begin",
-    "mount.planned",
-    "mount.attached",
-    "mount.held",
-    "unmount.begin",
-    "unmount.released",
-    "unmount.gone",
-    "remove.begin",
-    "remove.intent",
-    "remove.driver",
-    "remove.trashed",
-    "remove.forgotten",
-    "recover.begin",
-    "recover.surveyed",
-    "recover.mounts",
-    "recover.records",
+    "create.begin", "create.intent", "create.driver", "create.made", "create.ready",
+    "mount.begin", "mount.planned", "mount.attached", "mount.held",
+    "unmount.begin", "unmount.released", "unmount.gone",
+    "remove.begin", "remove.intent", "remove.driver", "remove.trashed", "remove.forgotten",
+    "recover.begin", "recover.surveyed", "recover.mounts", "recover.records",
 ];
 
 /// Steps of mountd.
+#[rustfmt::skip]
 pub const MOUNTD: &[&str] = &[
-    "make.begin",
-    "make.made",
-    "make.synced",
-    "attach.begin",
-    "attach.assembled",
-    "attach.moved",
-    "attach.private",
-    "detach.begin",
-    "detach.unmounted",
-    "detach.removed",
-    "trash.begin",
-    "trash.renamed",
-    "trash.synced",
+    "make.begin", "make.made", "make.synced",
+    "attach.begin", "attach.assembled", "attach.moved", "attach.private",
+    "detach.begin", "detach.unmounted", "detach.removed",
+    "trash.begin", "trash.renamed", "trash.synced",
 ];

@@ -29,6 +29,7 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     what_was_mounted_over_the_anchor_is_taken_away,
     an_anchor_that_is_not_ours_is_refused,
     directories_of_others_are_refused,
+    a_mistake_on_the_command_line_is_named_in_one_line,
     the_reaper_deletes_a_deep_tree_and_goes_on_after_a_kill,
     the_reaper_never_reaches_what_is_mounted_below,
     an_entry_that_cannot_be_deleted_stays_listed_and_delays_no_other,
@@ -202,8 +203,8 @@ fn a_kill_at_any_step_leaves_nothing_half_done() {
         let life = [
             make.clone(),
             mount_request(id(1), plain(), None, None),
-            Request::Unmount { id: id(1) },
-            Request::Trash { id: id(1) },
+            Request::Unmount(id(1)),
+            Request::Trash(id(1)),
         ];
         for request in life {
             // Killed, it is started again and asked again, as recovery does.
@@ -268,6 +269,29 @@ fn directories_of_others_are_refused() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("belongs to uid 5"));
 }
 
+fn a_mistake_on_the_command_line_is_named_in_one_line() {
+    let machine = Machine::empty();
+    let right: Vec<_> = machine.mountd().get_args().map(|arg| arg.to_owned()).collect();
+    let program = right.iter().position(|arg| arg == "--daemon").unwrap();
+    for (place, wrong, named) in [
+        (1, "relative", "absolute"),
+        (2, "--sise", "`--state-dir`"),
+        (9, "0", "unprivileged"),
+        (13, "nameless", "NAME="),
+        (12, "--plugin-fd", "open file"),
+        (15, "", "absolute"),
+    ] {
+        let mut args = right[program..].to_vec();
+        args[place] = wrong.into();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_wasmvol-mountd"));
+        let output = command.args(args).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{text}");
+        assert!(text.contains(named) && text.lines().count() == 1, "{wrong}: {text}");
+    }
+    assert!(!machine.dir.join("state").exists());
+}
+
 /// Waits until nothing of a volume is left in the trash.
 fn emptied(machine: &mut Machine) {
     eventually("the trash is empty", || {
@@ -286,7 +310,7 @@ fn the_reaper_deletes_a_deep_tree_and_goes_on_after_a_kill() {
         for i in $(seq 200); do mkdir -p $d; cd -P $d; touch a b c; done"
     );
     assert!(machine.sh(&deep));
-    assert_eq!(machine.ask(Request::Trash { id: id(1) }), Reply::Trashed(true));
+    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed(true));
     machine.kill();
     machine.boot(&[]);
     emptied(&mut machine);
@@ -298,7 +322,7 @@ fn the_reaper_never_reaches_what_is_mounted_below() {
     let data = format!("state/volumes/{}/data", id(1));
     assert!(machine.sh(&format!("mkdir -p precious {data}/a/b && touch precious/file {data}/a/c")));
     assert!(machine.sh(&format!("mount --bind precious {data}/a/b")));
-    assert_eq!(machine.ask(Request::Trash { id: id(1) }), Reply::Trashed(true));
+    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed(true));
     eventually("the rest is deleted", || {
         let found = machine
             .command("find")
@@ -309,7 +333,7 @@ fn the_reaper_never_reaches_what_is_mounted_below() {
     });
     assert!(machine.dir.join("precious/file").exists());
     assert_eq!(machine.survey(Inventory::Trash).0, [id(1)]);
-    assert!(machine.sh("umount precious || umount state/trash/.reap-*/b"));
+    assert!(machine.sh("umount precious || umount state/trash/*/.reap-*/b"));
     machine.kill();
     machine.boot(&[]);
     emptied(&mut machine);
@@ -327,7 +351,7 @@ fn an_entry_that_cannot_be_deleted_stays_listed_and_delays_no_other() {
         return;
     }
     for number in [1, 2] {
-        assert_eq!(machine.ask(Request::Trash { id: id(number) }), Reply::Trashed(true));
+        assert_eq!(machine.ask(Request::Trash(id(number))), Reply::Trashed(true));
     }
     eventually("the other is deleted", || {
         (machine.survey(Inventory::Trash).0 == [id(1)]).then_some(())

@@ -239,7 +239,7 @@ impl Machine {
     }
 
     pub(crate) fn unmount(&mut self, id: Id) -> Release {
-        match self.ask(Request::Unmount { id }) {
+        match self.ask(Request::Unmount(id)) {
             Reply::Unmounted(release) => release,
             other => panic!("{other:?}"),
         }

@@ -75,7 +75,7 @@ fn a_tmpfs_has_the_size_and_owner_of_its_plan() {
     assert_eq!((facts.filesystem.as_str(), facts.root.as_str()), ("tmpfs", "/"));
     let root = fs::metadata(machine.volume(id(1))).unwrap();
     assert_eq!((root.uid(), root.gid(), root.mode() & 0o7777), (OWNER.uid, OWNER.gid, OWNER.mode));
-    match machine.ask(Request::Usage { id: id(1) }) {
+    match machine.ask(Request::Usage(id(1))) {
         Reply::Used(usage) => assert_eq!((usage.size, usage.used, usage.inodes), (1 << 20, 0, 100)),
         other => panic!("{other:?}"),
     }
@@ -217,7 +217,7 @@ fn a_container_keeps_its_volume_until_it_ends() {
         assert_eq!(evidence.unknown, 0);
         let [holder] = &evidence.holders[..] else { panic!("{evidence:?}") };
         assert_eq!((holder.pid, holder.path.as_str()), (container.pid(), "/mnt"));
-        assert_eq!(machine.ask(Request::Scan { id: id(number) }), Reply::Scanned(evidence));
+        assert_eq!(machine.ask(Request::Scan(id(number))), Reply::Scanned(evidence));
         // Draining: a new Mount finds the same superblock.
         assert!(container.sh("echo held > /mnt/file"));
         machine.mount(id(number), plan).unwrap();
@@ -243,7 +243,7 @@ fn a_copy_of_the_whole_tree_holds_nothing() {
     machine.make(id(1), OWNER);
     machine.mount(id(1), plain()).unwrap();
     let copy = machine.namespace("private", "mount --rbind / /mnt");
-    let scanned = machine.ask(Request::Scan { id: id(1) });
+    let scanned = machine.ask(Request::Scan(id(1)));
     assert_eq!(scanned, Reply::Scanned(Evidence::default()));
     assert_eq!(machine.unmount(id(1)), Release::Gone);
     drop(copy);
@@ -330,7 +330,7 @@ fn a_stranger_on_the_mountpoint_is_neither_used_nor_covered() {
     machine.mount(id(1), plain()).unwrap();
     assert!(machine.sh(&format!("mount -t tmpfs none run/mnt/{}", id(1))));
     assert_eq!(machine.mount(id(1), plain()).unwrap_err().kind, FaultKind::Busy);
-    let reply = machine.ask(Request::Unmount { id: id(1) });
+    let reply = machine.ask(Request::Unmount(id(1)));
     assert!(matches!(reply, Reply::Failed(fault) if fault.kind == FaultKind::Busy));
     assert_eq!(machine.lines(id(1)).len(), 2);
     assert!(machine.sh(&format!("umount run/mnt/{}", id(1))));
@@ -351,12 +351,12 @@ fn a_mounted_volume_cannot_be_thrown_away() {
     let mut machine = Machine::start();
     machine.make(id(1), OWNER);
     machine.mount(id(1), plain()).unwrap();
-    let busy = machine.ask(Request::Trash { id: id(1) });
+    let busy = machine.ask(Request::Trash(id(1)));
     assert!(matches!(busy, Reply::Failed(fault) if fault.kind == FaultKind::Busy));
     assert_eq!(machine.survey(Inventory::Volumes).0, [id(1)]);
     machine.unmount(id(1));
-    assert_eq!(machine.ask(Request::Trash { id: id(1) }), Reply::Trashed(true));
-    assert_eq!(machine.ask(Request::Trash { id: id(1) }), Reply::Trashed(false));
+    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed(true));
+    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed(false));
     assert_eq!(machine.survey(Inventory::Volumes).0, []);
     assert_eq!(machine.mount(id(1), plain()).unwrap_err().kind, FaultKind::Missing);
 }
@@ -368,7 +368,7 @@ fn strangers_are_reported_and_stay() {
         fs::write(machine.dir.join(format!("state/{place}/a\nb")), "").unwrap();
     }
     machine.make(id(1), OWNER);
-    assert_eq!(machine.ask(Request::Trash { id: id(1) }), Reply::Trashed(true));
+    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed(true));
     eventually("the trash is empty", || {
         machine.survey(Inventory::Trash).0.is_empty().then_some(())
     });
