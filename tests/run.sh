@@ -4,6 +4,11 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+if [ "$(id -u)" = 0 ] && [ "${SUDO_USER:-root}" = "$(stat -c %U Cargo.toml)" ] && [ "${SUDO_USER:-root}" != root ]; then
+    echo "run this without sudo: it builds as $SUDO_USER, and asks for root where it mounts" >&2
+    exit 1
+fi
+
 # What the tests start: engines, the content of an image, and chattr.
 host/packages.sh docker.io podman runc busybox-static e2fsprogs
 # Since Debian 13 the `docker` command is a package of its own.
