@@ -251,7 +251,7 @@ mod tests {
             let mountd = async {
                 let questions = [mountd.question().await, mountd.question().await];
                 for Frame { number, body } in questions.into_iter().rev() {
-                    mountd.answer(number, Reply::Trashed(body == Request::Trash { id: two })).await;
+                    mountd.answer(number, Reply::Trashed(body == Request::Trash(two))).await;
                 }
             };
             let (first, second, ()) = tokio::join!(mounter.trash(one), mounter.trash(two), mountd);
