@@ -38,15 +38,18 @@ const ATTACH: MoveMountFlags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
 pub(crate) struct Anchor {
     /// Where it is, as this process's mountinfo says it.
     pub(crate) path: String,
-    pub(crate) device: (u32, u32),
+    pub(crate) device: Device,
     mount_id: u64,
     root: OwnedFd,
     /// The clone: in it the anchor can be written, and shows every mountpoint empty.
     pub(crate) writable: OwnedFd,
 }
 
+/// Major and minor number, as mountinfo writes them.
+pub(crate) type Device = (u32, u32);
+
 /// Which mount a file is on, and the device it shows. An empty name is `directory` itself.
-pub(crate) fn identity(directory: impl AsFd, name: &str) -> Result<(u64, (u32, u32)), Errno> {
+pub(crate) fn identity(directory: impl AsFd, name: &str) -> Result<(u64, Device), Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let flags = flags | AtFlags::STATX_DONT_SYNC;
     let statx = rustix::fs::statx(directory, name, flags, StatxFlags::MNT_ID)?;
@@ -73,10 +76,10 @@ impl Anchor {
         Ok(Self { path, device, mount_id, root, writable })
     }
 
-    /// The number of the mount on a volume's mountpoint.
-    pub(crate) fn mounted(&self, id: Id) -> Result<Option<u64>, Fault> {
+    /// The number of the mount on a volume's mountpoint, and the device that it shows.
+    pub(crate) fn mounted(&self, id: Id) -> Result<Option<(u64, Device)>, Fault> {
         match identity(&self.root, &id.to_string()) {
-            Ok((mount_id, _)) => Ok(Some(mount_id).filter(|mount_id| *mount_id != self.mount_id)),
+            Ok(found) => Ok(Some(found).filter(|(mount_id, _)| *mount_id != self.mount_id)),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(e).trying(format_args!("look at mountpoint `{id}`")),
         }

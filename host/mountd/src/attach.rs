@@ -67,7 +67,7 @@ impl Mounter {
         mount_setattr(tree, NONE, NONE, Propagation::PRIVATE).trying("make a mount private")?;
         self.kill.at("attach.private");
         match self.anchor.mounted(id)? {
-            Some(mount_id) if mount_id == facts.mount_id => Ok(()),
+            Some((mount_id, _)) if mount_id == facts.mount_id => Ok(()),
             _ => fault(FaultKind::Failed, format!("something else was mounted for `{id}`")),
         }
     }
@@ -76,15 +76,12 @@ impl Mounter {
     fn existing(&self, id: Id, plan: &Plan) -> Result<Facts, Fault> {
         let facts = self.facts(id, plan, &self.anchor.open_volume(id)?)?;
         let text = self.processes.own_mounts()?;
-        let lines = scan::parse(&text)?;
-        let is_ours = |line: &Entry<'_>| {
-            let shared = facts.device == self.store.device;
-            facts_of(line) == facts && (shared || line.source == tag(id))
-        };
-        if self.line_of(id, &lines)?.is_some_and(is_ours) {
-            return Ok(facts);
+        let is_shared = facts.device == self.store.device;
+        let is_ours = |line: &Entry<'_>| is_shared || line.source == tag(id);
+        match scan::parse(&text)?.iter().find(|line| facts_of(line) == facts) {
+            Some(line) if is_ours(line) => Ok(facts),
+            _ => fault(FaultKind::Busy, format!("something else is mounted at `{id}`: umount it")),
         }
-        fault(FaultKind::Busy, format!("something else is mounted for `{id}`: unmount it first"))
     }
 
     /// What mountinfo will show of a tree.

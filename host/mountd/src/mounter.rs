@@ -16,7 +16,7 @@ use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, Reply, Request, Storage, Usage,
 };
 
-use crate::anchor::{Anchor, NONE, identity};
+use crate::anchor::{Anchor, Device, NONE, identity};
 use crate::fault::{Context, fault};
 use crate::places::{Places, path_of};
 use crate::scan::{Processes, Target, names, parse};
@@ -36,19 +36,21 @@ pub(crate) struct Mounter {
 
 /// The file system that `volumes/` is in, as mountinfo shows it.
 pub(crate) struct Store {
-    pub(crate) device: (u32, u32),
+    pub(crate) device: Device,
+    /// The device that its files show: some file systems have another one for them.
+    shown: Device,
     pub(crate) filesystem: String,
     root: String,
 }
 
 impl Store {
     fn find(places: &Places, lines: &[Entry<'_>]) -> Result<Self, Fault> {
-        let (mount_id, _) = identity(&places.volumes, "").trying("look at `volumes`")?;
+        let (mount_id, shown) = identity(&places.volumes, "").trying("look at `volumes`")?;
         let path = path_of(&places.volumes)?;
         let store = lines.iter().find(|line| line.mount_id == mount_id).and_then(|line| {
             let inside = path.strip_prefix(line.mount_point.trim_end_matches('/'))?;
             let root = format!("{}{inside}", line.root.trim_end_matches('/'));
-            Some(Self { device: line.device, filesystem: line.filesystem.to_string(), root })
+            Some(Self { device: line.device, shown, filesystem: line.filesystem.to_string(), root })
         });
         store.ok_or(Errno::XDEV).trying("find `volumes` among this process's mounts")
     }
@@ -184,16 +186,13 @@ impl Mounter {
         }));
     }
 
-    /// Who holds a volume. One that is mounted nowhere here is looked for by its directory.
+    /// Who holds a volume: who shows its own superblock, or else its directory.
     fn scan(&self, id: Id) -> Result<Evidence, Fault> {
-        let text = self.processes.own_mounts()?;
-        let (lines, device) = (parse(&text)?, self.store.device);
-        let target = match self.line_of(id, &lines)? {
-            Some(line) if line.device != device => Target { device: line.device, root: None },
-            Some(line) => Target { device, root: Some(line.root.to_string()) },
-            None => Target { device, root: Some(self.store.data(id, None)) },
+        let (device, root) = match self.anchor.mounted(id)? {
+            Some((_, own)) if own != self.store.shown => (own, None),
+            _ => (self.store.device, Some(self.store.data(id, None))),
         };
-        self.processes.scan(&target, self.anchor.device)
+        self.processes.scan(&Target { device, root, anchor: self.anchor.device })
     }
 
     fn unmount(&self, id: Id) -> Result<Release, Fault> {
@@ -212,19 +211,6 @@ impl Mounter {
         self.anchor.remove(id)?;
         self.kill.at("detach.removed");
         Ok(Release::Gone)
-    }
-
-    /// The one line of a volume's mount.
-    pub(crate) fn line_of<'a, 'b>(
-        &self,
-        id: Id,
-        lines: &'b [Entry<'a>],
-    ) -> Result<Option<&'b Entry<'a>>, Fault> {
-        let point = format!("{}/{id}", self.anchor.path);
-        let mut here = lines.iter().filter(|line| line.mount_point == point);
-        let (line, over) = (here.next(), here.next());
-        let why = || format!("something is mounted over the volume: run `umount {point}` once");
-        if over.is_none() { Ok(line) } else { fault(FaultKind::Busy, why()) }
     }
 
     fn survey(&self, kind: Inventory, after: Option<Id>) -> Result<Reply, Fault> {

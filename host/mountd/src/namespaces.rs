@@ -2,10 +2,12 @@
 //!
 //! Several times as fast as mountinfo, which tells in return who it is. Needs Linux 6.12; `scan` does without it.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
+use crate::anchor::Device;
 use crate::scan::Target;
 use crate::sys::{AskMounts, ask_mounts, neighbour};
 
@@ -20,16 +22,24 @@ const ALL: u64 = SUPERBLOCK | 2 | 8;
 /// To list from the root of a namespace.
 const ROOT: u64 = u64::MAX;
 
+/// The device of each mount that was met: it never changes, and no mount gets the number of another.
+pub(crate) type Devices = HashMap<u64, Device>;
+/// Most that are remembered; then it begins anew, without those that have gone.
+const DEVICES_MAX: usize = 100_000;
+
 /// Whether some namespace shows the target, by the rule of `scan`; `own` is a file of this process's namespace.
-pub(crate) fn show(own: &OwnedFd, target: &Target, anchor: (u32, u32)) -> Result<bool, Errno> {
+pub(crate) fn show(own: &OwnedFd, target: &Target, devices: &mut Devices) -> Result<bool, Errno> {
+    if devices.len() > DEVICES_MAX {
+        devices.clear();
+    }
     // To the kernel 0 is the caller's own.
-    if shows(0, target, anchor)? {
+    if shows(0, target, devices)? {
         return Ok(true);
     }
     for after in [false, true] {
         let mut next = neighbour(own, after);
         while let Some((namespace, number)) = unless_gone(next)? {
-            if shows(number, target, anchor)? {
+            if shows(number, target, devices)? {
                 return Ok(true);
             }
             next = neighbour(&namespace, after);
@@ -53,7 +63,7 @@ fn stat(namespace: u64, mount: u64, parts: u64, answer: &mut [u8]) -> Result<boo
 }
 
 /// Looks at every mount of one namespace.
-fn shows(namespace: u64, target: &Target, anchor: (u32, u32)) -> Result<bool, Errno> {
+fn shows(namespace: u64, target: &Target, devices: &mut Devices) -> Result<bool, Errno> {
     let (mut list, mut mount, mut below) = ([0; LIST], [0; END], [0; STRINGS]);
     let mut last = 0;
     loop {
@@ -61,14 +71,16 @@ fn shows(namespace: u64, target: &Target, anchor: (u32, u32)) -> Result<bool, Er
         let count = unless_gone(count)?.unwrap_or(0);
         for number in list.chunks_exact(8).take(count) {
             last = u64::from_ne_bytes(field(number, 0));
-            if stat(namespace, last, SUPERBLOCK, &mut below)?
-                && device(&below) == target.device
+            if !devices.contains_key(&last) && stat(namespace, last, SUPERBLOCK, &mut below)? {
+                devices.insert(last, device(&below));
+            }
+            if devices.get(&last) == Some(&target.device)
                 && stat(namespace, last, ALL, &mut mount)?
                 && target.is(device(&mount), &root(&mount))
             {
                 let parent = u64::from_ne_bytes(field(&mount, 48));
                 let on = stat(namespace, parent, SUPERBLOCK, &mut below)?;
-                if !on || device(&below) != anchor {
+                if !on || device(&below) != target.anchor {
                     return Ok(true);
                 }
             }
@@ -83,7 +95,7 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
 }
 
-fn device(stat: &[u8]) -> (u32, u32) {
+fn device(stat: &[u8]) -> Device {
     (u32::from_ne_bytes(field(stat, 16)), u32::from_ne_bytes(field(stat, 20)))
 }
 

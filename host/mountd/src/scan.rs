@@ -15,9 +15,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use wasmvol_plan::mountinfo::{self, Entry, MOUNTINFO_MAX, is_beneath};
 use wasmvol_plan::{Evidence, Facts, Fault, FaultKind, Sighting};
 
-use crate::anchor::{CLONE, identity};
+use crate::anchor::{CLONE, Device, identity};
 use crate::fault::{Context, fault};
-use crate::namespaces;
+use crate::namespaces::{self, Devices};
 use crate::places::{DIRECTORY, PLACE};
 
 /// Most holders that are named: a person needs a few, the rest only fills the frame.
@@ -27,14 +27,16 @@ const PATH_SHOWN: usize = 256;
 
 /// What a holder's mount shows of a volume.
 pub(crate) struct Target {
-    pub(crate) device: (u32, u32),
+    pub(crate) device: Device,
     /// Root of the volume in a file system that others share; none where the device is the volume's own.
     pub(crate) root: Option<String>,
+    /// On this device a mount is the volume's own, or a copy of it, and holds nothing.
+    pub(crate) anchor: Device,
 }
 
 impl Target {
     /// Whether a mount of this device and root shows the volume.
-    pub(crate) fn is(&self, device: (u32, u32), root: &str) -> bool {
+    pub(crate) fn is(&self, device: Device, root: &str) -> bool {
         self.device == device && self.root.as_ref().is_none_or(|top| is_beneath(root, top))
     }
 }
@@ -44,6 +46,7 @@ pub(crate) struct Processes {
     proc: OwnedFd,
     /// This process's mount namespace.
     namespace: OwnedFd,
+    devices: std::cell::RefCell<Devices>,
 }
 
 impl Processes {
@@ -51,7 +54,7 @@ impl Processes {
     pub(crate) fn open() -> Result<Self, Fault> {
         let proc = rustix::fs::open("/proc", DIRECTORY, Mode::empty()).trying("open `/proc`")?;
         let namespace = open_file(&proc, "self/ns/mnt").trying("open `/proc/self/ns/mnt`")?;
-        Ok(Self { proc, namespace })
+        Ok(Self { proc, namespace, devices: std::cell::RefCell::default() })
     }
 
     /// The mountinfo of this process.
@@ -100,16 +103,17 @@ impl Processes {
         Ok(unknown)
     }
 
-    /// Who holds the target; `anchor` is the device on which a volume's mount holds nothing.
-    pub(crate) fn scan(&self, target: &Target, anchor: (u32, u32)) -> Result<Evidence, Fault> {
+    /// Who holds the target.
+    pub(crate) fn scan(&self, target: &Target) -> Result<Evidence, Fault> {
         let mut holders = Vec::new();
-        let somewhere = namespaces::show(&self.namespace, target, anchor);
+        let somewhere = namespaces::show(&self.namespace, target, &mut self.devices.borrow_mut());
         if somewhere == Ok(false) {
             return Ok(Evidence::default());
         }
         let unknown = self.each_view(|pid, lines| {
             let on_anchor = |line: &Entry<'_>| {
-                lines.iter().any(|below| below.mount_id == line.parent_id && below.device == anchor)
+                let below = lines.iter().find(|below| below.mount_id == line.parent_id);
+                below.is_some_and(|below| below.device == target.anchor)
             };
             let shows = |line: &&Entry<'_>| target.is(line.device, &line.root) && !on_anchor(line);
             let line = lines.iter().find(shows).filter(|_| holders.len() < NAMED_MAX);
@@ -121,10 +125,10 @@ impl Processes {
     }
 
     /// Whether `pid` sees a mount of this device at `path`; so it does if it has ended, or shares our namespace.
-    pub(crate) fn sees(&self, pid: u32, path: &str, device: (u32, u32)) -> Result<bool, Fault> {
+    pub(crate) fn sees(&self, pid: u32, path: &str, device: Device) -> Result<bool, Fault> {
         let pid = pid.to_string();
         let answer = self.view(&pid).and_then(|(namespace, ..)| {
-            if namespace == self.view("self")?.0 {
+            if namespace == rustix::fs::fstat(&self.namespace)?.st_ino {
                 return Ok(true);
             }
             let text = self.mounts(&pid)?;
