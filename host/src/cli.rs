@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
 
 use crate::admin::client::{Client, ClientError};
 use crate::daemon;
@@ -122,10 +123,10 @@ pub(crate) fn run() -> ExitCode {
 fn log_to_stderr(from_config: &str) {
     use std::io::IsTerminal;
     let wanted = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| from_config.to_owned());
-    let filter = tracing_subscriber::EnvFilter::try_new(&wanted);
-    let unreadable = filter.is_err();
+    let level = wanted.parse::<LevelFilter>();
+    let unreadable = level.is_err();
     tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")))
+        .with_max_level(level.unwrap_or(LevelFilter::INFO))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
