@@ -9,13 +9,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::docker::Docker;
-use crate::support::until;
 use crate::support::wasmvol::Wasmvol;
+use crate::support::{Outcome, shell, until};
 
 /// A dockerd and the wasmvol that it finds in its plugin directory.
 pub(crate) struct Pair {
-    pub(crate) wasmvol: Wasmvol,
-    pub(crate) docker: Docker,
+    wasmvol: Wasmvol,
+    docker: Docker,
 }
 
 impl Pair {
@@ -24,8 +24,13 @@ impl Pair {
     }
 
     /// A pair that no other test uses.
-    fn own() -> Self {
+    pub(crate) fn own() -> Self {
         Self::with(Docker::start())
+    }
+
+    /// Runs a line of shell in which `docker` and `wasmvol` are these.
+    pub(crate) fn shell(&self, line: &str) -> Outcome {
+        shell(line, &[self.docker.variables(), self.wasmvol.variables()].concat())
     }
 
     /// The pair that tests share while any of them runs.
@@ -369,40 +374,41 @@ fn a_dockerd_that_was_killed_sends_the_same_id_again_and_the_count_is_right() {
 #[test]
 fn a_holder_that_its_engine_has_forgotten_does_not_keep_the_volume_for_ever() {
     let mut pair = Pair::own();
+    // dockerd never sends the Unmount of a container that died with the dockerd before it.
     pair.volume("lost");
     pair.sleeper("loser", "lost");
     pair.docker.kill();
     pair.docker.start_again();
-    // dockerd never sends the Unmount of a container that died with the dockerd before it.
     pair.docker.ok("rm -f loser");
-    until_removed(&pair, "lost");
-}
-
-#[test]
-fn an_unmount_that_was_lost_while_wasmvol_was_down_is_made_up_for() {
-    let mut pair = Pair::own();
+    // dockerd tries an Unmount for 15 s, then gives up for good.
     pair.volume("missed");
     pair.sleeper("quiet", "missed");
     pair.docker.ok("exec quiet touch /data/file");
     assert!(pair.wasmvol.stop().success());
-    // dockerd tries for 15 s, then gives up for good.
     pair.docker.ok("stop -t 1 quiet");
     pair.wasmvol.run();
     // The same ID comes again from the same dockerd, and one Unmount for both.
     pair.docker.ok("start quiet");
     assert_eq!(pair.docker.ok("exec quiet ls /data"), "file");
     pair.docker.ok("rm -f quiet");
-    until_removed(&pair, "missed");
+    for volume in ["lost", "missed"] {
+        until_removed(&pair, volume);
+    }
+    assert_eq!(pair.wasmvol.volume_mounts(), []);
 }
 
 /// Removes a volume that has a rest of a holder: refused with the reason while the holder is younger than dockerd's longest wait.
 fn until_removed(pair: &Pair, volume: &str) {
-    let error = pair.docker.refused(&format!("volume rm {volume}"));
-    assert!(error.contains("is in use: mounted 1 time by docker"), "{error}");
-    until("the rest of a holder is dropped", Duration::from_secs(150), || {
-        (pair.docker.cli(&format!("volume rm {volume}")).code == Some(0)).then_some(())
-    });
-    assert_eq!(pair.wasmvol.volume_mounts(), []);
+    until(
+        &format!("the rest of a holder of `{volume}` is dropped"),
+        Duration::from_secs(150),
+        || {
+            let removed = pair.docker.cli(&format!("volume rm {volume}"));
+            let is_young = removed.stderr.contains("is in use: mounted 1 time by docker");
+            assert!(is_young || removed.code == Some(0), "{removed:?}");
+            (removed.code == Some(0)).then_some(())
+        },
+    );
 }
 
 #[test]

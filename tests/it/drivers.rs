@@ -13,7 +13,7 @@ pub(crate) fn hostile() -> PathBuf {
 }
 
 /// A component below target/.
-fn component(name: &str) -> PathBuf {
+pub(crate) fn component(name: &str) -> PathBuf {
     let path = PROGRAMS.parent().unwrap().join(name);
     assert!(path.exists(), "no {}: run `make test`, which builds it", path.display());
     path

@@ -3,11 +3,12 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::docker::Docker;
 use crate::support::podman::Podman;
-use crate::support::wasmvol::Wasmvol;
+use crate::support::wasmvol::{Wasmvol, send};
 
 /// A podman and its wasmvol.
 struct Pair {
@@ -210,6 +211,21 @@ fn containers_keep_their_data_while_wasmvol_is_killed() {
     pair.podman.ok("rm -f -t 0 survivor");
     pair.wasmvol.wait_unmounted("lasting");
     pair.podman.ok("volume rm lasting");
+}
+
+#[test]
+fn a_mount_that_podman_gave_up_is_undone() {
+    let pair = Pair::own();
+    pair.volume("slow");
+    // mountd stands still, as it would on a slow backend; podman waits for 5 s and sends no Unmount.
+    send(pair.wasmvol.mountd(), Signal::STOP);
+    let error = pair.podman.refused("run --rm -v slow:/data busybox true");
+    assert!(error.contains("deadline exceeded"), "{error}");
+    send(pair.wasmvol.mountd(), Signal::CONT);
+    pair.wasmvol.wait_unmounted("slow");
+    pair.podman.ok("run --rm -v slow:/data busybox touch /data/file");
+    pair.wasmvol.wait_unmounted("slow");
+    pair.podman.ok("volume rm slow");
 }
 
 #[test]

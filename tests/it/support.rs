@@ -12,6 +12,7 @@ pub(crate) mod plugin;
 pub(crate) mod podman;
 pub(crate) mod wasmvol;
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -154,7 +155,7 @@ fn check_namespace() {
 }
 
 /// A command that is killed when the test run ends, however that ends.
-pub(crate) fn mortal(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn mortal(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program).stdin(Stdio::null());
     command
@@ -195,10 +196,11 @@ impl Outcome {
 }
 
 /// Runs a line of shell with these variables to its end.
-pub(crate) fn shell(line: &str, variables: &[(&str, &std::ffi::OsStr)]) -> Outcome {
+pub(crate) fn shell(line: &str, variables: &[(&str, OsString)]) -> Outcome {
     let mut command = Command::new("timeout");
     command.arg("--kill-after=1").arg(COMMAND_DEADLINE.as_secs().to_string());
-    command.args(["sh", "-c", line]).envs(variables.iter().copied());
+    command.args(["sh", "-c", line]);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     outcome(line, &mut command)
 }
 

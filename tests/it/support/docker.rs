@@ -1,6 +1,6 @@
 //! A dockerd of the test's own, and its command line.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -71,10 +71,15 @@ impl Docker {
 
     /// Runs a line of shell in which `docker` is this one.
     pub(crate) fn shell(&self, line: &str) -> Outcome {
-        let mut host = std::ffi::OsString::from("unix://");
+        shell(line, &self.variables())
+    }
+
+    /// The variables of a shell in which `docker` is this one.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, OsString)> {
+        let mut host = OsString::from("unix://");
         host.push(self.socket());
         let config = self.machine.path("client");
-        shell(line, &[("DOCKER_HOST", &host), ("DOCKER_CONFIG", config.as_os_str())])
+        vec![("DOCKER_HOST", host), ("DOCKER_CONFIG", config.into_os_string())]
     }
 
     /// Ends dockerd with SIGTERM and waits for its end.

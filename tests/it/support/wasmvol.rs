@@ -1,6 +1,6 @@
 //! A wasmvol of the test's own: the shipped programs, started as `wasmvol serve`, in directories of the test's.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -38,7 +38,7 @@ pub(crate) static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
 pub(crate) struct Wasmvol {
     mountd: Option<Child>,
     plugins: PathBuf,
-    variables: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
     dir: Scratch,
 }
 
@@ -63,13 +63,13 @@ impl Wasmvol {
         let dir = Scratch::new();
         fs::write(dir.dir("etc").join("wasmvol.toml"), "").unwrap();
         let plugins = dir.dir("plugins");
-        Self { mountd: None, plugins, variables: Vec::new(), dir }
+        Self { mountd: None, plugins, environment: Vec::new(), dir }
     }
 
     /// Sets the variables of the next starts.
     pub(crate) fn set_variables(&mut self, variables: &[(&str, &str)]) {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        self.variables = variables.iter().map(own).collect();
+        self.environment = variables.iter().map(own).collect();
     }
 
     /// Starts the programs and waits until they answer.
@@ -98,7 +98,7 @@ impl Wasmvol {
         let mut words = before.iter().map(OsStr::new).chain([program.as_os_str()]);
         let mut command = mortal(words.next().unwrap());
         command.args(words).arg("serve").args(self.flags());
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -134,11 +134,15 @@ impl Wasmvol {
 
     /// Runs a line of shell in which `wasmvol` is this one.
     pub(crate) fn shell(&self, line: &str) -> Outcome {
+        shell(line, &self.variables())
+    }
+
+    /// The variables of a shell in which `wasmvol` is this one.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, OsString)> {
         let mut path = PROGRAMS.clone().into_os_string();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
-        let runtime = self.runtime();
-        shell(line, &[("PATH", &path), ("WASMVOL_RUNTIME_DIR", runtime.as_os_str())])
+        vec![("PATH", path), ("WASMVOL_RUNTIME_DIR", self.runtime().into_os_string())]
     }
 
     /// Runs `wasmvol LINE --json`, which must succeed, and answers what it printed.
