@@ -188,14 +188,26 @@ const INVARIANTS: [(&str, Invariant); 16] = [
     ("I17, I24 stores are whole, and no id serves twice", stores),
 ];
 
-/// Checks every invariant. Of the doubts any may have happened; the ledger afterwards holds what did.
+/// Checks every invariant. Of the doubts any may have happened; the ledger afterwards holds what did. Recovery is given a while for
+/// what needs a driver: drivers are taken up beside it.
 pub(crate) fn check(
     wasmvol: &Wasmvol,
     ledger: &mut Ledger,
     containers: &BTreeMap<String, Container>,
     doubts: &[Verb],
 ) {
-    let seen = Seen::look(wasmvol, containers);
+    let mut nearest = String::new();
+    let kept = try_until(SETTLE, || {
+        let seen = Seen::look(wasmvol, containers);
+        nearest.clear();
+        let found = what_happened(&seen, ledger, doubts);
+        found.map_err(|why| nearest = why).ok()
+    });
+    *ledger = kept.unwrap_or_else(|| panic!("not as it was promised, {nearest}"));
+}
+
+/// The ledger that holds in every point; or what is wrong with the one that comes nearest.
+fn what_happened(seen: &Seen<'_>, ledger: &Ledger, doubts: &[Verb]) -> Result<Ledger, String> {
     let mut nearest: Option<(Vec<&Verb>, Vec<String>)> = None;
     for happened in 0..1_usize << doubts.len() {
         let did = |i: &usize| happened & (1 << i) != 0;
@@ -204,17 +216,16 @@ pub(crate) fn check(
         for (name, promise) in &mut candidate.volumes {
             promise.id = promise.id.take().or_else(|| seen.id(name));
         }
-        let broken = broken(&seen, &candidate);
+        let broken = broken(seen, &candidate);
         if broken.is_empty() {
-            *ledger = candidate;
-            return;
+            return Ok(candidate);
         }
         if nearest.as_ref().is_none_or(|(_, fewest)| broken.len() < fewest.len()) {
             nearest = Some((verbs.collect(), broken));
         }
     }
     let (verbs, broken) = nearest.unwrap();
-    panic!("not as it was promised, even if {verbs:?} happened:\n  {}", broken.join("\n  "));
+    Err(format!("even if {verbs:?} happened:\n  {}", broken.join("\n  ")))
 }
 
 fn broken(seen: &Seen<'_>, ledger: &Ledger) -> Vec<String> {

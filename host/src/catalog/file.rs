@@ -7,6 +7,7 @@ use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -15,6 +16,12 @@ use redb::{BackendError, Database, StorageBackend};
 
 use crate::catalog::StoreError;
 use crate::catalog::writer::{end, words};
+
+/// How long a start waits for the store. A daemon that is killed while it starts a compiling child leaves a copy of all its open
+/// files in that child until the child has begun its program: milliseconds, on a busy machine more.
+const HANDOVER: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile.
+const HANDOVER_POLL: Duration = Duration::from_millis(10);
 
 /// A store's file.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +36,7 @@ pub(super) struct StoreFile {
 
 impl StoreFile {
     /// Opens the file in `dir`. If it is not there it is made: `init` fills it under another name first, so that a crash never
-    /// leaves half a store behind.
+    /// leaves half a store behind. Waits up to [`HANDOVER`] for a process that still has it open.
     pub(super) fn open(
         self,
         dir: &Path,
@@ -37,7 +44,7 @@ impl StoreFile {
     ) -> Result<Database, StoreError> {
         let path = dir.join(self.name);
         if path.try_exists().map_err(|e| self.unreadable(&e.into()))? {
-            return self.open_again(dir);
+            return self.take_over(&path);
         }
         let draft = dir.join(format!("{}.new", self.name));
         let make = || -> Result<Database, redb::Error> {
@@ -48,6 +55,19 @@ impl StoreFile {
             Ok(database)
         };
         make().map_err(|e| StoreError::Write { store: self.store, why: words(&e) })
+    }
+
+    /// Opens a file that a daemon which was killed may still seem to have.
+    fn take_over(self, path: &Path) -> Result<Database, StoreError> {
+        let until = Instant::now() + HANDOVER;
+        loop {
+            match self.database(path, false) {
+                Err(redb::Error::DatabaseAlreadyOpen) if Instant::now() < until => {
+                    std::thread::sleep(HANDOVER_POLL);
+                }
+                opened => return opened.map_err(|e| self.unreadable(&e)),
+            }
+        }
     }
 
     /// Opens the file that is in `dir`.

@@ -102,7 +102,7 @@ impl Wasmvol {
         command
     }
 
-    /// Waits until a changing verb would be served: Activate answers and recovery has ended.
+    /// Waits until everything is up: Activate answers, recovery has ended, and drivers are loaded.
     pub(crate) fn wait_ready(&mut self) {
         until("wasmvol answers", READY_DEADLINE, || {
             if let Some(status) = self.mountd.as_mut().unwrap().try_wait().unwrap() {
@@ -113,6 +113,14 @@ impl Wasmvol {
         });
         // An Unmount of a volume that is not there changes nothing and waits for the end of recovery as every changing verb.
         let _ = self.plugin().unmount("there-is-no-such-volume", "none");
+        // What shows drivers does not wait for them.
+        until("the drivers that came with it are loaded", READY_DEADLINE, || {
+            let drivers = self.json("driver ls").to_string();
+            ["local", "tmpfs"]
+                .iter()
+                .all(|name| drivers.contains(&format!("\"{name}\"")))
+                .then_some(())
+        });
     }
 
     /// The flags that say where everything is.
