@@ -147,6 +147,7 @@ impl<W: World> Volumes<W> {
                     "half made" | "being removed" => {
                         Some(format!("wasmvol volume rm --force {name}"))
                     }
+                    "missing" => Some(format!("wasmvol volume rm {name}")),
                     _ => None,
                 };
                 troubles.push(Trouble {
