@@ -18,6 +18,8 @@ macro_rules! tests {
     ($($test:ident),* $(,)?) => { &[$((stringify!($test), $test)),*] };
 }
 
+#[path = "kernel/holders.rs"]
+mod holders;
 #[path = "kernel/life.rs"]
 mod life;
 
@@ -40,7 +42,7 @@ fn main() {
     }
     let part = part.filter(|part| !part.starts_with('-')).unwrap_or_default();
     let mut failed = 0;
-    for (name, test) in [volumes::TESTS, life::TESTS].concat() {
+    for (name, test) in [volumes::TESTS, holders::TESTS, life::TESTS].concat() {
         if !name.contains(&part) {
             continue;
         }

@@ -252,10 +252,19 @@ impl Machine {
 
     /// A process in a copy of the machine's mount namespace that has run a shell line there.
     pub(crate) fn namespace(&self, propagation: &str, line: &str) -> Container {
+        self.unshare(&["--mount", "--propagation", propagation], line)
+    }
+
+    /// The same in a user namespace of its own.
+    pub(crate) fn user_namespace(&self, line: &str) -> Container {
+        self.unshare(&["--user", "--map-root-user", "--mount"], line)
+    }
+
+    fn unshare(&self, flags: &[&str], line: &str) -> Container {
         let line = self.at_home(&format!("{line} && echo up && exec sleep infinity"));
         let mut command = self.command("unshare");
-        command.args(["--mount", "--propagation", propagation, "sh", "-c", &line]);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.args(flags).args(["sh", "-c", &line]).stdout(Stdio::piped()).spawn().unwrap();
         let mut up = [0; 3];
         child.stdout.as_mut().unwrap().read_exact(&mut up).expect("the line succeeds");
         Container(child)

@@ -1,11 +1,11 @@
-//! What mountd makes of a plan, and who keeps it from being unmounted.
+//! What mountd makes of storage and plans.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use wasmvol_plan::frame::Inventory;
 use wasmvol_plan::{
-    Directory, Evidence, FaultKind, Owner, Plan, Release, Reply, Request, Source, Storage, Tmpfs,
+    Directory, FaultKind, Owner, Plan, Release, Reply, Request, Source, Storage, Tmpfs,
 };
 
 use crate::machine::{
@@ -24,19 +24,14 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     a_subpath_is_mounted_and_nothing_beside_it,
     a_subpath_over_a_symbolic_link_is_refused,
     a_symbolic_link_in_place_of_a_volume_is_refused,
-    a_container_keeps_its_volume_until_it_ends,
-    a_bind_in_the_hosts_own_namespace_holds_the_volume,
-    a_copy_of_the_whole_tree_holds_nothing,
-    an_open_file_keeps_the_volume,
-    a_tmpfs_that_a_container_holds_is_taken_back,
-    a_lost_directory_is_held_by_the_container_that_has_it,
-    an_engine_that_cannot_see_the_mount_gets_an_error_and_the_mount_goes,
-    an_engine_in_a_slave_namespace_sees_volumes_come_and_go,
     a_stranger_on_the_mountpoint_is_neither_used_nor_covered,
     nothing_can_be_written_where_no_volume_is_mounted,
     a_mounted_volume_cannot_be_thrown_away,
     strangers_are_reported_and_stay,
     a_survey_comes_in_pages_of_all_volumes,
+    no_file_stays_open,
+    a_full_disk_is_an_error_and_nothing_more,
+    a_state_directory_on_a_tmpfs_keeps_its_volumes_apart,
 ];
 
 fn a_directory_keeps_its_data_between_mounts() {
@@ -204,126 +199,6 @@ fn a_symbolic_link_in_place_of_a_volume_is_refused() {
     assert_eq!(machine.survey(Inventory::Mounts).0, []);
 }
 
-fn a_container_keeps_its_volume_until_it_ends() {
-    let mut machine = Machine::start();
-    machine.make(id(1), OWNER);
-    for (number, plan) in [(1, plain()), (2, tmpfs())] {
-        machine.mount(id(number), plan.clone()).unwrap();
-        let container = machine.container(id(number));
-        let evidence = match machine.unmount(id(number)) {
-            Release::Held(evidence) => evidence,
-            Release::Gone => panic!("a container has it"),
-        };
-        assert_eq!(evidence.unknown, 0);
-        let [holder] = &evidence.holders[..] else { panic!("{evidence:?}") };
-        assert_eq!((holder.pid, holder.path.as_str()), (container.pid(), "/mnt"));
-        assert_eq!(machine.ask(Request::Scan(id(number))), Reply::Scanned(evidence));
-        // Draining: a new Mount finds the same superblock.
-        assert!(container.sh("echo held > /mnt/file"));
-        machine.mount(id(number), plan).unwrap();
-        assert_eq!(fs::read_to_string(machine.volume(id(number)).join("file")).unwrap(), "held\n");
-        drop(container);
-        assert_eq!(machine.unmount(id(number)), Release::Gone);
-    }
-}
-
-fn a_bind_in_the_hosts_own_namespace_holds_the_volume() {
-    let mut machine = Machine::start();
-    machine.make(id(1), OWNER);
-    machine.mount(id(1), plain()).unwrap();
-    fs::create_dir(machine.volume(id(1)).join("inner")).unwrap();
-    assert!(machine.sh(&format!("mkdir here && mount --bind run/mnt/{}/inner here", id(1))));
-    assert!(matches!(machine.unmount(id(1)), Release::Held(_)));
-    assert!(machine.sh("umount here"));
-    assert_eq!(machine.unmount(id(1)), Release::Gone);
-}
-
-fn a_copy_of_the_whole_tree_holds_nothing() {
-    let mut machine = Machine::start();
-    machine.make(id(1), OWNER);
-    machine.mount(id(1), plain()).unwrap();
-    let copy = machine.namespace("private", "mount --rbind / /mnt");
-    let scanned = machine.ask(Request::Scan(id(1)));
-    assert_eq!(scanned, Reply::Scanned(Evidence::default()));
-    assert_eq!(machine.unmount(id(1)), Release::Gone);
-    drop(copy);
-}
-
-fn an_open_file_keeps_the_volume() {
-    let mut machine = Machine::start();
-    machine.make(id(1), OWNER);
-    machine.mount(id(1), plain()).unwrap();
-    let held = fs::File::create(machine.volume(id(1)).join("open")).unwrap();
-    match machine.unmount(id(1)) {
-        Release::Held(evidence) => assert!(!evidence.is_free()),
-        Release::Gone => panic!("a file is open"),
-    }
-    assert_eq!(machine.lines(id(1)).len(), 1);
-    drop(held);
-    assert_eq!(machine.unmount(id(1)), Release::Gone);
-}
-
-fn a_tmpfs_that_a_container_holds_is_taken_back() {
-    let mut machine = Machine::start();
-    let facts = machine.mount(id(1), tmpfs()).unwrap();
-    let container = machine.container(id(1));
-    assert!(container.sh("echo alive > /mnt/file && mount -o remount,bind,ro /mnt"));
-    assert!(machine.sh(&format!("umount run/mnt/{}", id(1))));
-    let again = machine.mount_for(id(1), tmpfs(), None, Some(facts.clone())).unwrap();
-    assert_eq!(again.device, facts.device);
-    let file = machine.volume(id(1)).join("file");
-    assert_eq!(fs::read_to_string(&file).unwrap(), "alive\n");
-    fs::write(&file, "written").unwrap();
-    let line = machine.lines(id(1)).remove(0);
-    assert!(line.contains("nosuid,nodev") && !line.contains("shared:"), "{line}");
-    drop(container);
-    assert_eq!(machine.unmount(id(1)), Release::Gone);
-    // Nobody has it any more: a new one, whatever the old device number is now.
-    machine.mount_for(id(1), tmpfs(), None, Some(facts)).unwrap();
-    assert!(!file.exists());
-}
-
-fn a_lost_directory_is_held_by_the_container_that_has_it() {
-    let mut machine = Machine::start();
-    machine.make(id(1), OWNER);
-    let facts = machine.mount(id(1), plain()).unwrap();
-    let container = machine.container(id(1));
-    assert!(machine.sh(&format!("umount run/mnt/{}", id(1))));
-    assert!(matches!(machine.unmount(id(1)), Release::Held(_)));
-    let again = machine.mount_for(id(1), plain(), None, Some(facts.clone())).unwrap();
-    assert_eq!((again.device, again.root), (facts.device, facts.root));
-    drop(container);
-    assert_eq!(machine.unmount(id(1)), Release::Gone);
-}
-
-fn an_engine_that_cannot_see_the_mount_gets_an_error_and_the_mount_goes() {
-    let mut machine = Machine::start();
-    machine.make(id(1), OWNER);
-    let engine = machine.namespace("private", "true");
-    let fault = machine.mount_for(id(1), plain(), Some(engine.pid()), None).unwrap_err();
-    assert_eq!(fault.kind, FaultKind::Invisible);
-    assert!(fault.message.contains("make-rshared"), "{fault}");
-    assert_eq!(machine.survey(Inventory::Mounts).0, []);
-    // What others use stays.
-    machine.mount(id(1), plain()).unwrap();
-    assert!(machine.mount_for(id(1), plain(), Some(engine.pid()), None).is_err());
-    assert_eq!(machine.lines(id(1)).len(), 1);
-}
-
-fn an_engine_in_a_slave_namespace_sees_volumes_come_and_go() {
-    let mut machine = Machine::start();
-    machine.make(id(1), OWNER);
-    let engine = machine.namespace("slave", "true");
-    let pid = engine.pid();
-    machine.mount_for(id(1), plain(), Some(pid), None).unwrap();
-    let seen = || fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
-    assert!(seen().contains(&id(1).to_string()));
-    assert_eq!(machine.unmount(id(1)), Release::Gone);
-    assert!(!seen().contains(&id(1).to_string()));
-    drop(engine);
-    machine.mount_for(id(1), plain(), Some(pid), None).unwrap();
-}
-
 fn a_stranger_on_the_mountpoint_is_neither_used_nor_covered() {
     let mut machine = Machine::start();
     machine.make(id(1), OWNER);
@@ -407,4 +282,63 @@ fn a_survey_comes_in_pages_of_all_volumes() {
     }
     assert_eq!(found, (0..2564).map(|number| id(number << 100)).collect::<Vec<_>>());
     assert!(matches!(machine.ask(mount_request(id(0), plain(), None, None)), Reply::Failed(_)));
+}
+
+fn no_file_stays_open() {
+    let mut machine = Machine::start();
+    machine.make(id(1), OWNER);
+    let fd = format!("/proc/{}/fd", machine.pid().as_raw_nonzero());
+    let files = || fs::read_dir(&fd).unwrap().count();
+    let before = files();
+    for _ in 0..100 {
+        machine.mount(id(1), plain()).unwrap();
+        machine.mount(id(2), tmpfs()).unwrap();
+        assert!(machine.mount(id(3), plain()).is_err());
+        let readonly = Plan { read_only: true, ..plain() };
+        assert!(machine.mount(id(1), readonly).is_err());
+        for number in [1, 2] {
+            assert_eq!(machine.unmount(id(number)), Release::Gone);
+        }
+    }
+    assert_eq!(files(), before);
+}
+
+/// A machine whose state directory is a small tmpfs.
+fn with_state_in_memory() -> Machine {
+    let mut machine = Machine::empty();
+    assert!(machine.sh("mkdir state && mount -t tmpfs -o mode=755,nr_inodes=20 none state"));
+    machine.boot(&[]);
+    machine
+}
+
+fn a_full_disk_is_an_error_and_nothing_more() {
+    let mut machine = with_state_in_memory();
+    let replies = machine.ask_all(
+        (0..20)
+            .map(|number| Request::Make { id: id(number), driver: driver(), storage: directory() })
+            .collect(),
+    );
+    let full = |reply: &&Reply| matches!(reply, Reply::Failed(f) if f.kind == FaultKind::Exhausted);
+    let made = replies.iter().filter(|reply| **reply == Reply::Made).count();
+    assert!(made > 0 && made + replies.iter().filter(full).count() == 20, "{replies:?}");
+    for number in 0..20 {
+        machine.ask(Request::Trash(id(number)));
+    }
+    eventually("there is room", || {
+        let make = Request::Make { id: id(99), driver: driver(), storage: directory() };
+        (machine.ask(make) == Reply::Made).then_some(())
+    });
+}
+
+fn a_state_directory_on_a_tmpfs_keeps_its_volumes_apart() {
+    let mut machine = with_state_in_memory();
+    for number in [1, 2] {
+        machine.make(id(number), OWNER);
+        machine.mount(id(number), plain()).unwrap();
+    }
+    let container = machine.container(id(1));
+    assert_eq!(machine.unmount(id(2)), Release::Gone);
+    assert!(matches!(machine.unmount(id(1)), Release::Held(_)));
+    drop(container);
+    assert_eq!(machine.unmount(id(1)), Release::Gone);
 }
