@@ -166,7 +166,8 @@ impl<W: World> Volumes<W> {
             }
             let mut entry = Entry::new(record, &settings.mountpoints);
             if let Some(row) = rows.remove(&entry.record.id) {
-                entry.last = Some(row.facts);
+                // Until recovery has looked: it is what was so.
+                entry.facts = Some(row.facts);
                 entry.plan = Some(row.plan);
                 entry.holders = row.holders;
             }

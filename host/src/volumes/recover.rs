@@ -141,9 +141,9 @@ impl<W: World> Volumes<W> {
             // A directory at the anchor with no mount on it is used by the next mount.
             mounts.into_iter().filter_map(|(id, facts)| Some((id, facts?))).collect();
         for entry in self.state.borrow_mut().volumes.values_mut() {
-            if let Some(facts) = found.remove(&entry.record.id) {
-                entry.facts = Some(facts);
-                entry.last = None;
+            match found.remove(&entry.record.id) {
+                Some(facts) => entry.facts = Some(facts),
+                None => entry.last = entry.facts.take(),
             }
         }
         found.into_keys().collect()
