@@ -89,7 +89,7 @@ impl Session {
         let directory = Scratch::new();
         // What the SDK's page builds.
         let built = directory.dir("target/wasm32-wasip2/release").join("scratch.wasm");
-        fs::copy(component("guests/examples/scratch.wasm"), built).unwrap();
+        fs::copy(component("guests/scratch.wasm"), built).unwrap();
         Self { pair: Pair::own(), directory }
     }
 
