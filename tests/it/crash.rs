@@ -3,9 +3,9 @@
 //! Each test goes through the steps of one verb in one installation: arm a step, ask, see the daemon or mountd die there, let it
 //! come back, check; ask again as an engine would, and check again.
 
-use std::collections::BTreeMap;
+mod subject;
+
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::mount::{UnmountFlags, unmount};
@@ -13,190 +13,14 @@ use rustix::process::Signal;
 use serde_json::json;
 use wasmvol_plan::steps;
 
-use crate::checker::{self, Ledger, Verb};
-use crate::support::container::Container;
-use crate::support::mounts::Mount;
+use crate::checker::{self, Verb};
 use crate::support::plugin::{Socket, request};
-use crate::support::wasmvol::{Wasmvol, send};
-use crate::support::{open_to_all, until};
+use crate::support::until;
+use crate::support::wasmvol::send;
+use subject::{Subject, creating, mounting, removing, unmounting, wire};
 
 /// A step is reached, or never.
 const SOON: Duration = Duration::from_secs(20);
-
-/// One installation, what it has promised, and the containers that run.
-struct Subject {
-    wasmvol: Wasmvol,
-    ledger: Ledger,
-    containers: BTreeMap<String, Container>,
-    /// While this file is there, the armed step kills.
-    flag: PathBuf,
-    /// A volume's name is used for one step only, so that no step helps the next.
-    round: u32,
-}
-
-impl Subject {
-    fn new(name: &str) -> Self {
-        let wasmvol = Wasmvol::start();
-        let mut ledger = Ledger::default();
-        ledger.plant_strangers(&wasmvol);
-        let flag = open_to_all(name);
-        let mut subject = Self { wasmvol, ledger, containers: BTreeMap::new(), flag, round: 0 };
-        subject.restart_armed("none");
-        subject
-    }
-
-    /// Kills everything and starts it so that `step` would kill once the flag is there.
-    fn restart_armed(&mut self, step: &str) {
-        self.wasmvol.kill_mountd();
-        let armed = format!("{step}@{}", self.flag.display());
-        self.wasmvol.set_variables(&[(steps::KILL_AT, &armed)]);
-        self.wasmvol.run();
-        self.round += 1;
-    }
-
-    fn name(&self, what: &str) -> String {
-        format!("{what}-{}", self.round)
-    }
-
-    /// Asks for a verb, which must succeed.
-    fn done(&mut self, verb: &Verb) {
-        let answer = self.ask(verb).unwrap_or_else(|| panic!("no answer to {verb:?}"));
-        answer.unwrap_or_else(|e| panic!("{verb:?}: {e}"));
-        self.acknowledged(verb);
-    }
-
-    /// Asks for a verb. None: there was no answer.
-    fn ask(&self, verb: &Verb) -> Option<Result<(), String>> {
-        let (endpoint, body) = wire(verb);
-        self.wasmvol.plugin().try_call(endpoint, &body).ok().map(|answer| answer.result().map(drop))
-    }
-
-    fn acknowledged(&mut self, verb: &Verb) {
-        self.ledger = std::mem::take(&mut self.ledger).after(verb);
-        match verb {
-            Verb::Mount { name, .. } => self.note_mount(name),
-            Verb::Create { name, .. } => {
-                let shown = self.wasmvol.plugin().get(name).unwrap();
-                let id = shown["Status"]["id"].as_str().unwrap().to_owned();
-                let promise = self.ledger.promise(name);
-                assert!(promise.id.as_ref().is_none_or(|there| *there == id));
-                promise.id = Some(id);
-            }
-            Verb::Unmount { .. } | Verb::Remove { .. } => {}
-        }
-    }
-
-    /// Notes the mount as it is now, and leaves a file in it.
-    fn note_mount(&mut self, name: &str) {
-        let mount = self.mount_of(name);
-        let promise = self.ledger.promise(name);
-        let seen = (mount.device, mount.root);
-        assert!(
-            promise.mount.as_ref().is_none_or(|there| *there == seen),
-            "`{name}` changed its mount"
-        );
-        promise.mount = Some(seen);
-        let canary = format!("of {name}");
-        fs::write(PathBuf::from(mount.path).join("canary"), &canary).unwrap();
-        promise.canary = Some(canary);
-    }
-
-    fn mount_of(&self, name: &str) -> Mount {
-        let path = self.wasmvol.plugin().path(name).unwrap();
-        let mut mounts = self.wasmvol.volume_mounts();
-        mounts.retain(|mount| Path::new(&mount.path) == path);
-        assert_eq!(mounts.len(), 1, "`{name}` is mounted once");
-        mounts.remove(0)
-    }
-
-    /// Starts a container on a mounted volume.
-    fn hold(&mut self, name: &str) {
-        let path = self.wasmvol.plugin().path(name).unwrap();
-        self.containers.insert(name.to_owned(), Container::with(&path));
-        self.ledger.promise(name).is_held = true;
-    }
-
-    /// Ends the container and waits until wasmvol has noticed.
-    fn let_go(&mut self, name: &str) {
-        drop(self.containers.remove(name));
-        let promise = self.ledger.promise(name);
-        promise.is_held = false;
-        if promise.holders.is_empty() {
-            promise.mount = None;
-            self.wasmvol.wait_unmounted(name);
-        }
-    }
-
-    /// Asks for a verb that dies at the armed step, lets everything come back, checks, asks again, and checks again.
-    fn killed_in(&mut self, step: &str, verb: &Verb) {
-        fs::write(&self.flag, "").unwrap();
-        let answer = self.ask(verb);
-        assert!(!self.flag.exists(), "{verb:?} did not come to the step `{step}`: {answer:?}");
-        assert_ne!(answer, Some(Ok(())), "a verb that dies at `{step}` cannot be acknowledged");
-        self.come_back(step);
-        self.check(std::slice::from_ref(verb));
-        self.done(verb);
-        self.check(&[]);
-    }
-
-    /// Waits until wasmvol answers again after a kill at this step. The daemon is started by mountd; mountd by the test, as the
-    /// service manager would.
-    fn come_back(&mut self, step: &str) {
-        if steps::MOUNTD.contains(&step) {
-            self.wasmvol.wait_end();
-            self.wasmvol.run();
-        } else {
-            self.wasmvol.wait_ready();
-        }
-    }
-
-    fn check(&mut self, doubts: &[Verb]) {
-        checker::check(&self.wasmvol, &mut self.ledger, &self.containers, doubts);
-    }
-
-    /// Takes every volume away again.
-    fn clear(&mut self) {
-        for name in self.containers.keys().cloned().collect::<Vec<_>>() {
-            self.let_go(&name);
-        }
-        for (name, promise) in self.ledger.volumes.clone() {
-            for (id, count) in promise.holders {
-                (0..count).for_each(|_| self.done(&unmounting(&name, &id)));
-            }
-            self.wasmvol.wait_unmounted(&name);
-            self.done(&removing(&name));
-        }
-        self.check(&[]);
-    }
-}
-
-fn wire(verb: &Verb) -> (&'static str, String) {
-    let (endpoint, body) = match verb {
-        Verb::Create { name, driver } => {
-            ("VolumeDriver.Create", json!({ "Name": name, "Opts": { "driver": driver } }))
-        }
-        Verb::Mount { name, id } => ("VolumeDriver.Mount", json!({ "Name": name, "ID": id })),
-        Verb::Unmount { name, id } => ("VolumeDriver.Unmount", json!({ "Name": name, "ID": id })),
-        Verb::Remove { name } => ("VolumeDriver.Remove", json!({ "Name": name })),
-    };
-    (endpoint, body.to_string())
-}
-
-fn creating(name: &str, driver: &str) -> Verb {
-    Verb::Create { name: name.to_owned(), driver: driver.to_owned() }
-}
-
-fn mounting(name: &str, id: &str) -> Verb {
-    Verb::Mount { name: name.to_owned(), id: id.to_owned() }
-}
-
-fn unmounting(name: &str, id: &str) -> Verb {
-    Verb::Unmount { name: name.to_owned(), id: id.to_owned() }
-}
-
-fn removing(name: &str) -> Verb {
-    Verb::Remove { name: name.to_owned() }
-}
 
 /// The named steps that begin with one of these words: all of a verb's.
 fn steps_of(verbs: &[&str]) -> Vec<&'static str> {

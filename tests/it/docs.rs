@@ -6,9 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::docker::Pair;
 use crate::drivers::component;
 use crate::support::Scratch;
+use crate::support::pair::Pair;
 
 /// One line that a reader types, and what it prints; nothing where the page leaves that out.
 #[derive(Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, mount};
 use serde_json::json;
 
+use crate::names::in_parallel;
 use crate::support::plugin::{Socket, request};
 use crate::support::wasmvol::Wasmvol;
 use crate::support::{outcome, until};
@@ -248,17 +249,20 @@ fn a_thousand_cycles_leave_no_file_open() {
     let wasmvol = Wasmvol::start();
     let plugin = wasmvol.plugin();
     let cycles = |count: usize| {
-        for _ in 0..count {
-            plugin.create("cycled", &[]).unwrap();
-            plugin.mount("cycled", "id").unwrap();
-            plugin.unmount("cycled", "id").unwrap();
-            plugin.remove("cycled").unwrap();
-        }
+        in_parallel(8, |i| {
+            let name = format!("cycled-{i}");
+            for _ in 0..count / 8 {
+                plugin.create(&name, &[]).unwrap();
+                plugin.mount(&name, "id").unwrap();
+                plugin.unmount(&name, "id").unwrap();
+                plugin.remove(&name).unwrap();
+            }
+        });
         wasmvol.wait_reaped();
     };
     let open = |process: u32| fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
     let both = || (open(wasmvol.mountd()), open(wasmvol.daemon()));
-    cycles(50);
+    cycles(80);
     let before = both();
     cycles(1000);
     until("as many files are open as before", SOON, || (both() <= before).then_some(()));

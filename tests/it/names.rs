@@ -122,7 +122,7 @@ fn sixty_four_volumes_live_and_die_at_once() {
 #[test]
 fn ten_thousand_volumes_are_listed_and_found_also_after_a_restart() {
     const VOLUMES: usize = 10_000;
-    const CONNECTIONS: usize = 16;
+    const CONNECTIONS: usize = 64;
     let mut wasmvol = Wasmvol::start();
     let plugin = wasmvol.plugin();
     in_parallel(CONNECTIONS, |connection| {
@@ -155,7 +155,7 @@ fn check_all(plugin: &Plugin, count: usize) {
 }
 
 /// Runs `work` in so many threads at once and answers what each of them did.
-fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+pub(crate) fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
         let work = &work;
         let threads: Vec<_> = (0..count).map(|i| scope.spawn(move || work(i))).collect();

@@ -367,7 +367,7 @@ fn get_answers_all_that_docker_decodes() {
 }
 
 #[test]
-fn an_answer_is_one_write_with_its_length() {
+fn an_answer_says_its_length() {
     let wasmvol = Wasmvol::start();
     let answer = wasmvol.plugin().try_call("Plugin.Activate", "").unwrap();
     assert_eq!(answer.header("content-length"), Some(answer.body.len().to_string().as_str()));

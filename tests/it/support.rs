@@ -8,6 +8,7 @@ pub(crate) mod container;
 pub(crate) mod docker;
 pub(crate) mod machine;
 pub(crate) mod mounts;
+pub(crate) mod pair;
 pub(crate) mod plugin;
 pub(crate) mod podman;
 pub(crate) mod wasmvol;
