@@ -10,7 +10,7 @@ if [ "$(id -u)" = 0 ] && [ "${SUDO_USER:-root}" = "$(stat -c %U Cargo.toml)" ] &
 fi
 
 # What the tests start: engines, the content of an image, and chattr.
-host/packages.sh docker.io podman runc busybox-static e2fsprogs
+host/packages.sh docker.io podman runc busybox-static e2fsprogs systemd
 # Since Debian 13 the `docker` command is a package of its own.
 command -v docker >/dev/null || host/packages.sh docker-cli
 host/build.sh tests
