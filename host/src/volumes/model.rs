@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use wasmvol_plan::DriverName;
 
+use super::holders::Caller;
 use super::{Settings, Volumes};
 use engines::Engines;
 use sim::{Odds, Sim};
@@ -32,6 +33,29 @@ fn whatever_engines_do_and_wherever_the_daemon_dies_the_invariants_hold() {
 #[test]
 fn where_nothing_fails_every_call_of_a_polite_engine_succeeds() {
     (10_000..10_003).for_each(|seed| run(seed, Odds::SMOOTH));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_its_backend_has_lost_is_missing_whether_it_is_mounted_or_not() {
+    let sim = Sim::new(1, Odds::SMOOTH);
+    let volumes = start(&sim).await;
+    sim.exports.borrow_mut().insert("found".into());
+    volumes.slow_tick().await;
+    let is_missing =
+        || volumes.get("found", |view| view.status.health.starts_with("missing: ")).unwrap();
+    assert!(!is_missing(), "its driver lists it");
+
+    sim.exports.borrow_mut().clear();
+    volumes.slow_tick().await;
+    assert!(is_missing(), "its driver lists it no more");
+    volumes.mount("found", "id", Caller::Cli).await.unwrap();
+    assert!(is_missing(), "a Mount does not bring it back");
+    volumes.unmount("found", "id").await.unwrap();
+    assert!(is_missing(), "nor does an Unmount");
+
+    sim.exports.borrow_mut().insert("found".into());
+    volumes.slow_tick().await;
+    assert!(!is_missing(), "its driver lists it again");
 }
 
 /// Prints how to see a failing run again.

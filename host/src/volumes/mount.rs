@@ -140,7 +140,10 @@ impl<W: World> Volumes<W> {
             entry.facts = Some(facts.clone());
             entry.last = None;
             entry.plan = Some(plan);
-            entry.missing = None;
+            // A mount shows that the storage is there. Whether a backend still knows the volume, only its driver says.
+            if storage != Storage::None {
+                entry.missing = None;
+            }
         });
         Ok(facts)
     }
@@ -165,10 +168,6 @@ impl super::Entry {
         self.plan = None;
         self.waiting = None;
         self.usage = None;
-        // A tmpfs is empty again; a directory keeps its size.
-        if self.record.storage == Storage::None {
-            self.missing = None;
-        }
     }
 }
 

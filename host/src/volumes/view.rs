@@ -30,7 +30,7 @@ pub(crate) struct Status<'a> {
     pub(crate) driver: &'a DriverName,
     driver_version: Cow<'a, str>,
     /// `ok`, or a word and a sentence.
-    health: Cow<'a, str>,
+    pub(crate) health: Cow<'a, str>,
     holders: Vec<HolderView<'a>>,
     pub(crate) id: Id,
     pub(crate) mounted: bool,

@@ -82,6 +82,8 @@ pub(super) struct Inner {
     pub(super) kernel: RefCell<Kernel>,
     /// Ids that the backends were asked to create and not yet to remove.
     pub(super) backend: RefCell<BTreeSet<Id>>,
+    /// Names of volumes that the backend of `tmpfs` knows without us.
+    pub(super) exports: RefCell<BTreeSet<String>>,
     minted: RefCell<BTreeSet<Id>>,
 }
 
@@ -109,6 +111,7 @@ impl Sim {
             rows: RefCell::default(),
             kernel: RefCell::default(),
             backend: RefCell::default(),
+            exports: RefCell::default(),
             minted: RefCell::default(),
         }))
     }
@@ -546,8 +549,18 @@ impl Drivers for Sim {
         Ok(Plan { source, read_only: false, no_exec: false, subpath: None })
     }
 
-    async fn list(&self, _: &DriverName) -> Result<Vec<Found>, CallError> {
-        Ok(Vec::new())
+    async fn list(&self, driver: &DriverName) -> Result<Vec<Found>, CallError> {
+        if driver.as_str() != "tmpfs" {
+            return Ok(Vec::new());
+        }
+        let exports = self.exports.borrow();
+        let found = exports.iter().map(|name| Found {
+            name: name.clone(),
+            options: Options::default(),
+            state: Vec::new(),
+            owned: false,
+        });
+        Ok(found.collect())
     }
 }
 
