@@ -88,6 +88,10 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, WireError> {
     if body.trim_ascii().is_empty() {
         return Err(WireError::Empty);
     }
+    // serde takes an array for a struct, field by field; Docker's own decoder takes none.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(WireError::Json("it is an array, not an object".to_owned()));
+    }
     serde_json::from_slice(body).map_err(|e| WireError::Json(e.to_string()))
 }
 

@@ -95,6 +95,23 @@ impl Socket {
         Ok(Answer { status, headers, body })
     }
 
+    /// Whether nothing has arrived that was not read yet.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        self.stream.get_ref().set_nonblocking(true).unwrap();
+        let arrived = self.stream.fill_buf().map(<[u8]>::len);
+        self.stream.get_ref().set_nonblocking(false).unwrap();
+        arrived.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
+    /// Waits for the next bytes; true if the other end closed instead.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        match self.stream.fill_buf() {
+            Ok(bytes) => bytes.is_empty(),
+            // Closed over something that it had not read.
+            Err(e) => e.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+
     /// Closes the half on which requests go.
     pub(crate) fn finish(&self) {
         self.stream.get_ref().shutdown(std::net::Shutdown::Write).unwrap();

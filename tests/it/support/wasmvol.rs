@@ -236,6 +236,13 @@ impl Wasmvol {
         children_of(self.mountd())
     }
 
+    /// How often the daemon has asked the kernel to write, sockets among it.
+    pub(crate) fn writes(&self) -> u64 {
+        let counts = fs::read_to_string(format!("/proc/{}/io", self.daemon())).unwrap();
+        let count = counts.lines().find_map(|line| line.strip_prefix("syscw: "));
+        count.unwrap().parse().unwrap()
+    }
+
     /// Kills the daemon alone and waits until mountd has started another that answers.
     pub(crate) fn kill_daemon(&mut self) {
         let daemon = self.daemon();
