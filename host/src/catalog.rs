@@ -1,16 +1,17 @@
 //! Names and records, and how they are made durable; knows nothing above it.
 //!
 //! The *catalog* outlives the machine: redb with fsync under the state directory. The *mount table* outlives the daemon and dies
-//! with the machine: redb on a tmpfs. Both group the commits of concurrent calls.
+//! with the machine: redb on a tmpfs.
 
 pub(crate) mod durable;
 mod file;
 pub(crate) mod record;
+mod store;
 pub(crate) mod table;
 pub(crate) mod transfer;
 mod writer;
 
-pub(crate) use writer::Counts;
+pub(crate) use store::Counts;
 
 use serde::{Deserialize, Serialize};
 use wasmvol_plan::{Facts, Id, Plan};

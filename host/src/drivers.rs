@@ -7,7 +7,7 @@ pub(crate) mod loader;
 mod shelf;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ use shelf::Shelf;
 
 /// How long a verb waits for a driver that is being compiled after a start: dockerd gives up on the shorter verbs after 60 s.
 const TAKE_UP: Duration = Duration::from_secs(40);
+/// Plans that are kept for each driver, under 1 MiB: volumes that come and go with their containers. At one more all are asked for anew.
+const PLANS_MAX: usize = 1024;
 
 /// The drivers of this daemon.
 pub(crate) struct Drivers {
@@ -46,6 +48,8 @@ pub(crate) struct Loaded {
     pub(crate) row: DriverRow,
     /// One permit for each call that it may have at once. The others wait here, not on a thread: those are everybody's.
     turns: Arc<Semaphore>,
+    /// What it answered to `path`, and for which volume: a pure function, by the contract, of the volume and this driver's settings.
+    plans: Rc<RefCell<HashMap<Id, (Volume, Plan)>>>,
 }
 
 impl Drivers {
@@ -73,7 +77,7 @@ impl Drivers {
     fn put(&self, driver: Driver, row: DriverRow) {
         let description = Rc::new(driver.description().clone());
         let turns = Arc::new(Semaphore::new(driver.calls_max()));
-        let loaded = Loaded { driver, description, row, turns };
+        let loaded = Loaded { driver, description, row, turns, plans: Rc::default() };
         self.loaded.borrow_mut().insert(loaded.row.name.clone(), loaded);
         // Wakes who waits for this one.
         self.taken_up.send_modify(|_| {});
@@ -105,11 +109,21 @@ impl Drivers {
         call: impl FnOnce(Driver) -> Result<T, CallError> + Send + 'static,
     ) -> Result<T, CallError> {
         let loaded = self.get(name).ok_or_else(|| CallError::NotLoaded(name.to_string()))?;
+        loaded.call(call).await
+    }
+}
+
+impl Loaded {
+    async fn call<T: Send + 'static>(
+        self,
+        call: impl FnOnce(Driver) -> Result<T, CallError> + Send + 'static,
+    ) -> Result<T, CallError> {
         // The semaphore is never closed. The turn ends with the call, also when nobody waits for the answer any more.
-        let turn = loaded.turns.acquire_owned().await;
+        let turn = self.turns.acquire_owned().await;
+        let driver = self.driver;
         blocking(move || {
             let _turn = turn;
-            call(loaded.driver)
+            call(driver)
         })
         .await
     }
@@ -174,8 +188,22 @@ impl world::Drivers for Drivers {
     }
 
     async fn path(&self, driver: &DriverName, volume: &Volume) -> Result<Plan, CallError> {
-        let volume = volume.clone();
-        self.call(driver, move |driver| driver.path(&volume)).await
+        let Some(loaded) = self.get(driver) else {
+            return Err(CallError::NotLoaded(driver.to_string()));
+        };
+        if let Some((known, plan)) = loaded.plans.borrow().get(&volume.id)
+            && known == volume
+        {
+            return Ok(plan.clone());
+        }
+        let asked = volume.clone();
+        let plan = loaded.clone().call(move |driver| driver.path(&asked)).await?;
+        let mut plans = loaded.plans.borrow_mut();
+        if plans.len() == PLANS_MAX {
+            plans.clear();
+        }
+        plans.insert(volume.id, (volume.clone(), plan.clone()));
+        Ok(plan)
     }
 
     async fn list(&self, driver: &DriverName) -> Result<Vec<Found>, CallError> {

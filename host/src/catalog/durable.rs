@@ -11,7 +11,8 @@ use wasmvol_plan::Id;
 
 use crate::catalog::file::StoreFile;
 use crate::catalog::record::{Phase, RECORD_VERSION, Record};
-use crate::catalog::writer::{self, Counts, Layout, Writer};
+use crate::catalog::store::{self, Counts, Layout, Store};
+use crate::catalog::writer::Writer;
 use crate::catalog::{Change, DriverRow, StoreError};
 use crate::volumes::world;
 
@@ -41,7 +42,7 @@ impl Catalog {
         let database = open(dir)?;
         let (records, drivers) = read(&database)?;
         let dir = dir.to_owned();
-        let writer = Writer::start(database, move || FILE.open_again(&dir))?;
+        let writer = Writer::start(Store::new(database, move || FILE.open_again(&dir)))?;
         Ok((Self { writer }, records, drivers))
     }
 
@@ -79,7 +80,7 @@ pub(super) fn fill(dir: &Path, contents: Contents) -> Result<(), StoreError> {
         .map(|r| Change::Put(Box::new(r)))
         .chain(drivers.into_iter().map(|d| Change::PutDriver(Box::new(d))))
         .collect();
-    writer::write::<Durable>(&database, changes.iter())
+    store::write::<Durable>(&database, &changes.iter().collect::<Vec<_>>())
 }
 
 fn open(dir: &Path) -> Result<Database, StoreError> {
@@ -95,7 +96,7 @@ fn open(dir: &Path) -> Result<Database, StoreError> {
         let meta = database.begin_read()?.open_table(META)?;
         Ok(meta.get(SCHEMA_KEY)?.map(|v| v.value()))
     };
-    match schema().map_err(|e| read_error(writer::words(&e)))? {
+    match schema().map_err(|e| read_error(store::words(&e)))? {
         Some(SCHEMA) => Ok(database),
         Some(other) => Err(read_error(format!(
             "it has form {other}, and this wasmvol knows form {SCHEMA}: use the version that wrote it"
@@ -125,7 +126,7 @@ fn read(database: &Database) -> Result<Contents, StoreError> {
         }
         Ok(())
     };
-    walk().map_err(|e| read_error(writer::words(&e)))?;
+    walk().map_err(|e| read_error(store::words(&e)))?;
     match wrong {
         None => Ok((records, drivers)),
         Some(why) => Err(read_error(why)),

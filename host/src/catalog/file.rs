@@ -15,7 +15,7 @@ use redb::backends::FileBackend;
 use redb::{BackendError, Database, StorageBackend};
 
 use crate::catalog::StoreError;
-use crate::catalog::writer::{end, words};
+use crate::catalog::store::words;
 
 /// How long a start waits for the store. A daemon that is killed while it starts a compiling child leaves a copy of all its open
 /// files in that child until the child has begun its program: milliseconds, on a busy machine more.
@@ -162,4 +162,13 @@ impl StorageBackend for Disk {
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
         self.file.unlock_range(start, end)
     }
+}
+
+/// Ends the process: going on would risk an answer that is not kept.
+#[expect(clippy::exit, reason = "nothing may be answered on top of a store in an unknown state")]
+fn end(store: &str, why: &str) -> ! {
+    tracing::error!(
+        "{store}: {why}: the daemon ends now, so that nothing is answered that was not kept"
+    );
+    std::process::exit(1)
 }

@@ -1,48 +1,19 @@
-//! One thread per store that commits: everything queued while a commit runs goes into the next transaction together.
+//! The thread that commits to the catalog: everything queued while a commit runs goes into the next transaction together.
 //!
-//! Used by the catalog and the mount table, which differ only in their [`Layout`]. A failed sync ends the process: what the disk
-//! holds is then unknown, and nothing may be answered on top of it. A full disk does not: the file is opened again and goes on.
+//! Called by `durable` alone. What a commit is, and what becomes of one that fails, is `store`'s.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use redb::{Database, WriteTransaction};
+use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::catalog::StoreError;
+use crate::catalog::store::{Counters, Counts, Layout, Store, write_error};
 
 /// Most changes in one transaction, and most that wait. Every one belongs to a request that is waiting, so this bounds requests.
 const GROUP_MAX: usize = 1024;
-
-/// What a store keeps, and how.
-pub(super) trait Layout: Send + 'static {
-    /// One change.
-    type Change: Send + 'static;
-    /// The store's name in messages.
-    const STORE: &'static str;
-    /// Whether a commit must outlive a power cut and the next start must not repair: two phases, allocator state saved.
-    const OUTLIVES_POWER: bool;
-
-    /// Writes changes, in order.
-    fn apply(tx: &WriteTransaction, changes: &[&Self::Change]) -> Result<(), redb::Error>;
-}
-
-/// How often a store committed since the daemon started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Counts {
-    /// Transactions.
-    pub(crate) transactions: u64,
-    /// Changes in them.
-    pub(crate) changes: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    transactions: AtomicU64,
-    changes: AtomicU64,
-}
 
 enum Order<C> {
     Commit { change: C, done: oneshot::Sender<Result<(), StoreError>> },
@@ -66,17 +37,13 @@ impl<L: Layout> fmt::Debug for Writer<L> {
 }
 
 impl<L: Layout> Writer<L> {
-    /// Starts the thread over an open database. `open` opens it again after a failed write.
-    pub(super) fn start(
-        database: Database,
-        open: impl Fn() -> Result<Database, StoreError> + Send + 'static,
-    ) -> Result<Self, StoreError> {
+    /// Starts the thread over an open store.
+    pub(super) fn start(store: Store<L>) -> Result<Self, StoreError> {
         let (queue, orders) = mpsc::channel(GROUP_MAX);
-        let counters = Arc::new(Counters::default());
-        let counted = Arc::clone(&counters);
+        let counters = Arc::clone(store.counters());
         let thread = std::thread::Builder::new()
             .name(L::STORE.replace(' ', "-"))
-            .spawn(move || serve::<L>(database, open, orders, &counted))
+            .spawn(move || serve(store, orders))
             .map_err(|e| write_error::<L>(format!("no thread could be started: {e}")))?;
         Ok(Self { queue: Some(queue), counters, thread: Some(thread) })
     }
@@ -104,10 +71,7 @@ impl<L: Layout> Writer<L> {
 
     /// How often it committed.
     pub(super) fn counts(&self) -> Counts {
-        Counts {
-            transactions: self.counters.transactions.load(Ordering::Relaxed),
-            changes: self.counters.changes.load(Ordering::Relaxed),
-        }
+        self.counters.read()
     }
 
     async fn order(&self, order: Order<L::Change>) -> Result<(), StoreError> {
@@ -128,13 +92,7 @@ impl<L: Layout> Drop for Writer<L> {
     }
 }
 
-fn serve<L: Layout>(
-    database: Database,
-    open: impl Fn() -> Result<Database, StoreError>,
-    mut orders: mpsc::Receiver<Order<L::Change>>,
-    counters: &Counters,
-) {
-    let mut file = Reopening { database: Some(database), open };
+fn serve<L: Layout>(mut store: Store<L>, mut orders: mpsc::Receiver<Order<L::Change>>) {
     let mut taken = Vec::new();
     while orders.blocking_recv_many(&mut taken, GROUP_MAX) > 0 {
         let (mut group, mut reads) = (Vec::new(), Vec::new());
@@ -145,82 +103,17 @@ fn serve<L: Layout>(
             }
         }
         if !group.is_empty() {
-            let changes = group.iter().map(|(change, _)| change);
-            let result = file.get().and_then(|database| write::<L>(database, changes));
-            match &result {
-                Ok(()) => {
-                    counters.transactions.fetch_add(1, Ordering::Relaxed);
-                    counters.changes.fetch_add(group.len() as u64, Ordering::Relaxed);
-                }
-                // redb refuses everything after a failed write, until the file is opened anew.
-                Err(_) => file.database = None,
-            }
+            let changes: Vec<_> = group.iter().map(|(change, _)| change).collect();
+            let result = store.commit(&changes);
             for (_, done) in group {
                 // A request that has gone does not make its commit undone.
                 let _ = done.send(result.clone());
             }
         }
         for read in reads {
-            read(file.get());
+            read(store.database());
         }
     }
-}
-
-/// A store's file, opened again when it is needed after a failed write. Until that succeeds, every order is answered with why not.
-struct Reopening<O> {
-    database: Option<Database>,
-    open: O,
-}
-
-impl<O: Fn() -> Result<Database, StoreError>> Reopening<O> {
-    fn get(&mut self) -> Result<&Database, StoreError> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => (self.open)()?,
-        };
-        Ok(self.database.insert(database))
-    }
-}
-
-/// Writes changes in one transaction.
-pub(super) fn write<'a, L: Layout>(
-    database: &Database,
-    changes: impl Iterator<Item = &'a L::Change>,
-) -> Result<(), StoreError> {
-    let changes: Vec<_> = changes.collect();
-    let commit = || -> Result<(), redb::Error> {
-        let mut tx = database.begin_write()?;
-        tx.set_two_phase_commit(L::OUTLIVES_POWER);
-        tx.set_quick_repair(L::OUTLIVES_POWER);
-        L::apply(&tx, &changes)?;
-        Ok(tx.commit()?)
-    };
-    commit().map_err(|e| write_error::<L>(words(&e)))
-}
-
-/// An error of redb's in one line, with what to do about a full disk.
-pub(super) fn words(error: &redb::Error) -> String {
-    match error {
-        redb::Error::Io(e) if e.kind() == std::io::ErrorKind::StorageFull => {
-            "no space left on the file system that holds it: free some, then try again".to_owned()
-        }
-        redb::Error::Io(e) => e.to_string(),
-        redb::Error::DatabaseAlreadyOpen => "another process has it open".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-/// Ends the process: going on would risk an answer that is not kept.
-#[expect(clippy::exit, reason = "nothing may be answered on top of a store in an unknown state")]
-pub(super) fn end(store: &str, why: &str) -> ! {
-    tracing::error!(
-        "{store}: {why}: the daemon ends now, so that nothing is answered that was not kept"
-    );
-    std::process::exit(1)
-}
-
-fn write_error<L: Layout>(why: String) -> StoreError {
-    StoreError::Write { store: L::STORE, why }
 }
 
 fn ended<L: Layout>() -> StoreError {
@@ -230,12 +123,13 @@ fn ended<L: Layout>() -> StoreError {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use redb::backends::InMemoryBackend;
-    use redb::{ReadableDatabase, StorageBackend, TableDefinition};
+    use redb::{ReadableDatabase, StorageBackend, TableDefinition, WriteTransaction};
 
     use super::*;
+    use crate::catalog::store::words;
 
     const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
 
@@ -294,7 +188,7 @@ mod tests {
 
     fn start(disk: &Disk) -> Writer<Numbers> {
         let again = disk.clone();
-        Writer::start(disk.open().unwrap(), move || again.open()).unwrap()
+        Writer::start(Store::new(disk.open().unwrap(), move || again.open())).unwrap()
     }
 
     fn run<T>(test: impl Future<Output = T>) -> T {
