@@ -224,3 +224,25 @@ fn one_component_may_be_loaded_under_two_names_with_settings_of_their_own() {
     wasmvol.cli("driver unload first").ok();
     wasmvol.plugin().create("left", &[("driver", "second")]).unwrap();
 }
+
+#[test]
+fn a_plan_is_asked_for_once_of_each_driver_that_is_loaded() {
+    let wasmvol = with_hostile();
+    let plugin = wasmvol.plugin();
+    let asked = || wasmvol.log().matches("was asked").count();
+    let use_once = || {
+        plugin.mount("planned", "id").unwrap();
+        plugin.unmount("planned", "id").unwrap();
+    };
+    plugin.create("planned", &[("driver", "hostile"), ("do", "speak")]).unwrap();
+    let created = asked();
+    use_once();
+    let planned = asked();
+    use_once();
+    assert_eq!((planned - created, asked()), (1, planned), "a plan that is known was asked for");
+    // Its settings are a part of what the plan is made from.
+    wasmvol.cli(&format!("driver load {} --setting colour=red", hostile().display())).ok();
+    let loaded = asked();
+    use_once();
+    assert_eq!(asked(), loaded + 1, "another driver's plan was used");
+}

@@ -224,6 +224,7 @@ fn misbehave(act: &str) {
         "log-huge" => log::write(log::Level::Info, &"x".repeat(10 << 20)),
         "stderr-flood" => (0..100_000).for_each(|n| eprintln!("line {n}")),
         "stdout-flood" => (0..100_000).for_each(|n| println!("line {n}")),
+        "speak" => eprintln!("was asked"),
         "escapes" => eprintln!("\u{1b}[2Jcleared\rover"),
         "endless-line" => (0..100_000).for_each(|_| eprint!("x")),
         "panic" => panic!("out of cheese"),
