@@ -114,7 +114,7 @@ step "an option that no driver has is refused before a driver runs"
 refused wasmvol volume create -d tmpfs -o sise=1m other
 refused wasmvol volume create -o size=1g other
 
-step "kill -9 the part that runs drivers: it is back at once, and a call meanwhile just waits"
+step "kill -9 the part that runs drivers: it is back at once, and a request meanwhile just waits"
 daemon=$("$program" status --json | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')
 run kill -9 "$daemon"
 run wasmvol volume ls

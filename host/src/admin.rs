@@ -16,7 +16,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::oneshot;
-use wasmvol_plan::{DriverName, NameError};
+use wasmvol_plan::{DriverName, Id, NameError};
 
 use crate::catalog::durable::Catalog;
 use crate::catalog::table::Table;
@@ -27,7 +27,7 @@ use crate::server::{Answer, Api, BodyError, Busy, Peer, read_body};
 use crate::volumes::holders::Caller;
 use crate::volumes::world::World;
 use crate::volumes::{Insist, VolumeError, Volumes};
-use types::{Checked, Create, Driver, Load, Mounted, Places, Refused, Status, Volume};
+use types::{Checked, Create, Driver, Kept, Load, Places, Purged, Refused, Status, Volume};
 
 /// Most bytes of a request: a component of 64 MiB and the line before it.
 const BODY_MAX: usize = (64 << 20) + (64 << 10);
@@ -57,11 +57,11 @@ enum Refusal {
     Name(#[from] NameError),
     #[error(transparent)]
     Body(#[from] BodyError),
-    #[error("request is not the JSON of this call: {0}")]
+    #[error("request is not the JSON that this path takes: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("no such call: this `wasmvol` and its daemon are of different versions")]
+    #[error("no such request: this `wasmvol` and its daemon are of different versions")]
     Unknown,
-    #[error("the call ended without an answer: see the daemon's log")]
+    #[error("the request ended without an answer: see the daemon's log")]
     Lost,
 }
 
@@ -89,6 +89,10 @@ impl<W: World> Admin<W> {
     ) -> Result<Vec<u8>, Refusal> {
         match (method.as_str(), path) {
             ("GET", ["status"]) => json(&self.status()?),
+            ("GET", ["troubles"]) => {
+                self.volumes.look_again().await;
+                json(&self.volumes.troubles())
+            }
             ("GET", ["catalog"]) => Ok(transfer::export(&self.catalog.contents().await?)?),
             ("GET", ["volumes"]) => self.all_volumes(),
             ("POST", ["volumes"]) => self.create(serde_json::from_slice(&body)?).await,
@@ -99,6 +103,8 @@ impl<W: World> Admin<W> {
             }
             ("POST", ["volumes", name, "mount"]) => self.mount((*name).to_owned()).await,
             ("POST", ["volumes", name, "unmount"]) => self.unmount((*name).to_owned()).await,
+            ("GET", ["kept"]) => json(&self.kept()),
+            ("DELETE", ["kept", id]) => self.purge(Id::parse(id)?).await,
             ("GET", ["drivers"]) => json(&self.all_drivers()),
             ("POST", ["drivers"]) => self.load(&body).await,
             ("POST", ["components"]) => self.check(&body).await,
@@ -129,8 +135,8 @@ impl<W: World> Admin<W> {
     async fn mount(self: &Rc<Self>, name: String) -> Result<Vec<u8>, Refusal> {
         let this = Rc::clone(self);
         self.finish(async move {
-            let mountpoint = this.volumes.mount(&name, HOLDER, Caller::Cli).await?;
-            json(&Mounted { mountpoint })
+            this.volumes.mount(&name, HOLDER, Caller::Cli).await?;
+            this.volumes.get(&name, |view| json(view))?
         })
         .await
     }
@@ -140,7 +146,16 @@ impl<W: World> Admin<W> {
         self.finish(async move {
             this.volumes.get(&name, |_| ())?;
             this.volumes.unmount(&name, HOLDER).await?;
-            json(&())
+            this.volumes.get(&name, |view| json(view))?
+        })
+        .await
+    }
+
+    async fn purge(self: &Rc<Self>, id: Id) -> Result<Vec<u8>, Refusal> {
+        let this = Rc::clone(self);
+        self.finish(async move {
+            let name = this.volumes.purge(id).await?;
+            json(&Purged { purged: id, name })
         })
         .await
     }
@@ -201,6 +216,16 @@ impl<W: World> Admin<W> {
         json(&all.into_iter().collect::<Result<Vec<_>, _>>()?)
     }
 
+    fn kept(&self) -> Vec<Kept> {
+        self.volumes.get_kept(|record, created_at, data| Kept {
+            id: record.id,
+            name: record.name.clone(),
+            driver: record.driver.clone(),
+            created_at: created_at.text(),
+            data: data.into(),
+        })
+    }
+
     fn status(&self) -> Result<Status, Refusal> {
         let all = self.volumes.get_all(|view| view.status.mounted.then(|| Volume::of(view)));
         Ok(Status {
@@ -214,7 +239,7 @@ impl<W: World> Admin<W> {
                 ("catalog".to_owned(), self.catalog.counts()),
                 ("mount-table".to_owned(), self.table.counts()),
             ]),
-            troubles: self.volumes.troubles().into_iter().map(Into::into).collect(),
+            troubles: self.volumes.troubles(),
         })
     }
 

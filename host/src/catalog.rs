@@ -22,7 +22,7 @@ use crate::volumes::holders::Holders;
 /// A change of the catalog; each is one transaction or a part of a shared one.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
-    /// Writes a volume's record, and its name → id row unless the phase is `Retained` (then that row goes).
+    /// Writes a volume's record, and its name → id row unless it is only kept (then that row goes).
     Put(Box<Record>),
     /// Deletes a volume's record, and its name row where that still names this id.
     Delete(Id),

@@ -1,6 +1,7 @@
 //! The command line: what a person types, one file a subcommand.
 //!
-//! stdout carries data only, as tables or as JSON with `--json`; messages go to stderr. Exit status: 0 done, 1 not done, 2 not
+//! stdout carries data only, as tables or as JSON with `--json`; messages go to stderr. With `--json` a command that changes
+//! something prints one object of what it did; one that did nothing prints nothing there. Exit status: 0 done, 1 not done, 2 not
 //! understood; `serve` ends with 75 where another daemon has the directories.
 
 mod catalog;

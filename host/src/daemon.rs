@@ -31,13 +31,13 @@ use crate::server::{self, Busy};
 use crate::volumes::world::World;
 use crate::volumes::{Settings, Volumes};
 
-/// Driver calls at once. Each may use 64 MiB and a thread; dockerd sends as many calls as it has containers starting.
+/// Driver calls at once. Each may use 64 MiB and a thread; dockerd sends as many requests as it has containers starting.
 const CALLS_MAX: u32 = 64;
 /// Threads for driver calls and files, a few more than calls: loading must not wait for them.
 const THREADS_MAX: usize = CALLS_MAX as usize + 8;
 /// The status that says: started again as it is, the daemon would end again. mountd then ends too.
 const CANNOT_RUN: u8 = 78;
-/// How long calls in flight may take after SIGTERM: systemd kills after 90 s, and a person at a terminal waits.
+/// How long requests in flight may take after SIGTERM: systemd kills after 90 s, and a person at a terminal waits.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// What mountd says to the daemon. Hidden: nobody types it.
@@ -194,6 +194,7 @@ async fn serve(arguments: Arguments) -> Result<(), StartError> {
     };
     let settings = Settings {
         mountpoints: arguments.mountpoints.clone(),
+        state_dir: arguments.passed.shown_state_dir.display().to_string(),
         default_driver: arguments.passed.default_driver.clone(),
         plugin: plugin.clone(),
     };
@@ -226,7 +227,7 @@ async fn serve(arguments: Arguments) -> Result<(), StartError> {
     // Nobody listens only if both loops have ended already.
     let _ = stop.send(true);
     if tokio::time::timeout(DRAIN, idle.wait()).await.is_err() {
-        tracing::warn!("calls did not end within {} s: recovery takes them up", DRAIN.as_secs());
+        tracing::warn!("requests did not end within {} s: recovery takes them up", DRAIN.as_secs());
     }
     farewell(&volumes.mounted(), &arguments.plugin_fd.0);
     Ok(())
@@ -291,7 +292,7 @@ fn farewell(mounted: &[String], plugin: &str) {
         names => format!("still mounted, their containers keep their data: {}", names.join(", ")),
     };
     tracing::info!(
-        "ended; {stay}; until it is back, dockerd waits 15 s at every call that needs plugin `{plugin}`: start it again, or let \
-         systemd's wasmvol.socket hold such calls"
+        "ended; {stay}; until it is back, dockerd waits 15 s at every request that needs plugin `{plugin}`: start it again, or let \
+         systemd's wasmvol.socket hold such requests"
     );
 }

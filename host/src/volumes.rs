@@ -11,8 +11,10 @@ mod lock;
 pub(crate) mod model;
 mod mount;
 mod options;
+mod purge;
 mod recover;
 mod remove;
+mod troubles;
 mod view;
 pub(crate) mod world;
 
@@ -26,12 +28,13 @@ use tokio::time::Instant;
 use wasmvol_driver::{CallError, Volume};
 use wasmvol_plan::{DriverName, Facts, Fault, Id, NameError, Plan, Usage, VolumeName};
 
-use crate::catalog::record::{Phase, Record};
+use crate::catalog::record::Record;
 use crate::catalog::{Change, MountRow, StoreError};
 use holders::Holders;
 use lock::Locks;
 pub(crate) use remove::Insist;
-pub(crate) use view::{Status, Time, Trouble, View};
+pub(crate) use troubles::Trouble;
+pub(crate) use view::{Status, Time, View};
 use world::{Catalog, World};
 
 /// Most volumes of one daemon: the kernel's own limit of mounts in a namespace (fs.mount-max).
@@ -44,6 +47,8 @@ const WAIT: Duration = Duration::from_secs(50);
 pub(crate) struct Settings {
     /// The directory that holds the mountpoints, as engines see it: `/run/wasmvol/mnt`.
     pub(crate) mountpoints: String,
+    /// The directory that holds `volumes/` and `trash/`, as the operator knows it: for what a person is to type.
+    pub(crate) state_dir: String,
     /// The driver of a volume that names none.
     pub(crate) default_driver: DriverName,
     /// The plugin's name.
@@ -107,6 +112,9 @@ pub(crate) enum VolumeError {
     /// Unknown here. For Remove and Unmount that means done.
     #[error("no such volume")]
     NotFound,
+    /// Nothing to purge.
+    #[error("nothing is kept under that id: `wasmvol volume ls --retained` shows what is")]
+    NotKept,
     /// An option or the mount ID is wrong.
     #[error("{0}")]
     Option(String),
@@ -160,7 +168,7 @@ impl<W: World> Volumes<W> {
         let mut rows: BTreeMap<Id, MountRow> = rows.into_iter().map(|row| (row.id, row)).collect();
         let mut state = State::default();
         for record in records {
-            if record.phase == Phase::Retained {
+            if record.phase.is_kept() {
                 state.retained.insert(record.id, record);
                 continue;
             }

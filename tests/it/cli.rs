@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::container::Container;
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
-use crate::support::{Outcome, Scratch, outcome};
+use crate::support::{Outcome, Scratch, outcome, until};
 
 /// A command that was refused: one line on stderr that begins with the program's name, nothing on stdout.
 #[track_caller]
@@ -19,18 +20,17 @@ fn complaint(outcome: &Outcome) -> String {
 }
 
 /// What the doctor finds: what, why, and the cure.
-fn findings(wasmvol: &Wasmvol, arguments: &str) -> Vec<(String, String, Option<String>)> {
+fn findings(wasmvol: &Wasmvol, arguments: &str) -> Vec<(String, String, String)> {
     let outcome = wasmvol.cli(&format!("doctor {arguments} --json"));
     let found: Vec<Value> = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(outcome.code, Some(i32::from(!found.is_empty())), "{outcome:?}");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let finding =
-        |f: &Value| (text(&f["what"]), text(&f["why"]), f["cure"].as_str().map(str::to_owned));
+    let finding = |f: &Value| (text(&f["what"]), text(&f["why"]), text(&f["cure"]));
     found.iter().map(finding).collect()
 }
 
 /// The one finding about `what`.
-fn finding(wasmvol: &Wasmvol, arguments: &str, what: &str) -> (String, Option<String>) {
+fn finding(wasmvol: &Wasmvol, arguments: &str, what: &str) -> (String, String) {
     let mut all = findings(wasmvol, arguments);
     let index = all.iter().position(|(about, ..)| about.trim_matches('`') == what);
     let (_, why, cure) =
@@ -216,7 +216,7 @@ fn doctor_finds_a_stale_socket_and_its_cure_removes_it() {
     drop(UnixListener::bind(&stale).unwrap());
     let (why, cure) = finding(&wasmvol, "", stale.to_str().unwrap());
     assert!(why.contains("15 s"), "{why}");
-    wasmvol.shell(&cure.unwrap()).ok();
+    wasmvol.shell(&cure).ok();
     assert_eq!(findings(&wasmvol, ""), []);
 }
 
@@ -228,7 +228,7 @@ fn doctor_finds_a_plugin_of_the_same_name_and_its_cure_removes_it() {
     let other = other.join("wasmvol.sock");
     let _listener = UnixListener::bind(&other).unwrap();
     let (_, cure) = finding(&wasmvol, "", other.to_str().unwrap());
-    wasmvol.shell(&cure.unwrap()).ok();
+    wasmvol.shell(&cure).ok();
     assert_eq!(findings(&wasmvol, ""), []);
 }
 
@@ -244,7 +244,7 @@ fn doctor_finds_a_volume_whose_storage_has_gone_and_its_cure_removes_it() {
     let (why, cure) = finding(&wasmvol, "", "robbed");
     assert!(why.contains("storage is gone"), "{why}");
     complaint(&wasmvol.cli("volume mount robbed"));
-    wasmvol.shell(&cure.unwrap()).ok();
+    wasmvol.shell(&cure).ok();
     assert_eq!(findings(&wasmvol, ""), []);
 }
 
@@ -257,7 +257,7 @@ fn doctor_finds_who_keeps_a_volume_from_being_unmounted() {
     wasmvol.cli("volume unmount draining").ok();
     let (why, cure) = finding(&wasmvol, "", "draining");
     assert!(why.starts_with("draining: ") && why.contains("process "), "{why}");
-    assert!(cure.is_some());
+    assert!(cure.starts_with("docker ps --filter volume=draining"), "{cure}");
     drop(container);
     wasmvol.wait_unmounted("draining");
     assert_eq!(findings(&wasmvol, ""), []);
@@ -275,6 +275,203 @@ fn doctor_finds_what_belongs_to_nobody_and_nothing_deletes_it() {
 }
 
 #[test]
+fn doctor_finds_strays_wherever_they_lie_and_its_cure_puts_them_aside() {
+    let wasmvol = Wasmvol::start();
+    for stray in ["volumes/0123456789abcdef0123456789abcdef", "volumes/old", "trash/old.too"] {
+        let place = wasmvol.state().join(stray);
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join("file"), stray).unwrap();
+        let name = place.file_name().unwrap().to_str().unwrap();
+        let (why, cure) = finding(&wasmvol, "", name);
+        assert!(why.contains(place.parent().unwrap().to_str().unwrap()), "{why}");
+        wasmvol.shell(&cure).ok();
+        let aside = wasmvol.state().join(format!("stray-{name}/file"));
+        assert_eq!(fs::read_to_string(aside).unwrap(), stray, "it is put aside whole");
+        assert_eq!(findings(&wasmvol, ""), []);
+    }
+}
+
+#[test]
+fn doctor_shows_where_a_stray_lies_whose_name_cannot_be_typed() {
+    let wasmvol = Wasmvol::start();
+    let stray = wasmvol.state().join("volumes/two\nlines; rm -rf x");
+    fs::create_dir(&stray).unwrap();
+    let all = findings(&wasmvol, "");
+    let (what, _, cure) = &all[0];
+    assert!(!format!("{what}{cure}").contains('\n'));
+    assert!(wasmvol.shell(cure).ok().contains(r"two\nlines;\ rm\ -rf\ x"), "it is listed");
+}
+
+#[test]
+fn doctor_finds_what_lies_beside_the_mountpoints_and_its_cure_takes_it_away() {
+    let wasmvol = Wasmvol::start();
+    let anchor = wasmvol.anchor().display().to_string();
+    let remount = |how: &str| format!("mount -o remount,bind,{how} {anchor}");
+    wasmvol.shell(&format!("{} && mkdir {anchor}/odd && {}", remount("rw"), remount("ro"))).ok();
+    let (_, cure) = finding(&wasmvol, "", "odd");
+    wasmvol.shell(&cure).ok();
+    assert_eq!(findings(&wasmvol, ""), []);
+    wasmvol.shell(&format!("mkdir {anchor}/again")).refused();
+}
+
+#[test]
+fn doctor_finds_what_was_kept_and_its_cure_ends_it() {
+    let mut wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create keeper -o reclaim=retain").ok();
+    let id = wasmvol.entries("volumes").remove(0);
+    fs::write(wasmvol.state().join("volumes").join(&id).join("data/file"), "precious").unwrap();
+    wasmvol.cli("volume rm keeper").ok();
+    // Its name is free, and its successor is another.
+    wasmvol.cli("volume create keeper").ok();
+    wasmvol.kill_daemon();
+    let (why, cure) = finding(&wasmvol, "", "keeper");
+    assert!(why.contains(&format!("/volumes/{id}/data")), "{why}");
+    let table = wasmvol.cli("volume ls --retained").ok();
+    assert!(table.contains(&id) && table.contains("keeper"), "{table}");
+    wasmvol.shell(&cure).ok();
+    wasmvol.wait_reaped();
+    assert!(!wasmvol.entries("volumes").contains(&id));
+    assert_eq!(findings(&wasmvol, ""), []);
+    assert_eq!(wasmvol.plugin().list(), ["keeper"]);
+}
+
+#[test]
+fn nothing_but_kept_data_can_be_purged() {
+    let wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create there").ok();
+    let there = wasmvol.entries("volumes").remove(0);
+    let unknown = "0123456789abcdef0123456789abcdef";
+    for id in [there.as_str(), unknown] {
+        let said = complaint(&wasmvol.cli(&format!("volume purge {id}")));
+        assert!(said.contains("ls --retained"), "{said}");
+    }
+    for no_id in ["there", "../volumes", &there[..31], &there.to_uppercase().replace('0', "A")] {
+        assert_eq!(wasmvol.cli(&format!("volume purge {no_id}")).code, Some(2), "{no_id}");
+    }
+    assert_eq!(wasmvol.entries("volumes"), [there]);
+}
+
+#[test]
+fn kept_data_that_was_moved_away_by_hand_is_purged_all_the_same() {
+    let wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create wanted -o reclaim=retain").ok();
+    wasmvol.cli("volume rm wanted").ok();
+    let kept = wasmvol.json("volume ls --retained");
+    let (id, data) = (kept[0]["id"].as_str().unwrap(), kept[0]["data"].as_str().unwrap());
+    fs::rename(data, wasmvol.path("moved")).unwrap();
+    assert_eq!(wasmvol.cli(&format!("volume purge {id}")).ok(), id);
+    assert_eq!(wasmvol.json("volume ls --retained"), json!([]));
+    assert!(wasmvol.path("moved").exists());
+}
+
+#[test]
+fn doctor_finds_a_volume_that_cannot_be_mounted_again_and_its_cure_lets_it_go() {
+    let mut wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create lost").ok();
+    let mountpoint = wasmvol.cli("volume mount lost").ok();
+    let id = wasmvol.entries("volumes").remove(0);
+    let data = wasmvol.state().join("volumes").join(id).join("data");
+    wasmvol.kill_mountd();
+    wasmvol.shell(&format!("umount {mountpoint}")).ok();
+    fs::remove_dir(&data).unwrap();
+    fs::write(&data, "in the way").unwrap();
+    wasmvol.run();
+    until("it could not be mounted again", Duration::from_secs(30), || {
+        let status = wasmvol.json("volume inspect lost");
+        status["status"]["health"].as_str().unwrap().contains("is not mounted").then_some(())
+    });
+    let (why, cure) = finding(&wasmvol, "", "lost");
+    assert!(why.starts_with("degraded: is not mounted: "), "{why}");
+    wasmvol.shell(&cure).ok();
+    assert_eq!(findings(&wasmvol, ""), []);
+}
+
+/// Every subcommand that a person types, in an order in which each has something to do.
+const COMMANDS: &[&str] = &[
+    "volume create first",
+    "volume create kept -o reclaim=retain",
+    "volume ls",
+    "volume inspect first",
+    "volume mount first",
+    "status",
+    "volume unmount first",
+    "volume rm first kept",
+    "volume ls --retained",
+    "volume purge KEPT",
+    "driver load COMPONENT --name extra",
+    "driver ls",
+    "driver inspect extra",
+    "driver inspect COMPONENT",
+    "driver unload extra",
+    "doctor",
+    "catalog import EXPORT --state-dir STATE",
+];
+
+#[test]
+fn every_command_prints_json_when_asked() {
+    let mut wasmvol = Wasmvol::start();
+    let mut kept = String::new();
+    for command in COMMANDS {
+        if command.starts_with("catalog import") {
+            let export = wasmvol.cli("catalog export --json").ok();
+            for line in export.lines() {
+                serde_json::from_str::<Value>(line).unwrap();
+            }
+            fs::write(wasmvol.path("export"), export).unwrap();
+            assert!(wasmvol.stop().success());
+            fs::remove_file(wasmvol.state().join("catalog/catalog.redb")).unwrap();
+        }
+        let line = command
+            .replace("KEPT", &kept)
+            .replace("COMPONENT", crate::drivers::hostile().to_str().unwrap())
+            .replace("EXPORT", wasmvol.path("export").to_str().unwrap())
+            .replace("STATE", wasmvol.state().to_str().unwrap());
+        let outcome = wasmvol.cli(&format!("{line} --json"));
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:?}");
+        let said: Value = serde_json::from_str(&outcome.stdout)
+            .unwrap_or_else(|e| panic!("{line}: {e} in {:?}", outcome.stdout));
+        let is_shown = ["ls", "doctor"].iter().any(|verb| command.contains(verb));
+        assert!(if is_shown { said.is_array() } else { said.is_object() }, "{line}: {said}");
+        if *command == "volume ls --retained" {
+            kept = said[0]["id"].as_str().unwrap().to_owned();
+        }
+    }
+}
+
+#[test]
+fn no_command_is_left_out_of_the_table_of_those_that_print_json() {
+    let wasmvol = Wasmvol::install();
+    let subcommands = |of: &str| -> Vec<String> {
+        let help = wasmvol.cli(&format!("{of} --help")).ok();
+        let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+        let names = lines.map_while(|line| line.split_whitespace().next());
+        names.filter(|name| *name != "help").map(|name| format!("{of} {name}")).collect()
+    };
+    let mut leaves: Vec<String> = Vec::new();
+    for command in subcommands("") {
+        let below = subcommands(&command);
+        leaves.extend(if below.is_empty() { vec![command] } else { below });
+    }
+    assert!(leaves.len() > 10, "{leaves:?}");
+    // `serve` prints nothing but its log; an export is lines of JSON, which are looked at beside the import.
+    leaves.retain(|leaf| ![" serve", " catalog export"].contains(&leaf.as_str()));
+    for leaf in leaves {
+        assert!(COMMANDS.iter().any(|line| line.starts_with(leaf.trim())), "{leaf}");
+    }
+}
+
+#[test]
+fn what_was_removed_is_told_where_the_next_one_is_refused() {
+    let wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create first").ok();
+    let outcome = wasmvol.cli("volume rm first absent --json");
+    assert_eq!(outcome.code, Some(1));
+    let said: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(said, json!({ "removed": ["first"] }));
+    assert!(outcome.stderr.contains("no such volume"), "{outcome:?}");
+}
+
+#[test]
 fn doctor_finds_that_no_daemon_runs_and_which_mounts_stayed() {
     let mut wasmvol = Wasmvol::start();
     wasmvol.cli("volume create staying").ok();
@@ -282,10 +479,10 @@ fn doctor_finds_that_no_daemon_runs_and_which_mounts_stayed() {
     wasmvol.kill_mountd();
     let arguments = format!("--plugin-dir {}", wasmvol.plugin().socket.parent().unwrap().display());
     let (_, cure) = finding(&wasmvol, &arguments, "daemon");
-    assert!(cure.unwrap().contains("wasmvol serve"));
+    assert!(cure.contains("wasmvol serve"));
     finding(&wasmvol, &arguments, wasmvol.anchor().to_str().unwrap());
     let (_, cure) = finding(&wasmvol, &arguments, wasmvol.plugin().socket.to_str().unwrap());
-    wasmvol.shell(&cure.unwrap()).ok();
+    wasmvol.shell(&cure).ok();
     wasmvol.run();
     assert_eq!(findings(&wasmvol, ""), []);
 }

@@ -31,7 +31,8 @@ fn steps_of(verbs: &[&str]) -> Vec<&'static str> {
 #[test]
 fn every_step_belongs_to_a_verb_that_is_tried() {
     let tried = steps_of(&[
-        "create", "make", "mount", "attach", "unmount", "detach", "remove", "trash", "recover",
+        "create", "make", "mount", "attach", "unmount", "detach", "remove", "trash", "purge",
+        "recover",
     ]);
     assert_eq!(tried.len(), steps::DAEMON.len() + steps::MOUNTD.len());
 }
@@ -146,6 +147,32 @@ fn killed_in_remove() {
         let path = subject.wasmvol.plugin().path(&name).unwrap();
         assert_eq!(fs::read_dir(path).unwrap().count(), 1, "only the new volume's canary");
         subject.check(&[]);
+    }
+    subject.clear();
+}
+
+#[test]
+fn killed_in_the_purge_of_what_was_kept() {
+    let mut subject = Subject::new("purge");
+    for step in steps_of(&["purge", "trash"]) {
+        subject.restart_armed(step);
+        let plugin = subject.wasmvol.plugin();
+        plugin.create("kept", &[("reclaim", "retain")]).unwrap();
+        plugin.remove("kept").unwrap();
+        let kept = subject.wasmvol.json("volume ls --retained");
+        let id = kept[0]["id"].as_str().unwrap().to_owned();
+        // By now the name is another volume's.
+        let doubted = subject.wasmvol.cli("volume create kept").ok();
+        fs::write(&subject.flag, "").unwrap();
+        subject.wasmvol.cli(&format!("volume purge {id}")).refused();
+        assert!(!subject.flag.exists(), "a purge did not come to the step `{step}`");
+        subject.come_back(step);
+        until(&format!("a purge that died at `{step}` is finished"), SOON, || {
+            let kept = subject.wasmvol.json("volume ls --retained");
+            (kept == json!([]) && !subject.wasmvol.entries("volumes").contains(&id)).then_some(())
+        });
+        subject.wasmvol.plugin().get(&doubted).unwrap();
+        subject.wasmvol.plugin().remove(&doubted).unwrap();
     }
     subject.clear();
 }

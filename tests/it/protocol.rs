@@ -164,7 +164,7 @@ fn an_unknown_path_or_method_is_answered_with_an_error_in_json() {
     for path in ["", "VolumeDriver.Nothing", "VolumeDriver.create", "NetworkDriver.Join", "../x"] {
         let answer = wasmvol.plugin().try_call(path, "{}").unwrap();
         let error = answer.result().unwrap_err();
-        assert!(error.contains("no such call"), "{path}: {error}");
+        assert!(error.contains("no such request"), "{path}: {error}");
     }
     for method in ["GET", "PUT", "DELETE"] {
         let bytes =

@@ -10,9 +10,9 @@ pub const KILL_AT: &str = "WASMVOL_KILL_AT";
 #[rustfmt::skip]
 pub const DAEMON: &[&str] = &[
     "create.begin", "create.intent", "create.driver", "create.made", "create.ready",
-    "mount.begin", "mount.planned", "mount.attached", "mount.held",
-    "unmount.begin", "unmount.released", "unmount.gone",
+    "mount.begin", "mount.planned", "mount.attached", "mount.held", "unmount.begin", "unmount.released", "unmount.gone",
     "remove.begin", "remove.intent", "remove.driver", "remove.trashed", "remove.forgotten",
+    "purge.intent", "purge.trashed", "purge.forgotten",
     "recover.begin", "recover.surveyed", "recover.mounts", "recover.records",
 ];
 

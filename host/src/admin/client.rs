@@ -16,7 +16,7 @@ use super::types::Refused;
 
 /// The admin socket's name in the runtime directory.
 pub(crate) const SOCKET: &str = "admin.sock";
-/// Compiling a large component takes up to 6 minutes; no other call takes as long.
+/// Compiling a large component takes up to 6 minutes; no other request takes as long.
 const DEADLINE: Duration = Duration::from_secs(400);
 
 /// Why the daemon did not do it.

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use wasmvol_driver::Description;
-use wasmvol_plan::DriverName;
+use wasmvol_plan::{DriverName, Id, VolumeName};
 
 use crate::catalog::Counts;
+pub(crate) use crate::volumes::Trouble;
 
 /// Asks for a volume.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,12 +32,6 @@ pub(crate) struct Checked {
     pub(crate) description: Description,
 }
 
-/// Where a volume is mounted.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Mounted {
-    pub(crate) mountpoint: String,
-}
-
 /// Why not.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Refused {
@@ -57,6 +52,25 @@ impl Volume {
     pub(crate) fn of(view: &crate::volumes::View<'_>) -> serde_json::Result<Self> {
         serde_json::from_value(serde_json::to_value(view)?)
     }
+}
+
+/// What is kept of a volume that was removed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) id: Id,
+    /// The name it had; by now another volume may have it.
+    pub(crate) name: VolumeName,
+    pub(crate) driver: DriverName,
+    pub(crate) created_at: String,
+    /// Where its data lies.
+    pub(crate) data: PathBuf,
+}
+
+/// What was purged.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Purged {
+    pub(crate) purged: Id,
+    pub(crate) name: VolumeName,
 }
 
 /// One loaded driver.
@@ -104,19 +118,4 @@ pub(crate) struct Status {
     pub(crate) commits: BTreeMap<String, Counts>,
     /// What needs a person.
     pub(crate) troubles: Vec<Trouble>,
-}
-
-/// Something that needs a person.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Trouble {
-    pub(crate) what: String,
-    pub(crate) why: String,
-    /// What mends it.
-    pub(crate) cure: Option<String>,
-}
-
-impl From<crate::volumes::Trouble> for Trouble {
-    fn from(trouble: crate::volumes::Trouble) -> Self {
-        Self { what: trouble.what, why: trouble.why, cure: trouble.cure }
-    }
 }

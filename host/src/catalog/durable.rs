@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use wasmvol_plan::Id;
 
 use crate::catalog::file::StoreFile;
-use crate::catalog::record::{Phase, RECORD_VERSION, Record};
+use crate::catalog::record::{RECORD_VERSION, Record};
 use crate::catalog::store::{self, Counts, Layout, Store};
 use crate::catalog::writer::Writer;
 use crate::catalog::{Change, DriverRow, StoreError};
@@ -185,7 +185,7 @@ impl Layout for Durable {
                 Change::Put(record) => {
                     let id = record.id.bits();
                     volumes.insert(id, json(record)?.as_slice())?;
-                    if record.phase == Phase::Retained {
+                    if record.phase.is_kept() {
                         forget_name(&mut names, record.name.as_str(), id)?;
                     } else {
                         names.insert(record.name.as_str(), id)?;
@@ -238,6 +238,7 @@ mod tests {
     use wasmvol_plan::{DriverName, Storage, VolumeName};
 
     use super::*;
+    use crate::catalog::record::Phase;
     use crate::catalog::transfer;
     use crate::volumes::world::Catalog as _;
 
@@ -338,6 +339,16 @@ mod tests {
         commit(dir.path(), changes);
         assert_eq!(names(dir.path()), []);
         assert_eq!(contents(dir.path()).0, [retained]);
+    }
+
+    #[test]
+    fn a_kept_volume_that_is_purged_leaves_the_name_to_its_next_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = |phase| Record { phase, ..record(1, "one") };
+        let changes =
+            vec![put(kept(Phase::Retained)), put(record(2, "one")), put(kept(Phase::Purging))];
+        commit(dir.path(), changes);
+        assert_eq!(names(dir.path()), [("one".to_owned(), 2)]);
     }
 
     #[test]

@@ -51,6 +51,15 @@ pub(crate) enum Phase {
     Removing,
     /// Removed for its engine, its data kept: shown by no verb of Docker's.
     Retained,
+    /// Kept until now, and its data goes after all: done again at recovery.
+    Purging,
+}
+
+impl Phase {
+    /// Whether the volume is gone for its engine, and its name free.
+    pub(crate) fn is_kept(self) -> bool {
+        matches!(self, Self::Retained | Self::Purging)
+    }
 }
 
 mod hex_bytes {

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use serde_json::json;
 
 use super::CliError;
 use super::output::{Output, say};
@@ -22,7 +23,7 @@ use crate::catalog::transfer;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Print all records
+    /// Print all records, as lines of JSON
     Export {
         /// Read this directory if no daemon runs
         #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
@@ -51,7 +52,9 @@ pub(super) fn run(
         Command::Import { file, state_dir } => {
             let text = read(&file)?;
             let (volumes, drivers) = Offline::enter(&state_dir)?.import(&text)?;
-            say(&format!("{volumes} volumes and {drivers} drivers are in the catalog now"));
+            output.own(&json!({ "volumes": volumes, "drivers": drivers }), |_| {
+                say(&format!("{volumes} volumes and {drivers} drivers are in the catalog now"));
+            })?;
         }
     }
     Ok(ExitCode::SUCCESS)

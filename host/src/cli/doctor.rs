@@ -51,16 +51,16 @@ pub(super) fn run(
     found.extend(sockets(plugin_dir, status.is_some()));
     found.extend(taken_names(plugin_dir));
     match &status {
-        Some(status) => {
+        Some(_) => {
             found.extend(blind_engines(runtime_dir, plugin_dir));
-            found.extend(status.troubles.iter().cloned());
+            found.extend(parse::<Vec<Trouble>>(&client.get("/troubles")?)?);
         }
         None => {
             found.extend(no_daemon(runtime_dir));
             found.extend(namespace::hidden_because(runtime_dir).map(|why| trouble(
                 "mount namespace",
                 why,
-                Some("run `wasmvol serve` outside of `unshare`, containers and units with PrivateTmp= or ProtectSystem=".to_owned()),
+                "mount --make-rshared /  # or run `wasmvol serve` outside of `unshare`, containers and units with PrivateTmp= or ProtectSystem=",
             )));
         }
     }
@@ -68,37 +68,32 @@ pub(super) fn run(
 }
 
 fn show(found: &[Trouble], output: &Output) -> Result<ExitCode, CliError> {
-    if output.is_json() {
-        let bytes = serde_json::to_vec(found).map_err(ClientError::Answer)?;
-        output.raw(&bytes.into());
-    } else if found.is_empty() {
-        say("nothing is wrong");
-    } else {
-        for Trouble { what, why, cure } in found {
-            output.line(&format!("{what}: {why}"));
-            if let Some(cure) = cure {
-                output.line(&format!("  mend it: {cure}"));
-            }
+    output.own(&found, |found| {
+        if found.is_empty() {
+            say("nothing is wrong");
         }
-    }
+        for Trouble { what, why, cure } in *found {
+            output.line(&format!("{what}: {why}"));
+            output.line(&format!("  mend it: {cure}"));
+        }
+    })?;
     Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn trouble(what: impl Into<String>, why: impl Into<String>, cure: Option<String>) -> Trouble {
-    Trouble { what: what.into(), why: why.into(), cure }
+fn trouble(what: impl Into<String>, why: impl Into<String>, cure: impl Into<String>) -> Trouble {
+    Trouble { what: what.into(), why: why.into(), cure: cure.into() }
 }
 
-fn remove(path: &Path) -> Option<String> {
-    Some(format!("rm '{}'", path.display()))
+fn remove(path: &Path) -> String {
+    format!("rm '{}'", path.display())
 }
 
 /// The program that mounts must lie beside this one.
 fn programs() -> Option<Trouble> {
     let mountd = std::env::current_exe().ok()?.with_file_name(MOUNTD);
     let why = "is not there, so `wasmvol serve` cannot run";
-    (!mountd.is_file()).then(|| {
-        trouble(mountd.display().to_string(), why, Some("make build, or install it again".into()))
-    })
+    (!mountd.is_file())
+        .then(|| trouble(mountd.display().to_string(), why, "make build  # or install it again"))
 }
 
 fn kernel() -> Option<Trouble> {
@@ -106,8 +101,13 @@ fn kernel() -> Option<Trouble> {
     let (major, minor) = KERNEL_MIN;
     let why =
         format!("release {release} lacks mount_setattr(2): {major}.{minor} is the first with it");
-    (version(&release)? < KERNEL_MIN)
-        .then(|| trouble("kernel", why, Some("boot a newer one".into())))
+    (version(&release)? < KERNEL_MIN).then(|| {
+        trouble(
+            "kernel",
+            why,
+            "apt-get install linux-image-amd64 && reboot  # or what installs a newer one here",
+        )
+    })
 }
 
 fn version(release: &str) -> Option<(u32, u32)> {
@@ -131,15 +131,19 @@ fn sockets(plugin_dir: &Path, daemon_runs: bool) -> Vec<Trouble> {
             }
             Ok(_) if path == ours && !daemon_runs => {
                 let why = "another process listens there, not the daemon of this runtime directory";
-                let cure = "stop it, or name its directory with `--runtime-dir`";
-                found.push(trouble(shown, why, Some(cure.to_owned())));
+                let cure = "ss -xlp  # shows whose it is: stop that, or name its directory with `--runtime-dir`";
+                found.push(trouble(shown, why, cure));
             }
             _ => {}
         }
     }
     if daemon_runs && !ours.exists() {
         let why = "is gone, so dockerd does not find the plugin";
-        found.push(trouble(ours.display().to_string(), why, Some("restart wasmvol".to_owned())));
+        found.push(trouble(
+            ours.display().to_string(),
+            why,
+            "systemctl restart wasmvol  # or end `wasmvol serve`, and start it again",
+        ));
     }
     found
 }
@@ -162,13 +166,13 @@ fn no_daemon(runtime_dir: &Path) -> Vec<Trouble> {
     let mut found = vec![trouble(
         "daemon",
         format!("none runs in `{}`", runtime_dir.display()),
-        Some("wasmvol serve, or systemctl start wasmvol".to_owned()),
+        "systemctl start wasmvol  # or: wasmvol serve",
     )];
     let anchor = runtime_dir.join("mnt");
     let mounted = mounts_of("self").iter().filter(|(at, _)| at.parent() == Some(&anchor)).count();
     if mounted > 0 {
         let why = format!("{mounted} volumes are still mounted there: their containers go on");
-        let cure = Some("start the daemon: it takes them up".to_owned());
+        let cure = "systemctl start wasmvol  # or: wasmvol serve; it takes them up";
         found.push(trouble(anchor.display().to_string(), why, cure));
     }
     found
@@ -200,9 +204,8 @@ fn blind_engines(runtime_dir: &Path, plugin_dir: &Path) -> Vec<Trouble> {
                 "does not see `{}`: its containers would find volumes empty",
                 anchor.display()
             );
-            let cure =
-                "run it in the host's mount namespace (no PrivateMounts=, PrivateTmp=, ProtectSystem= in its unit), after wasmvol".to_owned();
-            found.push(trouble(format!("{name}, process {pid}"), why, Some(cure)));
+            let cure = "systemctl edit docker  # without PrivateMounts=, PrivateTmp=, ProtectSystem=; then restart it after wasmvol";
+            found.push(trouble(format!("{name}, process {pid}"), why, cure));
         }
     }
     found
@@ -245,7 +248,7 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let found = sockets(dir.path(), false);
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].cure, Some(format!("rm '{}'", path.display())));
+        assert_eq!(found[0].cure, format!("rm '{}'", path.display()));
     }
 
     #[test]

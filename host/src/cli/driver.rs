@@ -70,11 +70,6 @@ pub(super) fn run(
 }
 
 fn list(client: &Client, output: &Output) -> Result<(), CliError> {
-    let answer = client.get("/drivers")?;
-    if output.is_json() {
-        output.raw(&answer);
-        return Ok(());
-    }
     let row = |driver: &Driver| {
         let from = if driver.first_party { "wasmvol" } else { "operator" };
         [
@@ -85,10 +80,11 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
             driver.description.help.clone(),
         ]
     };
-    let rows: Vec<_> = parse::<Vec<Driver>>(&answer)?.iter().map(row).collect();
-    let heads = ["NAME", "VERSION", "FROM", "VOLUMES", "WHAT IT IS"];
-    output.table(heads, &rows, "no drivers: load one with `wasmvol driver load FILE`");
-    Ok(())
+    Ok(output.answer(&client.get("/drivers")?, |drivers: Vec<Driver>| {
+        let rows: Vec<_> = drivers.iter().map(row).collect();
+        let heads = ["NAME", "VERSION", "FROM", "VOLUMES", "WHAT IT IS"];
+        output.table(heads, &rows, "no drivers: load one with `wasmvol driver load FILE`");
+    })?)
 }
 
 fn load(
@@ -126,12 +122,8 @@ fn load(
     for needed in needs.iter().filter(|n| !granted.lines().any(|line| line.trim() == **n)) {
         say(&format!("wasmvol: it says that it needs `--grant {needed}`"));
     }
-    if output.is_json() {
-        output.raw(&answer);
-    } else {
-        output.line(&format!("{} {}", driver.name, driver.version));
-    }
-    Ok(())
+    let line = |driver: Driver| output.line(&format!("{} {}", driver.name, driver.version));
+    Ok(output.answer(&answer, line)?)
 }
 
 /// Its grants go with it: the next component of that name is another, and starts with none.
@@ -145,10 +137,7 @@ fn unload(name: &DriverName, client: &Client, output: &Output) -> Result<(), Cli
         }
         _ => {}
     }
-    if !output.is_json() {
-        output.line(name.as_str());
-    }
-    Ok(())
+    Ok(output.own(&BTreeMap::from([("unloaded", name)]), |_| output.line(name.as_str()))?)
 }
 
 /// Writes a driver's grants, whole or not at all, and returns what was there before.
@@ -207,39 +196,37 @@ fn about(file: &Path, error: ClientError) -> CliError {
 
 fn inspect(driver: &Path, client: &Client, output: &Output) -> Result<(), CliError> {
     let shown = driver.display().to_string();
-    let (answer, fields, description) = if shown.contains(['/', '.']) {
+    if shown.contains(['/', '.']) {
         let answer = client.post("/components", read(driver)?).map_err(|e| about(driver, e))?;
-        let description = parse::<Checked>(&answer)?.description;
-        (answer, Vec::new(), description)
-    } else {
-        let name = DriverName::parse(&shown)?;
-        let answer = client.get(&format!("/drivers/{name}"))?;
-        let driver: Driver = parse(&answer)?;
+        return Ok(output.answer(&answer, |component: Checked| {
+            describe(&component.description, &[], output);
+        })?);
+    }
+    let answer = client.get(&format!("/drivers/{}", DriverName::parse(&shown)?))?;
+    Ok(output.answer(&answer, |driver: Driver| {
         let settings: Vec<_> = driver.settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let fields = vec![
+        let loaded = [
             ("loaded as", driver.name.to_string()),
             ("digest", driver.digest),
             ("settings", settings.join(", ")),
             ("volumes", driver.volumes.to_string()),
         ];
-        (answer, fields, driver.description)
-    };
-    if output.is_json() {
-        output.raw(&answer);
-        return Ok(());
-    }
-    let mut all = vec![
+        describe(&driver.description, &loaded, output);
+    })?)
+}
+
+/// Prints what a component says of itself, and what is known of it since it was loaded.
+fn describe(description: &Description, loaded: &[(&str, String)], output: &Output) {
+    let own = [
         ("name", description.name.clone()),
         ("version", description.version.clone()),
         ("what it is", description.help.clone()),
         ("grants needed", description.grants.join(", ")),
     ];
-    all.extend(fields);
-    output.fields(&all);
+    output.fields(&[&own, loaded].concat());
     output.line("");
     let rows: Vec<_> = description.options.iter().map(option_row).collect();
     output.table(["OPTION", "TYPE", "DEFAULT", "WHAT IT DOES"], &rows, "it takes no options");
-    Ok(())
 }
 
 fn option_row(option: &OptionSpec) -> [String; 4] {

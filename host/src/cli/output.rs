@@ -4,6 +4,10 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 
 use hyper::body::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::admin::client::{ClientError, parse};
 
 /// Where answers go.
 #[derive(Debug)]
@@ -18,14 +22,33 @@ impl Output {
         Self { json, colour }
     }
 
-    /// Whether the daemon's own JSON is wanted.
-    pub(super) fn is_json(&self) -> bool {
-        self.json
+    /// Prints what the daemon answered: as it is, or as `people` prints it.
+    pub(super) fn answer<T: DeserializeOwned>(
+        &self,
+        answer: &Bytes,
+        people: impl FnOnce(T),
+    ) -> Result<(), ClientError> {
+        if self.json {
+            print(&[answer.as_ref(), b"\n"].concat());
+        } else {
+            people(parse(answer)?);
+        }
+        Ok(())
     }
 
-    /// Prints what the daemon answered, as it is.
-    pub(super) fn raw(&self, bytes: &Bytes) {
-        print(&[bytes.as_ref(), b"\n"].concat());
+    /// Prints what this program itself found or did: as JSON, or as `people` prints it.
+    pub(super) fn own<T: Serialize>(
+        &self,
+        value: &T,
+        people: impl FnOnce(&T),
+    ) -> Result<(), ClientError> {
+        if self.json {
+            let bytes = serde_json::to_vec(value).map_err(ClientError::Answer)?;
+            print(&[bytes.as_slice(), b"\n"].concat());
+        } else {
+            people(value);
+        }
+        Ok(())
     }
 
     /// Prints data as it is, for a pipe.

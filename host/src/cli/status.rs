@@ -7,16 +7,15 @@ use serde_json::Value;
 use super::CliError;
 use super::output::Output;
 use super::volume::text;
-use crate::admin::client::{Client, parse};
+use crate::admin::client::Client;
 use crate::admin::types::{Status, Volume};
 
 pub(super) fn run(client: &Client, output: &Output) -> Result<ExitCode, CliError> {
-    let answer = client.get("/status")?;
-    if output.is_json() {
-        output.raw(&answer);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let status: Status = parse(&answer)?;
+    output.answer(&client.get("/status")?, |status| show(status, output))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(status: Status, output: &Output) {
     let drivers: Vec<_> = status.drivers.iter().map(|(n, v)| format!("{n} {v}")).collect();
     let commits: Vec<_> = status
         .commits
@@ -41,7 +40,6 @@ pub(super) fn run(client: &Client, output: &Output) -> Result<ExitCode, CliError
         let rows: Vec<_> = status.mounted.iter().flat_map(holders).collect();
         output.table(["MOUNTED", "DRIVER", "HOLDER", "COUNT", "SINCE"], &rows, "");
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// A row for each holder; a mount that waits for its last user to go has none.

@@ -5,17 +5,21 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde_json::Value;
-use wasmvol_plan::VolumeName;
+use wasmvol_plan::{Id, VolumeName};
 
 use super::CliError;
 use super::output::{Output, size};
-use crate::admin::client::{Client, ClientError, parse};
-use crate::admin::types::{Create, Mounted, Volume};
+use crate::admin::client::{Client, ClientError};
+use crate::admin::types::{Create, Kept, Purged, Volume};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// List volumes
-    Ls,
+    Ls {
+        /// Those that were removed, and their data kept
+        #[arg(long)]
+        retained: bool,
+    },
     /// Create a volume
     Create {
         /// Its name
@@ -40,6 +44,11 @@ pub(super) enum Command {
         force: bool,
         #[arg(value_parser = name, required = true)]
         names: Vec<VolumeName>,
+    },
+    /// Delete what was kept of a removed volume: `ls --retained` shows it. Nothing else has such an id
+    Purge {
+        #[arg(value_parser = Id::parse)]
+        id: Id,
     },
     /// Mount a volume and print where; it stays mounted until `unmount`
     Mount {
@@ -72,54 +81,78 @@ pub(super) fn run(
     output: &Output,
 ) -> Result<ExitCode, CliError> {
     match command {
-        Command::Ls => list(client, output)?,
+        Command::Ls { retained: false } => list(client, output)?,
+        Command::Ls { retained: true } => list_kept(client, output)?,
         Command::Create { name, driver, options } => {
             let mut options: BTreeMap<_, _> = options.into_iter().collect();
             options.extend(driver.map(|driver| ("driver".to_owned(), driver)));
             let create = Create { name: name.to_string(), options };
             let body = serde_json::to_vec(&create).map_err(ClientError::Answer)?;
             let answer = client.post("/volumes", body)?;
-            if output.is_json() {
-                output.raw(&answer);
-            } else {
-                output.line(name.as_str());
-            }
+            output.answer(&answer, |volume: Volume| output.line(&volume.name))?;
         }
         Command::Inspect { name } => inspect(&name, client, output)?,
-        Command::Rm { force, names } => {
-            let how = if force { "/force" } else { "" };
-            for name in names {
-                client.delete(&format!("/volumes/{name}{how}"))?;
-                if !output.is_json() {
-                    output.line(name.as_str());
-                }
-            }
+        Command::Rm { force, names } => remove(&names, force, client, output)?,
+        Command::Purge { id } => {
+            let answer = client.delete(&format!("/kept/{id}"))?;
+            output.answer(&answer, |Purged { purged, .. }| output.line(&purged.to_string()))?;
         }
         Command::Mount { name } => {
             let answer = client.post(&format!("/volumes/{name}/mount"), "")?;
-            if output.is_json() {
-                output.raw(&answer);
-            } else {
-                output.line(&parse::<Mounted>(&answer)?.mountpoint);
-            }
+            output.answer(&answer, |volume: Volume| output.line(&volume.mountpoint))?;
         }
         Command::Unmount { name } => {
-            client.post(&format!("/volumes/{name}/unmount"), "")?;
+            let answer = client.post(&format!("/volumes/{name}/unmount"), "")?;
+            output.answer(&answer, |_: Volume| ())?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn list(client: &Client, output: &Output) -> Result<(), CliError> {
-    let answer = client.get("/volumes")?;
-    if output.is_json() {
-        output.raw(&answer);
-        return Ok(());
+    Ok(output.answer(&client.get("/volumes")?, |volumes: Vec<Volume>| {
+        let rows: Vec<_> = volumes.iter().map(row).collect();
+        let heads = ["NAME", "DRIVER", "STORAGE", "SIZE", "USED", "HOLDERS", "HEALTH"];
+        output.table(heads, &rows, "no volumes: make one with `wasmvol volume create NAME`");
+    })?)
+}
+
+fn list_kept(client: &Client, output: &Output) -> Result<(), CliError> {
+    let row = |kept: Kept| {
+        let Kept { id, name, driver, created_at, data } = kept;
+        let data = data.display().to_string();
+        [id.to_string(), name.to_string(), driver.to_string(), created_at, data]
+    };
+    Ok(output.answer(&client.get("/kept")?, |kept: Vec<Kept>| {
+        let rows: Vec<_> = kept.into_iter().map(row).collect();
+        output.table(["ID", "NAME", "DRIVER", "CREATED", "DATA"], &rows, "nothing is kept");
+    })?)
+}
+
+/// One after the other; what was removed is told also where the next one is refused.
+fn remove(
+    names: &[VolumeName],
+    force: bool,
+    client: &Client,
+    output: &Output,
+) -> Result<(), CliError> {
+    let how = if force { "/force" } else { "" };
+    let mut removed = Vec::new();
+    let mut refused = Ok(());
+    for name in names {
+        match client.delete(&format!("/volumes/{name}{how}")) {
+            Ok(_) => removed.push(name.as_str()),
+            Err(e) => {
+                refused = Err(e.into());
+                break;
+            }
+        }
     }
-    let rows: Vec<_> = parse::<Vec<Volume>>(&answer)?.iter().map(row).collect();
-    let heads = ["NAME", "DRIVER", "STORAGE", "SIZE", "USED", "HOLDERS", "HEALTH"];
-    output.table(heads, &rows, "no volumes: make one with `wasmvol volume create NAME`");
-    Ok(())
+    if !removed.is_empty() {
+        let done = BTreeMap::from([("removed", &removed)]);
+        output.own(&done, |_| removed.iter().for_each(|name| output.line(name)))?;
+    }
+    refused
 }
 
 fn row(volume: &Volume) -> [String; 7] {
@@ -143,11 +176,10 @@ pub(super) fn text(volume: &Volume, key: &str) -> String {
 
 fn inspect(name: &VolumeName, client: &Client, output: &Output) -> Result<(), CliError> {
     let answer = client.get(&format!("/volumes/{name}"))?;
-    if output.is_json() {
-        output.raw(&answer);
-        return Ok(());
-    }
-    let volume: Volume = parse(&answer)?;
+    Ok(output.answer(&answer, |volume| output.fields(&fields(&volume)))?)
+}
+
+fn fields(volume: &Volume) -> Vec<(&str, String)> {
     let mut fields = vec![
         ("name", volume.name.clone()),
         ("mountpoint", volume.mountpoint.clone()),
@@ -161,6 +193,5 @@ fn inspect(name: &VolumeName, client: &Client, output: &Output) -> Result<(), Cl
         };
         fields.push((key, shown));
     }
-    output.fields(&fields);
-    Ok(())
+    fields
 }

@@ -26,11 +26,11 @@ pub(super) enum WireError {
     /// dockerd's retry after a broken connection sends no body: nobody knows what it meant.
     #[error("empty request: the connection broke before it was sent whole, try again")]
     Empty,
-    #[error("request is not the JSON of this call: {0}")]
+    #[error("request is not the JSON that this path takes: {0}")]
     Json(String),
-    #[error("no such call: requests are POST /Plugin.Activate and POST /VolumeDriver.*")]
+    #[error("no such request: there are POST /Plugin.Activate and POST /VolumeDriver.*")]
     Unknown,
-    #[error("the call ended without an answer: see the daemon's log")]
+    #[error("the request ended without an answer: see the daemon's log")]
     Lost,
 }
 

@@ -5,6 +5,7 @@
 //! evidence. Pure: the verbs bring the clock and say which processes run. See SEMANTICS.md, "Holders".
 
 use serde::{Deserialize, Serialize};
+use wasmvol_plan::VolumeName;
 
 /// Most holders of one volume: a table row stays under 1 MiB, and no machine runs more containers.
 pub(crate) const HOLDERS_MAX: usize = 4096;
@@ -143,22 +144,28 @@ impl Holders {
     /// One line for an error: how many, and who.
     pub(crate) fn describe(&self) -> String {
         let mounts: u32 = self.0.iter().map(|h| h.count).sum();
-        let by = |wanted: fn(Caller) -> bool| self.0.iter().filter(|h| wanted(h.caller)).count();
-        let mut who = Vec::new();
-        for (count, name) in [
-            (by(|c| matches!(c, Caller::Engine(_))), "docker"),
-            (by(|c| matches!(c, Caller::Podman(_))), "podman"),
-            (by(|c| c == Caller::Cli), "`wasmvol volume mount`"),
-        ] {
-            if count > 0 {
-                who.push(name);
-            }
-        }
-        format!(
-            "mounted {mounts} {} by {}",
-            if mounts == 1 { "time" } else { "times" },
-            who.join(" and ")
-        )
+        let times = if mounts == 1 { "time" } else { "times" };
+        let who = self.kinds(["docker", "podman", "`wasmvol volume mount`"]);
+        format!("mounted {mounts} {times} by {}", who.join(" and "))
+    }
+
+    /// What a person types so that each of them lets go of the volume, and takes it anew if it goes on.
+    pub(crate) fn restart(&self, volume: &VolumeName) -> String {
+        let engine =
+            |name: &str| format!("{name} restart $({name} ps -q --filter volume={volume})");
+        let ours = format!("wasmvol volume unmount {volume}");
+        self.kinds([&engine("docker"), &engine("podman"), &ours]).join("; ")
+    }
+
+    /// The words of those kinds of callers that are there: an engine, podman, this program.
+    fn kinds<'a>(&self, [engine, podman, cli]: [&'a str; 3]) -> Vec<&'a str> {
+        let is_there = |wanted: fn(Caller) -> bool| self.0.iter().any(|h| wanted(h.caller));
+        let all = [
+            (is_there(|c| matches!(c, Caller::Engine(_))), engine),
+            (is_there(|c| matches!(c, Caller::Podman(_))), podman),
+            (is_there(|c| c == Caller::Cli), cli),
+        ];
+        all.into_iter().filter_map(|(is_there, word)| is_there.then_some(word)).collect()
     }
 }
 

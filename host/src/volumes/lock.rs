@@ -26,7 +26,7 @@ impl Locks {
         let mutex = Arc::clone(self.0.borrow_mut().entry(name.clone()).or_default());
         let guard = tokio::time::timeout(WAIT, mutex.lock_owned()).await;
         let guard = guard.map_err(|_| {
-            VolumeError::TimedOut("another call on this volume has not ended: try again")
+            VolumeError::TimedOut("another request for this volume has not ended: try again")
         });
         // Made before the `?`: its drop tidies up after a wait in vain, too.
         let locked = |guard| Locked { locks: self, name: name.clone(), guard };

@@ -135,6 +135,7 @@ pub(crate) async fn quiet(names: &[&str]) -> Rc<Volumes<impl super::world::World
 fn settings() -> Settings {
     Settings {
         mountpoints: "/run/wasmvol/mnt".into(),
+        state_dir: "/var/lib/wasmvol".into(),
         default_driver: DriverName::parse("local").expect("a name"),
         plugin: "wasmvol".into(),
     }

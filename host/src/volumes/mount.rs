@@ -33,7 +33,9 @@ impl<W: World> Volumes<W> {
         match phase {
             Phase::Ready => {}
             Phase::Removing => return Err(VolumeError::Unfinished("is being removed".into())),
-            Phase::Creating | Phase::Retained => return Err(VolumeError::NotFound),
+            Phase::Creating | Phase::Retained | Phase::Purging => {
+                return Err(VolumeError::NotFound);
+            }
         }
         if !holders.add(holder, caller, self.now(), self.is_running()) {
             let why = format!("it has {HOLDERS_MAX} holders already");

@@ -14,11 +14,11 @@ use wasmvol_plan::{Facts, Fault, Id, Release, Storage, VolumeName};
 
 use super::mount::describe;
 use super::remove::Insist;
-use super::view::Trouble;
+use super::troubles::Trouble;
 use super::world::{Mounter, Table, World};
-use super::{Volumes, holders::Holders};
+use super::{Settings, Volumes, holders::Holders};
 use crate::catalog::TableChange;
-use crate::catalog::record::Phase;
+use crate::catalog::record::{Phase, Record};
 
 /// How long recovery waits before it asks mountd again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -30,11 +30,14 @@ const AT_ONCE: usize = 64;
 /// each mounted volume.
 const SLOW_ROUND: Duration = Duration::from_secs(30);
 
+/// What a volume is missing whose directory is not there.
+const NO_STORAGE: &str = "its storage is gone from `volumes/`";
+
 /// What mountd found in its directories.
-struct Survey {
+pub(super) struct Survey {
     mounts: Vec<(Id, Option<Facts>)>,
-    storage: BTreeSet<Id>,
-    strangers: Vec<Trouble>,
+    pub(super) storage: BTreeSet<Id>,
+    pub(super) strangers: Vec<Trouble>,
 }
 
 impl<W: World> Volumes<W> {
@@ -52,7 +55,7 @@ impl<W: World> Volumes<W> {
         };
         self.step("recover.surveyed").await;
         let strays = self.adopt(survey.mounts);
-        self.note_storage(&survey.storage);
+        self.note_storage(&survey.storage, |_| true);
         self.state.borrow_mut().strangers = survey.strangers;
         // What is known now is enough for any verb: it finishes its own volume first. So one volume whose driver fails, or hangs,
         // delays no other.
@@ -61,6 +64,7 @@ impl<W: World> Volumes<W> {
         self.take_up(self.names(|e| e.is_draining() || e.is_lost())).await;
         self.step("recover.mounts").await;
         self.take_up(self.names(|entry| entry.record.phase != Phase::Ready)).await;
+        self.finish_purges().await;
         self.step("recover.records").await;
     }
 
@@ -73,6 +77,7 @@ impl<W: World> Volumes<W> {
         self.take_up(self.names(|e| e.waiting.as_ref().is_some_and(|w| w.next <= now))).await;
         let strays: Vec<Id> = self.state.borrow().stray_mounts.keys().copied().collect();
         stream::iter(strays).for_each_concurrent(AT_ONCE, |id| self.release_stray(id)).await;
+        self.finish_purges().await;
     }
 
     /// Resumes each of these volumes that no verb is busy with.
@@ -116,7 +121,8 @@ impl<W: World> Volumes<W> {
         let ((), ()) = tokio::join!(quick, slow);
     }
 
-    async fn survey(&self) -> Result<Survey, Fault> {
+    /// Looks into the directories of mountd.
+    pub(super) async fn survey(&self) -> Result<Survey, Fault> {
         let mounter = self.world.mounter();
         let (mounts, strange_mounts) = mounter.survey(Inventory::Mounts).await?;
         let (storage, strange_storage) = mounter.survey(Inventory::Volumes).await?;
@@ -127,11 +133,12 @@ impl<W: World> Volumes<W> {
             let shown = state.volumes.values().map(|entry| entry.record.id);
             shown.chain(state.retained.keys().copied()).collect()
         };
+        let Settings { state_dir, mountpoints, .. } = &self.settings;
+        let unknown = storage.difference(&known).map(ToString::to_string).chain(strange_storage);
         let mut strangers: Vec<Trouble> =
-            storage.difference(&known).map(|id| Trouble::stray_storage(&id.to_string())).collect();
-        strangers.extend(strange_storage.iter().map(|name| Trouble::stray_storage(name)));
-        strangers.extend(strange_mounts.iter().map(|name| Trouble::stranger("the anchor", name)));
-        strangers.extend(strange_trash.iter().map(|name| Trouble::stranger("`trash/`", name)));
+            unknown.map(|name| Trouble::stray_storage(state_dir, &name)).collect();
+        strangers.extend(strange_mounts.iter().map(|n| Trouble::stray_mountpoint(mountpoints, n)));
+        strangers.extend(strange_trash.iter().map(|n| Trouble::stray_trash(state_dir, n)));
         Ok(Survey { mounts, storage, strangers })
     }
 
@@ -149,12 +156,12 @@ impl<W: World> Volumes<W> {
         found.into_keys().collect()
     }
 
-    /// Notes which volumes have lost their storage.
-    fn note_storage(&self, storage: &BTreeSet<Id>) {
+    /// Notes which of these volumes have lost their storage, or have it again.
+    pub(super) fn note_storage(&self, storage: &BTreeSet<Id>, which: impl Fn(Id) -> bool) {
         for entry in self.state.borrow_mut().volumes.values_mut() {
-            let is_there = storage.contains(&entry.record.id);
-            if entry.record.storage != Storage::None && !is_there {
-                entry.missing = Some("its storage is gone from `volumes/`");
+            let Record { id, storage: own, .. } = &entry.record;
+            if *own != Storage::None && which(*id) {
+                entry.missing = (!storage.contains(id)).then_some(NO_STORAGE);
             }
         }
     }

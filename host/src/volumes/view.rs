@@ -1,4 +1,4 @@
-//! What is shown: Get, List, Path, `volume ls`, `doctor`. All of it from memory, whatever state drivers, mountd or a backend are in:
+//! What is shown: Get, List, Path, `volume ls`. All of it from memory, whatever state drivers, mountd or a backend are in:
 //! dockerd takes any error of Get for "no such volume" and then forgets the volume.
 
 use std::borrow::Cow;
@@ -33,6 +33,11 @@ pub(crate) struct Status<'a> {
     pub(crate) health: Cow<'a, str>,
     holders: Vec<HolderView<'a>>,
     pub(crate) id: Id,
+    /// As the kernel or else as the options say, where there is a number of them at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inodes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inodes_used: Option<u64>,
     pub(crate) mounted: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     options: BTreeMap<&'a str, Cow<'a, str>>,
@@ -56,39 +61,21 @@ struct HolderView<'a> {
 /// Seconds since 1970, written as Docker wants them: RFC 3339, UTC. A time beyond the year 9999 is written as 1970: an empty string
 /// would make dockerd refuse the whole answer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Time(u64);
+pub(crate) struct Time(pub(super) u64);
 
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl Time {
+    /// The time as text.
+    pub(crate) fn text(self) -> String {
         let seconds = i64::try_from(self.0).ok();
         let time = seconds.and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
         let text = time.unwrap_or(OffsetDateTime::UNIX_EPOCH).format(&Rfc3339);
-        serializer.serialize_str(text.as_deref().unwrap_or("1970-01-01T00:00:00Z"))
+        text.unwrap_or_else(|_| "1970-01-01T00:00:00Z".to_owned())
     }
 }
 
-/// Something that needs a person.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub(crate) struct Trouble {
-    /// The volume's name, or the stray thing's.
-    pub(crate) what: String,
-    /// What is wrong, one line.
-    pub(crate) why: String,
-    /// What mends it, if anything can be typed.
-    pub(crate) cure: Option<String>,
-}
-
-impl Trouble {
-    /// A directory of storage that no record names.
-    pub(super) fn stray_storage(name: &str) -> Self {
-        let why = "lies in `volumes/` and belongs to no volume: it is never deleted".to_owned();
-        Self { what: name.to_owned(), why, cure: None }
-    }
-
-    /// Something in one of our directories that is not ours.
-    pub(super) fn stranger(place: &str, name: &str) -> Self {
-        let why = format!("lies in {place} and is not ours: it is never touched");
-        Self { what: name.to_owned(), why, cure: None }
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text())
     }
 }
 
@@ -134,41 +121,6 @@ impl<W: World> Volumes<W> {
         shown.collect()
     }
 
-    /// What is wrong and needs a person.
-    pub(crate) fn troubles(&self) -> Vec<Trouble> {
-        let state = self.state.borrow();
-        let mut troubles = Vec::new();
-        for (name, entry) in &state.volumes {
-            if let Some((word, why)) = entry.trouble() {
-                let cure = match word {
-                    "draining" => {
-                        Some(format!("docker ps --filter volume={name}  # and stop those"))
-                    }
-                    "half made" | "being removed" => {
-                        Some(format!("wasmvol volume rm --force {name}"))
-                    }
-                    "missing" => Some(format!("wasmvol volume rm {name}")),
-                    _ => None,
-                };
-                troubles.push(Trouble {
-                    what: name.to_string(),
-                    why: format!("{word}: {why}"),
-                    cure,
-                });
-            }
-        }
-        for (id, why) in &state.stray_mounts {
-            let why = format!("is mounted, and belongs to no volume: {why}");
-            troubles.push(Trouble { what: id.to_string(), why, cure: None });
-        }
-        for record in state.retained.values() {
-            let why = format!("was removed, its data kept as asked in `volumes/{}`", record.id);
-            troubles.push(Trouble { what: record.name.to_string(), why, cure: None });
-        }
-        troubles.extend(state.strangers.iter().cloned());
-        troubles
-    }
-
     /// Names of the volumes of a driver: it cannot be unloaded while there are any.
     pub(crate) fn of_driver(&self, driver: &DriverName) -> Vec<String> {
         self.names(|entry| &entry.record.driver == driver).iter().map(ToString::to_string).collect()
@@ -188,11 +140,14 @@ impl Entry {
             id: &holder.id,
             since: Time(holder.since),
         });
-        let asked = match record.options.get("size") {
-            Some(OptionValue::Size(bytes)) => Some(*bytes),
+        let asked = |key: &str| match record.options.get(key) {
+            Some(OptionValue::Size(number)) => Some(*number),
+            Some(OptionValue::Number(number)) => u64::try_from(*number).ok(),
             _ => None,
         };
         let (usage, used_at) = self.usage.as_ref().map(|(u, at)| (*u, Time(*at))).unzip();
+        // Some file systems make inodes as they need them, and count none.
+        let counted = usage.filter(|usage| usage.inodes > 0);
         let health = self.trouble().map(|(word, why)| format!("{word}: {why}").into());
         let status = Status {
             driver: &record.driver,
@@ -200,9 +155,11 @@ impl Entry {
             health: health.unwrap_or("ok".into()),
             holders: holders.collect(),
             id: record.id,
+            inodes: counted.map(|usage| usage.inodes).or(asked("inodes")),
+            inodes_used: counted.map(|usage| usage.inodes_used),
             mounted: self.facts.is_some(),
             options: record.options.iter().map(|(key, v)| (key.as_str(), option(v))).collect(),
-            size: usage.map(|usage| usage.size).or(asked),
+            size: usage.map(|usage| usage.size).or(asked("size")),
             storage: storage(&record.storage),
             used: usage.map(|usage| usage.used),
             used_at,
@@ -221,17 +178,15 @@ impl Entry {
     }
 
     /// One word and one sentence about what is wrong, if anything is.
-    fn trouble(&self) -> Option<(&'static str, &str)> {
+    pub(super) fn trouble(&self) -> Option<(&'static str, &str)> {
         let why = self.waiting.as_ref().map_or("it is tried again soon", |w| w.why.as_str());
         match self.record.phase {
             Phase::Creating => Some(("half made", why)),
             Phase::Removing => Some(("being removed", why)),
-            Phase::Ready | Phase::Retained if self.is_draining() => Some(("draining", why)),
-            Phase::Ready | Phase::Retained => {
-                let lost = !self.holders.is_empty() && self.facts.is_none();
-                self.missing
-                    .map(|why| ("missing", why))
-                    .or_else(|| lost.then_some(("degraded", why)))
+            _ if self.is_draining() => Some(("draining", why)),
+            _ => {
+                let lost = self.is_lost().then_some(("degraded", why));
+                self.missing.map(|why| ("missing", why)).or(lost)
             }
         }
     }

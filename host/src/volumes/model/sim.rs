@@ -21,7 +21,7 @@ use wasmvol_plan::{
     Sighting, Source, Storage, Tmpfs, Usage, VolumeName,
 };
 
-use crate::catalog::record::{Phase, Record};
+use crate::catalog::record::Record;
 use crate::catalog::{Change, MountRow, StoreError, TableChange};
 use crate::volumes::holders::Process;
 use crate::volumes::world::{Catalog, Drivers, Machine, MountRequest, Mounter, Table, World};
@@ -300,7 +300,7 @@ impl Catalog for Sim {
             let mut records = self.records.borrow_mut();
             match change {
                 Change::Put(record) => {
-                    let shown = |r: &Record| r.phase != Phase::Retained;
+                    let shown = |r: &Record| !r.phase.is_kept();
                     let twin = records.values().find(|r| {
                         r.name == record.name && r.id != record.id && shown(r) && shown(&record)
                     });

@@ -1,0 +1,66 @@
+//! Purge: the data that a Remove has kept goes after all.
+//!
+//! Called by the admin API for an operator, never for an engine. The only verb that takes an id: the name may be another volume's
+//! by now, and nothing but a kept volume has an id here, so that no spelling of anything deletes a volume that is there.
+
+use wasmvol_plan::{Id, VolumeName};
+
+use super::world::{Catalog, World};
+use super::{Time, VolumeError, Volumes};
+use crate::catalog::Change;
+use crate::catalog::record::{Phase, Record};
+
+impl<W: World> Volumes<W> {
+    /// Hands everything that is kept to `show`: its record, when it was created, and where its data lies.
+    pub(crate) fn get_kept<T>(&self, mut show: impl FnMut(&Record, Time, String) -> T) -> Vec<T> {
+        let state = self.state.borrow();
+        let kept = state.retained.values();
+        kept.map(|record| show(record, Time(record.created_at), self.data_of(record.id))).collect()
+    }
+
+    /// Where the data of a volume lies, as the operator knows it.
+    pub(super) fn data_of(&self, id: Id) -> String {
+        format!("{}/volumes/{id}/data", self.settings.state_dir)
+    }
+
+    /// Deletes what is kept under an id; answers the name that it had. Nothing there: it was moved away by hand, or is done.
+    pub(crate) async fn purge(&self, id: Id) -> Result<VolumeName, VolumeError> {
+        self.until_recovered().await?;
+        let find = || self.state.borrow().retained.get(&id).cloned().ok_or(VolumeError::NotKept);
+        let _lock = self.locks.hold(&find()?.name).await?;
+        // Another purge may have ended meanwhile.
+        let purging = Record { phase: Phase::Purging, ..find()? };
+        let name = purging.name.clone();
+        self.world.catalog().commit(Change::Put(Box::new(purging.clone()))).await?;
+        self.state.borrow_mut().retained.insert(id, purging);
+        self.step("purge.intent").await;
+        self.finish_purge(id).await?;
+        Ok(name)
+    }
+
+    /// Finishes what was being purged when the daemon ended, or could not be.
+    pub(super) async fn finish_purges(&self) {
+        let begun: Vec<(Id, VolumeName)> = {
+            let state = self.state.borrow();
+            let begun = state.retained.values().filter(|record| record.phase == Phase::Purging);
+            begun.map(|record| (record.id, record.name.clone())).collect()
+        };
+        for (id, name) in begun {
+            if let Some(_lock) = self.locks.try_hold(&name)
+                && let Err(error) = self.finish_purge(id).await
+            {
+                tracing::warn!("what was kept of `{name}` under {id} is not deleted yet: {error}");
+            }
+        }
+    }
+
+    /// From the intent to the end. May be repeated.
+    async fn finish_purge(&self, id: Id) -> Result<(), VolumeError> {
+        self.discard(id).await?;
+        self.step("purge.trashed").await;
+        self.world.catalog().commit(Change::Delete(id)).await?;
+        self.state.borrow_mut().retained.remove(&id);
+        self.step("purge.forgotten").await;
+        Ok(())
+    }
+}
