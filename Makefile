@@ -23,7 +23,7 @@ test: ## everything, with a real dockerd and podman of its own (asks for sudo)
 bench: build ## the figures of README.md, as ratios in one run (asks for sudo)
 	@tests/bench.sh $(ARGS)
 
-lint: ## what .ci/run checks beside the tests: format, clippy, rustdoc, licences
+lint: ## what .ci/run checks beside the tests: format, clippy, rustdoc, invariants, licences
 	@.ci/lint
 
 clean: ## remove what was built
