@@ -5,7 +5,21 @@ set -eu
 cd "$(dirname "$0")/.."
 
 wasmvol="$PWD/target/release/wasmvol"
-socket=/run/docker/plugins/wasmvol.sock
+# Where the server has its sockets and mounts: its own arguments may say so.
+runtime=/run/wasmvol
+plugins=/run/docker/plugins
+word=
+for following in "$@" ""; do
+    case $word in
+    --runtime-dir) runtime=$following ;;
+    --runtime-dir=*) runtime=${word#*=} ;;
+    --plugin-dir) plugins=$following ;;
+    --plugin-dir=*) plugins=${word#*=} ;;
+    esac
+    word=$following
+done
+socket=$plugins/wasmvol.sock
+docker_socket=/var/run/docker.sock
 # Most tries of 0.2 s that the server is given to have its drivers, before nobody waits to print what to type: the first start
 # compiles them, which takes a loaded machine some seconds.
 TRIES=300
@@ -21,11 +35,26 @@ if [ "$(id -u)" != 0 ]; then
     sudo=sudo
 fi
 
+# The server that was started here, asked as root.
+ask() {
+    $sudo "$wasmvol" --runtime-dir "$runtime" "$@"
+}
+
+# The same as a person types it.
+typed="${sudo:+sudo }$wasmvol"
+[ "$runtime" = /run/wasmvol ] || typed="$typed --runtime-dir $runtime"
+
 next() {
     echo
+    echo "wasmvol serves."
     if command -v docker >/dev/null; then
+        if [ -z "${DOCKER_HOST:-}" ] && [ ! -S "$docker_socket" ]; then
+            echo
+            echo "dockerd does not run (there is no $docker_socket): ${sudo:+sudo }systemctl start docker"
+        fi
         cat <<'TEXT'
-wasmvol serves. In another terminal:
+
+In another terminal:
 
   docker volume create -d wasmvol data
   docker run --rm -v data:/data busybox sh -c 'echo hello >/data/greeting'
@@ -49,13 +78,14 @@ TEXT
     fi
     if ! command -v docker >/dev/null && ! command -v podman >/dev/null; then
         cat <<'TEXT'
-wasmvol serves, and neither docker nor podman is here to use it. Install one (Debian: docker.io, podman), or end this with
-Ctrl-C and see `make demo`: the same verbs without them.
+
+Neither docker nor podman is here to use it. Install one (Debian: docker.io, podman), or end this with Ctrl-C and see
+`make demo`: the same verbs without them.
 TEXT
     fi
     cat <<TEXT
 
-What there is, and what is wrong:  sudo $wasmvol status   and   sudo $wasmvol doctor
+What there is, and what is wrong:  $typed status   and   $typed doctor
 Ctrl-C ends it; what is mounted stays mounted.
 
 TEXT
@@ -65,7 +95,7 @@ TEXT
 when_ready() {
     tries=$TRIES
     while [ "$tries" -gt 0 ]; do
-        if $sudo "$wasmvol" driver ls 2>/dev/null | grep -q '^tmpfs'; then
+        if ask driver ls 2>/dev/null | grep -q '^tmpfs'; then
             next
             return
         fi
@@ -77,7 +107,7 @@ when_ready() {
 
 last_words() {
     echo
-    left=$(awk '$5 ~ "^/run/wasmvol/mnt/." { print "  " $5 }' /proc/self/mountinfo)
+    left=$(awk -v anchor="$runtime/mnt/" 'index($5, anchor) == 1 { print "  " $5 }' /proc/self/mountinfo)
     if [ -n "$left" ]; then
         echo "These volumes stay mounted, and their containers go on; the next \`make run\` finds them again:"
         echo "$left"
@@ -86,16 +116,16 @@ last_words() {
     fi
     if command -v docker >/dev/null; then
         cat <<TEXT
-While wasmvol is gone, dockerd waits 15 s for it in every call about volumes, \`docker volume ls\` too. Two cures:
+While wasmvol is gone, dockerd waits 15 s for it in every request about volumes, \`docker volume ls\` too. Two cures:
   - start it again:       make run
-  - or do without it:     sudo rm -f $socket && sudo systemctl restart docker
+  - or do without it:     ${sudo:+sudo }rm -f $socket && ${sudo:+sudo }systemctl restart docker
     (dockerd then forgets it; remove its volumes and containers first, or dockerd waits for each of them as it starts)
 TEXT
     fi
 }
 
-if $sudo "$wasmvol" status >/dev/null 2>&1; then
-    echo "wasmvol is served on this machine already: see \`sudo $wasmvol status\`" >&2
+if ask status >/dev/null 2>&1; then
+    echo "wasmvol is served on this machine already: see \`$typed status\`" >&2
     exit 75
 fi
 

@@ -23,5 +23,6 @@ mod outage;
 mod podman;
 mod protocol;
 mod removal;
+mod run;
 mod semantics;
 mod support;
