@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::drivers::component;
 use crate::support::Scratch;
+use crate::support::docker::Docker;
 use crate::support::pair::Pair;
 
 /// One line that a reader types, and what it prints; nothing where the page leaves that out.
@@ -80,7 +81,7 @@ fn every_example_of_every_page_does_what_it_shows() {
 
 /// A shell in an empty directory, with a docker and a wasmvol of its own.
 struct Session {
-    pair: Pair,
+    pair: Pair<Docker>,
     directory: Scratch,
 }
 

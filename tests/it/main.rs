@@ -11,12 +11,14 @@
     reason = "a test says what it expects by failing"
 )]
 
+mod absence;
 mod checker;
 mod cli;
 mod crash;
 mod docker;
 mod docs;
 mod drivers;
+mod engines;
 mod limits;
 mod names;
 mod outage;

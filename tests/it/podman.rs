@@ -1,159 +1,16 @@
 //! Does a real podman get what it expects, alone and beside a dockerd? podman counts its mounts itself and sends one Mount and
 //! one Unmount, always with the same ID.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::thread;
 
 use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::support::docker::Docker;
+use crate::support::engine::Engine;
 use crate::support::podman::Podman;
 use crate::support::wasmvol::{Wasmvol, send};
 
-/// A podman and its wasmvol.
-struct Pair {
-    podman: Podman,
-    wasmvol: Wasmvol,
-}
-
-impl Pair {
-    /// A pair that no other test uses.
-    fn own() -> Self {
-        let wasmvol = Wasmvol::start();
-        Self { podman: Podman::with_plugin("wasmvol", &wasmvol.plugin().socket), wasmvol }
-    }
-
-    /// The pair that tests share while any of them runs.
-    fn shared() -> Arc<Self> {
-        static SHARED: Mutex<Weak<Pair>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        shared.upgrade().unwrap_or_else(|| {
-            let pair = Arc::new(Self::own());
-            *shared = Arc::downgrade(&pair);
-            pair
-        })
-    }
-
-    fn volume(&self, name: &str) {
-        self.podman.ok(&format!("volume create --driver wasmvol {name}"));
-    }
-
-    fn sleeper(&self, container: &str, volume: &str) {
-        let line = format!("run -d --name {container} -v {volume}:/data busybox sleep 1000");
-        self.podman.ok(&line);
-    }
-}
-
-#[test]
-fn options_reach_the_volume() {
-    let pair = Pair::shared();
-    pair.podman.ok("volume create --driver wasmvol --opt mode=0750 --opt uid=1000 options");
-    let seen = pair.podman.ok("run --rm -v options:/data busybox stat -c '%a %u' /data");
-    assert_eq!(seen, "750 1000");
-}
-
-#[test]
-fn a_refusal_is_an_error_and_makes_nothing() {
-    let pair = Pair::shared();
-    let error = pair.podman.refused("volume create --driver wasmvol --opt moed=0750 misspelt");
-    assert!(error.contains("no option `moed`: did you mean `mode`?"), "{error}");
-    assert!(!pair.podman.ok("volume ls -q").contains("misspelt"));
-    assert!(pair.wasmvol.plugin().get("misspelt").is_err());
-}
-
-#[test]
-fn ls_and_inspect_show_the_volume() {
-    let pair = Pair::shared();
-    pair.volume("shown");
-    assert!(pair.podman.ok("volume ls -q").lines().any(|name| name == "shown"));
-    let shown: Value = serde_json::from_str(&pair.podman.ok("volume inspect shown")).unwrap();
-    assert_eq!(shown[0]["Driver"], "wasmvol");
-    assert_eq!(shown[0]["Status"]["driver"], "local");
-}
-
-#[test]
-fn a_run_mounts_and_its_end_unmounts() {
-    let pair = Pair::shared();
-    pair.volume("run");
-    pair.podman.ok("run --rm -v run:/data busybox sh -c 'echo kept > /data/file'");
-    pair.wasmvol.wait_unmounted("run");
-    assert_eq!(pair.podman.ok("run --rm -v run:/data busybox cat /data/file"), "kept");
-}
-
-#[test]
-fn containers_share_a_volume_until_the_last_has_gone() {
-    let pair = Pair::shared();
-    pair.volume("common");
-    pair.sleeper("first", "common");
-    pair.sleeper("second", "common");
-    pair.podman.ok("exec first sh -c 'echo hello > /data/file'");
-    assert_eq!(pair.podman.ok("exec second cat /data/file"), "hello");
-    pair.podman.ok("rm -f -t 0 first");
-    assert_eq!(pair.podman.ok("exec second cat /data/file"), "hello");
-    assert!(pair.wasmvol.is_mounted("common"));
-    pair.podman.ok("rm -f -t 0 second");
-    pair.wasmvol.wait_unmounted("common");
-}
-
-#[test]
-fn a_volume_may_appear_twice_in_one_container() {
-    let pair = Pair::shared();
-    pair.volume("twice");
-    let line =
-        "run --rm -v twice:/one -v twice:/two busybox sh -c 'echo x > /one/file; cat /two/file'";
-    assert_eq!(pair.podman.ok(line), "x");
-    pair.wasmvol.wait_unmounted("twice");
-}
-
-#[test]
-fn a_copy_into_a_running_container_leaves_its_data_mounted() {
-    let pair = Pair::shared();
-    pair.volume("copied");
-    pair.sleeper("target", "copied");
-    let file = pair.wasmvol.path("from-outside");
-    std::fs::write(&file, "hello").unwrap();
-    pair.podman.ok(&format!("cp {} target:/data/file", file.display()));
-    assert_eq!(pair.podman.ok("exec target cat /data/file"), "hello");
-    pair.podman.ok("rm -f -t 0 target");
-    pair.wasmvol.wait_unmounted("copied");
-}
-
-#[test]
-fn stop_unmounts_and_start_mounts_again() {
-    let pair = Pair::shared();
-    pair.volume("stopped");
-    pair.sleeper("stopping", "stopped");
-    pair.podman.ok("exec stopping touch /data/file");
-    pair.podman.ok("stop -t 0 stopping");
-    pair.wasmvol.wait_unmounted("stopped");
-    pair.podman.ok("start stopping");
-    assert_eq!(pair.podman.ok("exec stopping ls /data"), "file");
-    pair.podman.ok("restart -t 0 stopping");
-    assert_eq!(pair.podman.ok("exec stopping ls /data"), "file");
-    pair.podman.ok("rm -f -t 0 stopping");
-    pair.wasmvol.wait_unmounted("stopped");
-}
-
-#[test]
-fn a_container_that_cannot_start_holds_nothing() {
-    let pair = Pair::shared();
-    pair.volume("failed");
-    pair.podman.refused("run --rm -v failed:/data busybox /no/such/program");
-    pair.wasmvol.wait_unmounted("failed");
-    pair.podman.ok("volume rm failed");
-}
-
-#[test]
-fn a_removed_volume_is_gone_with_its_data() {
-    let pair = Pair::own();
-    pair.volume("data");
-    pair.sleeper("user", "data");
-    pair.podman.refused("volume rm data");
-    pair.podman.ok("rm -f -t 0 user");
-    pair.podman.ok("volume rm data");
-    assert_eq!(pair.wasmvol.entries("volumes"), Vec::<String>::new());
-    pair.wasmvol.wait_reaped();
-}
+type Pair = crate::support::pair::Pair<Podman>;
 
 #[test]
 fn prune_removes_what_no_container_uses() {
@@ -161,7 +18,7 @@ fn prune_removes_what_no_container_uses() {
     pair.volume("unused");
     pair.volume("kept");
     pair.sleeper("keeper", "kept");
-    pair.podman.ok("volume prune -f");
+    pair.engine.ok("volume prune -f");
     assert_eq!(pair.wasmvol.plugin().list(), ["kept"]);
 }
 
@@ -171,9 +28,9 @@ fn reload_adopts_a_volume_that_was_made_elsewhere_and_forgets_one_that_has_gone(
     pair.volume("vanishing");
     pair.wasmvol.plugin().create("elsewhere", &[]).unwrap();
     pair.wasmvol.plugin().remove("vanishing").unwrap();
-    pair.podman.ok("volume reload");
-    assert_eq!(pair.podman.ok("volume ls -q"), "elsewhere");
-    pair.podman.ok("run --rm -v elsewhere:/data busybox touch /data/file");
+    pair.engine.ok("volume reload");
+    assert_eq!(pair.engine.ok("volume ls -q"), "elsewhere");
+    pair.engine.ok("run --rm -v elsewhere:/data busybox touch /data/file");
 }
 
 #[test]
@@ -181,36 +38,12 @@ fn a_mounted_volume_can_be_exported() {
     let pair = Pair::shared();
     pair.volume("exported");
     pair.sleeper("exporter", "exported");
-    pair.podman.ok("exec exporter touch /data/file");
+    pair.engine.ok("exec exporter touch /data/file");
     let file = pair.wasmvol.path("export.tar");
-    pair.podman.ok(&format!("volume export exported --output {}", file.display()));
+    pair.engine.ok(&format!("volume export exported --output {}", file.display()));
     let tar = std::fs::read(file).unwrap();
     assert!(tar.windows(4).any(|bytes| bytes == b"file"));
-    pair.podman.ok("rm -f -t 0 exporter");
-}
-
-#[test]
-fn what_the_image_has_there_is_copied_into_the_volume() {
-    let pair = Pair::shared();
-    pair.volume("filled");
-    pair.podman.ok("run --rm -v filled:/bin busybox true");
-    let listed = pair.podman.ok("run --rm -v filled:/data busybox ls /data");
-    assert!(listed.lines().any(|name| name == "busybox"), "{listed}");
-}
-
-#[test]
-fn containers_keep_their_data_while_wasmvol_is_killed() {
-    let mut pair = Pair::own();
-    pair.volume("lasting");
-    pair.sleeper("survivor", "lasting");
-    pair.podman.ok("exec survivor touch /data/file");
-    pair.wasmvol.kill_daemon();
-    pair.wasmvol.kill_mountd();
-    pair.wasmvol.run();
-    assert_eq!(pair.podman.ok("exec survivor ls /data"), "file");
-    pair.podman.ok("rm -f -t 0 survivor");
-    pair.wasmvol.wait_unmounted("lasting");
-    pair.podman.ok("volume rm lasting");
+    pair.engine.ok("rm -f -t 0 exporter");
 }
 
 #[test]
@@ -219,13 +52,140 @@ fn a_mount_that_podman_gave_up_is_undone() {
     pair.volume("slow");
     // mountd stands still, as it would on a slow backend; podman waits for 5 s and sends no Unmount.
     send(pair.wasmvol.mountd(), Signal::STOP);
-    let error = pair.podman.refused("run --rm -v slow:/data busybox true");
+    let error = pair.engine.refused("run --rm -v slow:/data busybox true");
     assert!(error.contains("deadline exceeded"), "{error}");
     send(pair.wasmvol.mountd(), Signal::CONT);
     pair.wasmvol.wait_unmounted("slow");
-    pair.podman.ok("run --rm -v slow:/data busybox touch /data/file");
+    pair.engine.ok("run --rm -v slow:/data busybox touch /data/file");
     pair.wasmvol.wait_unmounted("slow");
-    pair.podman.ok("volume rm slow");
+    pair.engine.ok("volume rm slow");
+}
+
+#[test]
+fn a_volume_is_made_once() {
+    let pair = Pair::shared();
+    pair.volume("single");
+    let error = pair.engine.refused("volume create --driver wasmvol single");
+    assert!(error.contains("already exists"), "{error}");
+    pair.engine.ok("run --rm -v single:/data busybox true");
+}
+
+#[test]
+fn podmans_own_option_of_a_longer_wait_makes_a_volume() {
+    let pair = Pair::shared();
+    pair.engine.ok("volume create --driver wasmvol --opt o=timeout=25 --opt mode=0700 patient");
+    let mode = pair.engine.ok("run --rm -v patient:/data busybox stat -c %a /data");
+    assert_eq!(mode, "700");
+}
+
+#[test]
+fn a_volume_that_nobody_made_is_podmans_own() {
+    let pair = Pair::shared();
+    pair.engine.ok("run --rm -v implicit:/data busybox touch /data/file");
+    assert_eq!(pair.inspect("implicit")["Driver"], "local");
+    assert_eq!(pair.wasmvol.plugin().get("implicit").unwrap_err(), "no such volume");
+}
+
+#[test]
+fn a_copy_into_a_stopped_container_is_refused_and_holds_nothing() {
+    let pair = Pair::shared();
+    pair.volume("closed");
+    pair.engine.ok("create --name closed-user -v closed:/data busybox true");
+    let file = pair.wasmvol.path("for-the-closed");
+    std::fs::write(&file, "hello").unwrap();
+    pair.engine.refused(&format!("cp {} closed-user:/data/file", file.display()));
+    assert!(!pair.wasmvol.is_mounted("closed"));
+    pair.engine.ok("rm closed-user");
+    pair.engine.ok("volume rm closed");
+}
+
+#[test]
+fn a_volume_is_mounted_by_hand_and_unmounted_again() {
+    let pair = Pair::shared();
+    pair.volume("handy");
+    pair.engine.ok("volume mount handy");
+    assert!(pair.wasmvol.is_mounted("handy"));
+    pair.engine.ok("volume unmount handy");
+    pair.wasmvol.wait_unmounted("handy");
+}
+
+#[test]
+fn containers_that_start_at_once_mount_their_volume_once() {
+    let pair = Pair::shared();
+    pair.volume("crowded");
+    let names = ["one", "two", "three", "four"];
+    thread::scope(|scope| {
+        for name in names {
+            let pair = &pair;
+            scope.spawn(move || pair.sleeper(name, "crowded"));
+        }
+    });
+    let shown = pair.wasmvol.plugin().get("crowded").unwrap();
+    let holders = shown["Status"]["holders"].as_array().unwrap();
+    let counts: Vec<_> = holders.iter().map(|holder| holder["count"].as_u64().unwrap()).collect();
+    assert_eq!(counts, [1], "podman counts by itself");
+    for name in names {
+        pair.engine.ok(&format!("exec {name} sh -c 'echo {name} >> /data/names'"));
+    }
+    assert_eq!(pair.engine.ok("exec one cat /data/names").lines().count(), names.len());
+    thread::scope(|scope| {
+        for name in names {
+            let pair = &pair;
+            scope.spawn(move || pair.discard(name));
+        }
+    });
+    pair.wasmvol.wait_unmounted("crowded");
+}
+
+#[test]
+fn an_unmount_that_failed_costs_the_volume_nothing() {
+    let mut pair = Pair::own();
+    pair.volume("missed");
+    pair.sleeper("quiet", "missed");
+    pair.engine.ok("exec quiet sh -c 'echo kept > /data/file'");
+    assert!(pair.wasmvol.stop().success());
+    // Whichever of podman's processes cleans up hears the error: this one or the container's own.
+    let _ = pair.engine.cli("stop -t 0 quiet");
+    assert_eq!(pair.engine.ok("inspect -f '{{.State.Running}}' quiet"), "false");
+    assert_eq!(pair.wasmvol.volume_mounts().len(), 1, "the Unmount is lost");
+    pair.wasmvol.run();
+    pair.discard("quiet");
+    assert_eq!(pair.engine.ok("run --rm -v missed:/data busybox cat /data/file"), "kept");
+    // podman still counts one, and gives it back before it removes.
+    pair.engine.ok("volume rm missed");
+    assert_eq!(pair.wasmvol.volume_mounts(), []);
+    assert_eq!(pair.wasmvol.plugin().list(), Vec::<String>::new());
+}
+
+#[test]
+fn a_plugin_that_is_away_is_an_error_at_once_and_works_when_it_is_back() {
+    let mut pair = Pair::own();
+    pair.volume("held");
+    pair.volume("idle");
+    pair.sleeper("holder", "held");
+    pair.engine.ok("exec holder sh -c 'echo kept > /data/file'");
+    assert!(pair.wasmvol.stop().success());
+    for line in [
+        "volume create --driver wasmvol other",
+        "run --rm -v idle:/data busybox true",
+        "volume inspect idle",
+        "volume ls",
+        // podman forgets it all the same.
+        "volume rm idle",
+    ] {
+        let error = pair.engine.refused(line);
+        assert!(error.contains("wasmvol.sock"), "{line}: {error}");
+    }
+    assert_eq!(pair.engine.ok("exec holder cat /data/file"), "kept");
+    // What is mounted is podman's to hand on.
+    assert_eq!(pair.engine.ok("run --rm -v held:/data busybox cat /data/file"), "kept");
+    pair.wasmvol.run();
+    pair.engine.ok("volume reload");
+    assert_eq!(pair.engine.ok("volume ls -q").lines().count(), 2);
+    pair.engine.ok("run --rm -v idle:/data busybox touch /data/file");
+    pair.discard("holder");
+    pair.wasmvol.wait_unmounted("held");
+    pair.engine.ok("volume rm held idle");
 }
 
 #[test]

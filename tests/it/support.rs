@@ -6,6 +6,7 @@
 
 pub(crate) mod container;
 pub(crate) mod docker;
+pub(crate) mod engine;
 pub(crate) mod machine;
 pub(crate) mod mounts;
 pub(crate) mod pair;

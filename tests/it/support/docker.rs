@@ -5,13 +5,16 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, Weak};
 use std::time::Duration;
 
+use super::engine::Engine;
 use super::machine::Machine;
+use super::pair::Pair;
 use super::{Outcome, cgroup, outcome, shell, until};
 
 /// dockerd answers after 0.2 s on an idle machine; after a start without its plugin it takes 75 s.
-const START_DEADLINE: Duration = Duration::from_secs(100);
+const START_DEADLINE: Duration = Duration::from_secs(140);
 /// Containers get 10 s to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -52,23 +55,6 @@ impl Docker {
         self.machine.path("run/plugins")
     }
 
-    /// Runs `docker LINE`, as a shell would.
-    pub(crate) fn cli(&self, line: &str) -> Outcome {
-        self.shell(&format!("docker {line}"))
-    }
-
-    /// Runs `docker LINE`, which must succeed, and answers what it printed.
-    #[track_caller]
-    pub(crate) fn ok(&self, line: &str) -> String {
-        self.cli(line).ok()
-    }
-
-    /// Runs `docker LINE`, which must fail, and answers what it complained of.
-    #[track_caller]
-    pub(crate) fn refused(&self, line: &str) -> String {
-        self.cli(line).refused()
-    }
-
     /// Runs a line of shell in which `docker` is this one.
     pub(crate) fn shell(&self, line: &str) -> Outcome {
         shell(line, &self.variables())
@@ -80,6 +66,11 @@ impl Docker {
         host.push(self.socket());
         let config = self.machine.path("client");
         vec![("DOCKER_HOST", host), ("DOCKER_CONFIG", config.into_os_string())]
+    }
+
+    /// What dockerd has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.machine.path("dockerd.log")).unwrap_or_default()
     }
 
     /// Ends dockerd with SIGTERM and waits for its end.
@@ -162,10 +153,29 @@ fn launch(machine: &Machine, is_live_restore: bool) -> Child {
     command.stdout(Stdio::null()).stderr(log).spawn().expect("the Debian package docker.io")
 }
 
+impl Engine for Docker {
+    const RUN: &str = "run -d --init";
+    const DISCARD: &str = "rm -f";
+    const STOP: &str = "stop -t 1";
+
+    fn with_wasmvol() -> Pair<Self> {
+        Pair::with(Self::start())
+    }
+
+    fn shared() -> &'static Mutex<Weak<Pair<Self>>> {
+        static SHARED: Mutex<Weak<Pair<Docker>>> = Mutex::new(Weak::new());
+        &SHARED
+    }
+
+    fn cli(&self, line: &str) -> Outcome {
+        self.shell(&format!("docker {line}"))
+    }
+}
+
 impl Drop for Docker {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = fs::read_to_string(self.machine.path("dockerd.log")).unwrap_or_default();
+            let log = self.log();
             let tail: Vec<&str> = log.lines().rev().take(15).collect();
             eprintln!("the end of dockerd's log:");
             tail.iter().rev().for_each(|line| eprintln!("    {line}"));

@@ -3,9 +3,13 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, Weak};
 
 use super::docker::busybox;
+use super::engine::Engine;
 use super::machine::Machine;
+use super::pair::Pair;
+use super::wasmvol::Wasmvol;
 use super::{Outcome, outcome};
 
 /// A podman with one image, `busybox`, and one volume plugin.
@@ -34,23 +38,6 @@ impl Podman {
         podman
     }
 
-    /// Runs `podman LINE`, as a shell would.
-    pub(crate) fn cli(&self, line: &str) -> Outcome {
-        self.shell(&format!("podman {line}"))
-    }
-
-    /// Runs `podman LINE`, which must succeed, and answers what it printed.
-    #[track_caller]
-    pub(crate) fn ok(&self, line: &str) -> String {
-        self.cli(line).ok()
-    }
-
-    /// Runs `podman LINE`, which must fail, and answers what it complained of.
-    #[track_caller]
-    pub(crate) fn refused(&self, line: &str) -> String {
-        self.cli(line).refused()
-    }
-
     /// Runs a line of shell in which `podman` is this one.
     fn shell(&self, line: &str) -> Outcome {
         let at = |name: &str| self.machine.path(name).display().to_string();
@@ -64,5 +51,25 @@ impl Podman {
         command.args(["--kill-after=1", "100", "bash", "-c", &function]);
         command.env("CONTAINERS_CONF", at("containers.conf"));
         outcome(line, &mut command)
+    }
+}
+
+impl Engine for Podman {
+    const RUN: &str = "run -d";
+    const DISCARD: &str = "rm -f -t 0";
+    const STOP: &str = "stop -t 0";
+
+    fn with_wasmvol() -> Pair<Self> {
+        let wasmvol = Wasmvol::start();
+        Pair { engine: Self::with_plugin("wasmvol", &wasmvol.plugin().socket), wasmvol }
+    }
+
+    fn shared() -> &'static Mutex<Weak<Pair<Self>>> {
+        static SHARED: Mutex<Weak<Pair<Podman>>> = Mutex::new(Weak::new());
+        &SHARED
+    }
+
+    fn cli(&self, line: &str) -> Outcome {
+        self.shell(&format!("podman {line}"))
     }
 }
