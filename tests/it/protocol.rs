@@ -11,8 +11,8 @@ use crate::support::wasmvol::{Wasmvol, send};
 
 /// The calls that change something.
 const MUTATORS: [&str; 4] = ["Create", "Mount", "Unmount", "Remove"];
-/// What is said of a body that no call has.
-const NOT_OURS: &str = "request is not the JSON of this call: ";
+/// What is said of a body that its path does not take.
+const NOT_OURS: &str = "request is not the JSON that this path takes: ";
 /// What settles by itself settles within seconds.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -170,7 +170,7 @@ fn an_unknown_path_or_method_is_answered_with_an_error_in_json() {
         let bytes =
             format!("{method} /VolumeDriver.List HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
         let error = exchange(&wasmvol, &bytes).result().unwrap_err();
-        assert!(error.contains("no such call"), "{method}: {error}");
+        assert!(error.contains("no such request"), "{method}: {error}");
     }
 }
 
