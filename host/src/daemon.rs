@@ -3,9 +3,9 @@
 //! Started by mountd without privileges, with everything it may touch as inherited file descriptors. One thread runs all of it;
 //! drivers and store commits have threads of their own. Nothing is unmounted because the daemon stops.
 
-mod inherit;
+pub(crate) mod inherit;
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -30,6 +30,8 @@ use crate::plugin::Plugin;
 use crate::server::{self, Busy};
 use crate::volumes::world::World;
 use crate::volumes::{Settings, Volumes};
+
+use inherit::Inherited;
 
 /// Driver calls at once. Each may use 64 MiB and a thread; dockerd sends as many requests as it has containers starting.
 const CALLS_MAX: u32 = 64;
@@ -173,9 +175,11 @@ async fn serve(arguments: Arguments) -> Result<(), StartError> {
     let mut terminated = signal(SignalKind::terminate()).map_err(io("SIGTERM"))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(io("SIGINT"))?;
     let (plugin, plugin_fd) = &arguments.plugin_fd;
+    let mut inherited = Inherited::from_env();
+    let mut listener = |number| asynchronous(inherited.listener(number)?);
     let plugin_socket = listener(*plugin_fd).map_err(io("plugin socket"))?;
     let admin_socket = listener(arguments.admin_fd).map_err(io("admin socket"))?;
-    let pair = inherit::take(arguments.mountd_fd).map_err(io("mountd's socket"))?;
+    let pair = inherited.pair(arguments.mountd_fd).map_err(io("mountd's socket"))?;
     let mounter = Mounter::start(pair).map_err(io("mountd's socket"))?;
 
     let boot_id = machine::boot_id().map_err(io("boot id"))?;
@@ -270,9 +274,7 @@ fn places(arguments: &Arguments) -> Places {
     }
 }
 
-fn listener(number: RawFd) -> std::io::Result<UnixListener> {
-    let socket: OwnedFd = inherit::take(number)?;
-    let listener = std::os::unix::net::UnixListener::from(socket);
+fn asynchronous(listener: std::os::unix::net::UnixListener) -> std::io::Result<UnixListener> {
     listener.set_nonblocking(true)?;
     UnixListener::from_std(listener)
 }
@@ -292,7 +294,7 @@ fn farewell(mounted: &[String], plugin: &str) {
         names => format!("still mounted, their containers keep their data: {}", names.join(", ")),
     };
     tracing::info!(
-        "ended; {stay}; until it is back, dockerd waits 15 s at every request that needs plugin `{plugin}`: start it again, or let \
-         systemd's wasmvol.socket hold such requests"
+        "ended; {stay}; until it is back, requests that need plugin `{plugin}` wait in systemd's wasmvol.socket or, where there \
+         is none, fail after the 15 s that dockerd tries"
     );
 }

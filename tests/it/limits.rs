@@ -1,7 +1,7 @@
 //! What happens where something ends: the disk, the connections, the daemon itself; and what the daemon may do at all.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -242,6 +242,29 @@ fn the_daemon_has_no_file_of_a_volume_and_none_of_its_starters() {
         assert!(!is_foreign, "the daemon has {}", open.display());
     }
     plugin.unmount("mounted", "id").unwrap();
+}
+
+#[test]
+fn no_socket_of_the_daemon_reaches_a_program_that_it_starts() {
+    const CLOSE_ON_EXEC: u32 = 0o2_000_000;
+    let wasmvol = Wasmvol::start();
+    let process = PathBuf::from(format!("/proc/{}", wasmvol.daemon()));
+    let mut sockets = 0;
+    for entry in fs::read_dir(process.join("fd")).unwrap() {
+        let (link, number) = entry.map(|e| (fs::read_link(e.path()), e.file_name())).unwrap();
+        let Ok(open) = link else { continue };
+        // Stdio is for whoever it starts.
+        let is_stdio = number.to_str().is_some_and(|number| ["0", "1", "2"].contains(&number));
+        if is_stdio || !open.to_string_lossy().starts_with("socket:[") {
+            continue;
+        }
+        let info = fs::read_to_string(process.join("fdinfo").join(&number)).unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+        let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
+        assert!(flags & CLOSE_ON_EXEC != 0, "number {number:?}, {}", open.display());
+        sockets += 1;
+    }
+    assert!(sockets >= 3, "mountd's, the plugin's and the admin's: {sockets}");
 }
 
 #[test]

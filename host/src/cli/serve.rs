@@ -18,6 +18,7 @@ use super::output::say;
 use super::{CliError, namespace};
 use crate::admin::client::SOCKET;
 use crate::config::{self, Config};
+use crate::daemon::inherit;
 
 /// The plugin's name: `docker volume create -d wasmvol`.
 pub(super) const PLUGIN: &str = "wasmvol";
@@ -88,9 +89,12 @@ pub(super) fn run(arguments: Arguments, runtime_dir: &Path) -> Result<ExitCode, 
     mountd.arg("--shown-config-dir").arg(&config_dir);
     mountd.arg("--shown-state-dir").arg(&state_dir);
     mountd.arg("--shown-plugin-dir").arg(&plugin_dir);
-    for variable in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+    // Ours from systemd have become arguments; the daemon's from mountd come the same way.
+    for variable in ["LISTEN_PID", "LISTEN_FDNAMES"] {
         mountd.env_remove(variable);
     }
+    let (variable, count) = inherit::COUNT;
+    mountd.env(variable, count);
     let error = mountd.exec();
     let mountd = beside.join(MOUNTD);
     Err(CliError::Io(

@@ -1,38 +1,59 @@
-//! File descriptors that mountd left open for this process, known by their numbers.
+//! The sockets that mountd left open for this process, known by their numbers.
+//!
+//! They are taken as a service takes systemd's: `wasmvol serve` puts [`COUNT`] into the environment, which mountd hands on as it
+//! is. A copy by pidfd_getfd would do without, but filters of system calls refuse it: systemd-nspawn's, for one.
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use listenfd::ListenFd;
+use nix::libc::{AF_UNIX, SOCK_SEQPACKET};
 
-/// A descriptor of our own for what is open under a number. The number itself stays open until the process ends.
-///
-/// Taking the number as it is would be `unsafe`, since nothing proves that no one else has it; a copy made by the kernel is not.
-pub(super) fn take(number: RawFd) -> io::Result<OwnedFd> {
-    let this = pidfd_open(getpid(), PidfdFlags::empty())?;
-    Ok(pidfd_getfd(this, number, PidfdGetfdFlags::empty())?)
+/// What the environment says of them: a variable of systemd's protocol and how many there are.
+pub(crate) const COUNT: (&str, &str) = ("LISTEN_FDS", "3");
+/// The number of the first, in that protocol and for mountd.
+const FIRST: RawFd = 3;
+
+pub(super) struct Inherited(ListenFd);
+
+impl Inherited {
+    /// To be called once: takes them out of the environment, so that no child believes them its own.
+    pub(super) fn from_env() -> Self {
+        Self(ListenFd::from_env())
+    }
+
+    /// The listening socket with this number.
+    pub(super) fn listener(&mut self, number: RawFd) -> io::Result<UnixListener> {
+        self.0.take_unix_listener(index(number))?.ok_or_else(|| missing(number))
+    }
+
+    /// The end of a pair with this number, whose frames arrive whole.
+    pub(super) fn pair(&mut self, number: RawFd) -> io::Result<OwnedFd> {
+        let taken = self.0.take_custom(index(number), AF_UNIX, SOCK_SEQPACKET, "seqpacket socket");
+        taken?.ok_or_else(|| missing(number))
+    }
+}
+
+/// Beyond all of them for a number before the first.
+fn index(number: RawFd) -> usize {
+    usize::try_from(number.saturating_sub(FIRST)).unwrap_or(usize::MAX)
+}
+
+fn missing(number: RawFd) -> io::Error {
+    io::Error::other(format!("{number} is not passed on: only `wasmvol serve` starts a daemon"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-    use std::os::fd::AsRawFd;
-    use std::os::unix::net::UnixStream;
-
-    use super::take;
+    use super::*;
 
     #[test]
-    fn a_copy_speaks_for_the_number_that_it_was_made_of() {
-        let (left, mut right) = UnixStream::pair().unwrap();
-        let mut copy = UnixStream::from(take(left.as_raw_fd()).unwrap());
-        copy.write_all(b"a").unwrap();
-        let mut byte = [0];
-        right.read_exact(&mut byte).unwrap();
-        assert_eq!(&byte, b"a");
-    }
-
-    #[test]
-    fn a_number_that_is_not_open_is_refused() {
-        assert!(take(100_000).is_err());
+    fn a_number_that_was_not_passed_on_is_refused() {
+        let mut inherited = Inherited(ListenFd::empty());
+        for number in [FIRST, FIRST - 1, RawFd::MIN] {
+            assert!(inherited.listener(number).is_err(), "{number}");
+            assert!(inherited.pair(number).is_err(), "{number}");
+        }
     }
 }
