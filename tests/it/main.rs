@@ -28,3 +28,4 @@ mod removal;
 mod run;
 mod semantics;
 mod support;
+mod units;

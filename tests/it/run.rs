@@ -98,6 +98,8 @@ fn for_podman_it_prints_the_lines_of_its_configuration() {
     let said = run.said();
     let lines = "[engine.volume_plugins]\n  wasmvol = \"/run/docker/plugins/wasmvol.sock\"\n";
     assert!(said.contains(lines), "{said}");
+    // podman 4.3 knows no `-d`.
+    assert!(said.contains("podman volume create --driver wasmvol"), "{said}");
     assert!(!said.contains("docker volume create"), "{said}");
     run.end();
 }

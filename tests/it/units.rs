@@ -1,0 +1,58 @@
+//! Are the units of host/systemd what systemd understands, and what the service can live with?
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::Scratch;
+
+const UNITS: [&str; 2] = ["wasmvol.service", "wasmvol.socket"];
+/// Settings that give a service a mount namespace of its own, where no engine sees its mounts.
+const NAMESPACES: [&str; 17] = [
+    "PrivateTmp",
+    "PrivateDevices",
+    "PrivateMounts",
+    "PrivateUsers",
+    "ProtectSystem",
+    "ProtectHome",
+    "ProtectKernel",
+    "ProtectControlGroups",
+    "ProtectProc",
+    "ReadOnlyPaths",
+    "ReadWritePaths",
+    "InaccessiblePaths",
+    "BindPaths",
+    "BindReadOnlyPaths",
+    "TemporaryFileSystem",
+    "RootDirectory",
+    "MountFlags",
+];
+
+fn unit(name: &str) -> String {
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("host/systemd");
+    fs::read_to_string(units.join(name)).unwrap()
+}
+
+#[test]
+fn systemd_understands_every_line() {
+    let scratch = Scratch::new();
+    let places = UNITS.map(|name| scratch.path().join(name));
+    for (name, place) in UNITS.iter().zip(&places) {
+        // Nothing is installed here.
+        fs::write(place, unit(name).replace("/usr/bin/wasmvol", "/bin/true")).unwrap();
+    }
+    let output = Command::new("systemd-analyze").arg("verify").args(&places).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let about_ours = said.lines().filter(|line| line.contains("wasmvol."));
+    assert_eq!(about_ours.collect::<Vec<_>>(), Vec::<&str>::new());
+    assert!(output.status.success(), "{said}");
+}
+
+#[test]
+fn no_setting_hides_the_mounts_of_the_service() {
+    let service = unit("wasmvol.service");
+    for line in service.lines() {
+        let hides = NAMESPACES.iter().any(|setting| line.starts_with(setting));
+        assert!(!hides, "{line}");
+    }
+}
