@@ -176,9 +176,9 @@ impl world::Mounter for Mounter {
         }
     }
 
-    async fn trash(&self, id: Id) -> Result<bool, Fault> {
+    async fn trash(&self, id: Id) -> Result<(), Fault> {
         match self.ask(Request::Trash(id), RELEASE_DEADLINE).await? {
-            Reply::Trashed(was_there) => Ok(was_there),
+            Reply::Trashed => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
@@ -251,11 +251,13 @@ mod tests {
             let mountd = async {
                 let questions = [mountd.question().await, mountd.question().await];
                 for Frame { number, body } in questions.into_iter().rev() {
-                    mountd.answer(number, Reply::Trashed(body == Request::Trash(two))).await;
+                    let unknown = u32::from(body == Request::Scan(two));
+                    let evidence = Evidence { unknown, ..Evidence::default() };
+                    mountd.answer(number, Reply::Scanned(evidence)).await;
                 }
             };
-            let (first, second, ()) = tokio::join!(mounter.trash(one), mounter.trash(two), mountd);
-            assert_eq!((first, second), (Ok(false), Ok(true)));
+            let (first, second, ()) = tokio::join!(mounter.scan(one), mounter.scan(two), mountd);
+            assert_eq!((first.unwrap().unknown, second.unwrap().unknown), (0, 1));
         });
     }
 
@@ -289,13 +291,13 @@ mod tests {
             assert_eq!(fault.message, "mountd did not answer within 5 s");
             tokio::time::resume();
             let late = mountd.question().await.number;
-            mountd.answer(late, Reply::Trashed(true)).await;
+            mountd.answer(late, Reply::Trashed).await;
             let mountd = async {
                 let number = mountd.question().await.number;
-                mountd.answer(number, Reply::Trashed(false)).await;
+                mountd.answer(number, Reply::Unmounted(Release::Gone)).await;
             };
-            let (trashed, ()) = tokio::join!(mounter.trash(id), mountd);
-            assert_eq!(trashed, Ok(false));
+            let (released, ()) = tokio::join!(mounter.unmount(id), mountd);
+            assert_eq!(released, Ok(Release::Gone));
         });
     }
 

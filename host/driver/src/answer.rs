@@ -3,7 +3,7 @@
 //! Used by `contract` for every answer. An answer beyond a limit is an error of the driver's, never cut silently; only sentences
 //! for people are cut.
 
-use std::fmt::Write;
+use wasmvol_plan::name::escaped;
 
 use crate::types::CallError;
 
@@ -49,30 +49,13 @@ pub(crate) fn count(what: &str, count: usize, max: usize, unit: &str) -> Result<
 
 /// A driver's text as one line of at most `max` bytes: what a terminal or a log would act on is escaped.
 pub(crate) fn one_line(text: &str, max: usize) -> String {
-    let mut line = String::with_capacity(text.len().min(max));
-    for character in text.trim().chars() {
-        let before = line.len();
-        if acts(character) {
-            // Writing to a String does not fail.
-            let _ = write!(line, "{}", character.escape_default());
-        } else {
-            line.push(character);
-        }
-        if line.len() > max {
-            line.truncate(before);
-            while line.len() + '…'.len_utf8() > max && line.pop().is_some() {}
-            line.push('…');
-            break;
-        }
+    // A character has a byte at least: more need not be looked at.
+    let mut line: String = text.trim().chars().take(max + 1).flat_map(escaped).collect();
+    if line.len() > max {
+        line.truncate(line.floor_char_boundary(max - '…'.len_utf8()));
+        line.push('…');
     }
     line
-}
-
-/// Whether a character is an instruction rather than text: controls, line breaks, changes of direction, invisible marks.
-fn acts(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{feff}' | '\u{200b}'..='\u{200f}')
-        || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
 }
 
 #[cfg(test)]

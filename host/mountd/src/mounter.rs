@@ -181,8 +181,7 @@ impl Mounter {
         self.kill.at("trash.synced");
         self.discarded.set(true);
         answers.extend(wanted.iter().zip(moved).map(|((number, _), moved)| {
-            let there = synced.clone().and(moved);
-            answer(*number, there.map(Reply::Trashed))
+            answer(*number, synced.clone().and(moved).map(|()| Reply::Trashed))
         }));
     }
 

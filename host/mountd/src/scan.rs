@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::open_tree;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use wasmvol_plan::mountinfo::{self, Entry, MOUNTINFO_MAX, is_beneath};
-use wasmvol_plan::{Evidence, Facts, Fault, FaultKind, Sighting};
+use wasmvol_plan::{Evidence, Facts, Fault, FaultKind, Sighting, name::escaped};
 
 use crate::anchor::{CLONE, Device, identity};
 use crate::fault::{Context, fault};
@@ -117,6 +117,7 @@ impl Processes {
             };
             let shows = |line: &&Entry<'_>| target.is(line.device, &line.root) && !on_anchor(line);
             let line = lines.iter().find(shows).filter(|_| holders.len() < NAMED_MAX);
+            let shown = |path: &str| path.chars().flat_map(escaped).take(PATH_SHOWN).collect();
             holders.extend(line.map(|line| Sighting { pid, path: shown(&line.mount_point) }));
         })?;
         // A namespace that no process shows is a thread's, or is kept by its file.
@@ -207,9 +208,4 @@ pub(crate) fn names(directory: impl AsFd) -> Result<Vec<String>, Errno> {
 /// All lines of this process's mountinfo.
 pub(crate) fn parse(text: &str) -> Result<Vec<Entry<'_>>, Fault> {
     mountinfo::parse(text).ok_or(Errno::PROTO).trying("read this kernel's mountinfo")
-}
-
-/// A stranger's path as it may stand in a line.
-fn shown(path: &str) -> String {
-    path.chars().take(PATH_SHOWN).map(|c| if c.is_control() { '?' } else { c }).collect()
 }

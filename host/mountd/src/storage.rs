@@ -30,12 +30,12 @@ impl Places {
         Ok(vec![data, outer])
     }
 
-    /// Moves a volume's storage into the trash; `false` if there is none.
-    pub(crate) fn discard(&self, id: Id) -> Result<bool, Fault> {
+    /// Moves a volume's storage into the trash, if there is any.
+    pub(crate) fn discard(&self, id: Id) -> Result<(), Fault> {
         let (name, flags) = (id.to_string(), RenameFlags::NOREPLACE);
         match rustix::fs::renameat_with(&self.volumes, &name, &self.trash, &name, flags) {
-            Err(Errno::NOENT) => Ok(false),
-            other => other.map(|()| true).trying(format_args!("move volume `{id}` into the trash")),
+            Err(Errno::NOENT) => Ok(()),
+            other => other.trying(format_args!("move volume `{id}` into the trash")),
         }
     }
 

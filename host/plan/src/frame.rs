@@ -89,8 +89,8 @@ pub enum Reply {
     Unmounted(Release),
     /// To `Scan`.
     Scanned(Evidence),
-    /// To `Trash`: whether anything was there.
-    Trashed(bool),
+    /// To `Trash`.
+    Trashed,
     /// To `Usage`.
     Used(Usage),
     /// To any request that failed.

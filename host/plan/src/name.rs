@@ -36,6 +36,11 @@ pub enum NameError {
     Id(Quoted),
 }
 
+/// A character of a stranger's text: what a terminal or a log would act on, or nobody sees, is escaped.
+pub fn escaped(c: char) -> impl Iterator<Item = char> {
+    c.escape_debug().skip(usize::from(matches!(c, '\'' | '"' | '\\')))
+}
+
 /// A stranger's text as it may stand in an error: escaped, in backticks, cut after 64 characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quoted(String);
@@ -43,7 +48,7 @@ pub struct Quoted(String);
 impl Quoted {
     /// Escapes and cuts `text`.
     pub fn new(text: &str) -> Self {
-        let mut shown: String = text.chars().take(64).flat_map(char::escape_debug).collect();
+        let mut shown: String = text.chars().take(64).flat_map(escaped).collect();
         if text.chars().nth(64).is_some() {
             shown.push('…');
         }

@@ -140,11 +140,10 @@ impl<W: World> Volumes<W> {
                 if let Release::Held(evidence) = mounter.unmount(id).await? {
                     return Err(VolumeError::InUse(describe(&evidence)));
                 }
-                mounter.trash(id).await?;
+                Ok(mounter.trash(id).await?)
             }
-            trashed => drop(trashed?),
+            trashed => Ok(trashed?),
         }
-        Ok(())
     }
 
     /// Finishes what an earlier verb left half done, if anything: Create is undone, Remove is done.

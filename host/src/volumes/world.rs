@@ -66,8 +66,8 @@ pub(crate) trait Mounter {
     async fn unmount(&self, id: Id) -> Result<Release, Fault>;
     /// Who holds it.
     async fn scan(&self, id: Id) -> Result<Evidence, Fault>;
-    /// Moves storage into the trash, durably; nothing there is `false`.
-    async fn trash(&self, id: Id) -> Result<bool, Fault>;
+    /// Moves storage into the trash, durably; nothing there is done already.
+    async fn trash(&self, id: Id) -> Result<(), Fault>;
     /// Size and use of a mounted volume.
     async fn usage(&self, id: Id) -> Result<Usage, Fault>;
 }

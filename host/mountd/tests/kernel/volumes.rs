@@ -229,8 +229,8 @@ fn a_mounted_volume_cannot_be_thrown_away() {
     assert!(matches!(busy, Reply::Failed(fault) if fault.kind == FaultKind::Busy));
     assert_eq!(machine.survey(Inventory::Volumes).0, [id(1)]);
     machine.unmount(id(1));
-    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed(true));
-    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed(false));
+    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed);
+    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed);
     assert_eq!(machine.survey(Inventory::Volumes).0, []);
     assert_eq!(machine.mount(id(1), plain()).unwrap_err().kind, FaultKind::Missing);
 }
@@ -242,7 +242,7 @@ fn strangers_are_reported_and_stay() {
         fs::write(machine.dir.join(format!("state/{place}/a\nb")), "").unwrap();
     }
     machine.make(id(1), OWNER);
-    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed(true));
+    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed);
     eventually("the trash is empty", || {
         machine.survey(Inventory::Trash).0.is_empty().then_some(())
     });

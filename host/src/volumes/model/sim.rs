@@ -428,27 +428,25 @@ impl Mounter for Sim {
         if self.fails() { Err(Self::fault()) } else { Ok(self.evidence(id)) }
     }
 
-    async fn trash(&self, id: Id) -> Result<bool, Fault> {
+    async fn trash(&self, id: Id) -> Result<(), Fault> {
         let _busy = self.enter(id);
         self.point().await;
         if self.fails() {
             return Err(Self::fault());
         }
-        let found = {
+        {
             let mut kernel = self.kernel.borrow_mut();
             assert!(!kernel.strangers.contains(&id), "I11: a stranger's directory was trashed");
             if kernel.anchor.contains_key(&id) {
                 return Err(Fault::new(FaultKind::Busy, "is mounted"));
             }
             assert!(kernel.copies.iter().all(|c| c.id != id), "I11: held data was trashed: {id}");
-            let found = kernel.storage.remove(&id);
-            if found {
+            if kernel.storage.remove(&id) {
                 kernel.trash.insert(id);
             }
-            found
-        };
+        }
         self.point().await;
-        Ok(found)
+        Ok(())
     }
 
     async fn usage(&self, _: Id) -> Result<Usage, Fault> {
