@@ -236,7 +236,8 @@ impl Wasmvol {
         children_of(self.mountd())
     }
 
-    /// How often the daemon has asked the kernel to write, sockets among it.
+    /// How often the daemon has called write or writev, as it does for an answer of two parts. The kernel counts no send here: a server
+    /// that sent its parts one by one would show none.
     pub(crate) fn writes(&self) -> u64 {
         let counts = fs::read_to_string(format!("/proc/{}/io", self.daemon())).unwrap();
         let count = counts.lines().find_map(|line| line.strip_prefix("syscw: "));
