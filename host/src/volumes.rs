@@ -281,9 +281,14 @@ impl Entry {
         self.waiting = Some(Waiting { why, next: Instant::now() + delay, delay });
     }
 
-    /// Mounted, and nobody has it as far as the engines say.
+    /// Nobody has it as far as the engines say, and it is mounted, or its containers still have what somebody unmounted.
     fn is_draining(&self) -> bool {
-        self.facts.is_some() && self.holders.is_empty()
+        (self.facts.is_some() || self.last.is_some()) && self.holders.is_empty()
+    }
+
+    /// What was put off may be a request of which nothing was heard.
+    fn may_be_mounted(&self) -> bool {
+        self.facts.is_some() || self.last.is_some() || self.waiting.is_some()
     }
 
     /// Held, and not mounted.

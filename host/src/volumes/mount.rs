@@ -48,8 +48,8 @@ impl<W: World> Volumes<W> {
             self.hold(&name, holders).await
         };
         if let Err(error) = held.await {
-            // A mount that was made all the same has no holder: it goes.
-            if self.read(&name, super::Entry::is_draining) == Some(true) {
+            // A mount that was made all the same, whatever was heard of it, has no holder: it goes.
+            if self.read(&name, |entry| entry.holders.is_empty()) == Some(true) {
                 self.drain(&name).await;
             }
             return Err(error);
@@ -155,7 +155,10 @@ impl<W: World> Volumes<W> {
         let Some(id) = self.read(name, |entry| entry.record.id) else { return };
         let released = self.world.mounter().unmount(id).await;
         self.write(name, |entry| match released {
-            Ok(Release::Gone) => entry.unmounted(),
+            Ok(Release::Gone) => {
+                entry.unmounted();
+                entry.waiting = None;
+            }
             Ok(Release::Held(evidence)) => entry.put_off(describe(&evidence)),
             Err(fault) => entry.put_off(fault.to_string()),
         });
@@ -168,7 +171,6 @@ impl super::Entry {
         self.facts = None;
         self.last = None;
         self.plan = None;
-        self.waiting = None;
         self.usage = None;
     }
 }

@@ -56,6 +56,7 @@ impl<W: World> Volumes<W> {
         self.step("recover.surveyed").await;
         let strays = self.adopt(survey.mounts);
         self.note_storage(&survey.storage, |_| true);
+        self.note_unfinished();
         self.state.borrow_mut().strangers = survey.strangers;
         // What is known now is enough for any verb: it finishes its own volume first. So one volume whose driver fails, or hangs,
         // delays no other.
@@ -166,6 +167,15 @@ impl<W: World> Volumes<W> {
         }
     }
 
+    /// Whatever is unfinished comes up again by itself, also if a verb is busy with its volume when recovery gets there.
+    fn note_unfinished(&self) {
+        for entry in self.state.borrow_mut().volumes.values_mut() {
+            if entry.record.phase != Phase::Ready || entry.is_draining() || entry.is_lost() {
+                entry.put_off("recovery has not got to it yet".into());
+            }
+        }
+    }
+
     /// Names of the volumes of which `wanted` is true.
     pub(super) fn names(&self, wanted: impl Fn(&super::Entry) -> bool) -> Vec<VolumeName> {
         let state = self.state.borrow();
@@ -175,16 +185,18 @@ impl<W: World> Volumes<W> {
 
     /// Does what is due for one volume; why it could not be done is kept in its entry.
     async fn resume(&self, name: &VolumeName) {
-        let found =
-            self.read(name, |entry| (entry.record.phase, entry.is_draining(), entry.is_lost()));
+        let found = self.read(name, |entry| {
+            (entry.record.phase, entry.holders.is_empty(), entry.facts.is_some())
+        });
         match found {
             Some((Phase::Creating | Phase::Removing, ..)) => {
                 if let Err(error) = self.finish(name, Insist::No).await {
                     tracing::warn!("volume `{name}`: {error}");
                 }
             }
+            // Also where nothing was heard of a request: it may be mounted all the same.
             Some((_, true, _)) => self.drain(name).await,
-            Some((.., true)) => self.remount(name).await,
+            Some((.., false)) => self.remount(name).await,
             _ => self.write(name, |entry| entry.waiting = None),
         }
     }

@@ -56,14 +56,14 @@ impl<W: World> Volumes<W> {
 
     /// Refuses while somebody holds the volume; drops holders that the caller's Remove proves to be rests, and unmounts.
     async fn release_rests(&self, name: &VolumeName, caller: Caller) -> Result<(), VolumeError> {
-        let found =
-            self.read(name, |entry| (entry.record.id, entry.holders.clone(), entry.facts.clone()));
-        let Some((id, holders, facts)) = found else { return Ok(()) };
+        let found = self
+            .read(name, |entry| (entry.record.id, entry.holders.clone(), entry.may_be_mounted()));
+        let Some((id, holders, may_be_mounted)) = found else { return Ok(()) };
         let left = holders.without_rests_of(caller, self.now(), self.is_running());
         if !left.is_empty() {
             return Err(VolumeError::InUse(left.describe()));
         }
-        if facts.is_some() || !holders.is_empty() {
+        if may_be_mounted || !holders.is_empty() {
             // The kernel is asked before a holder is dropped: a container that is alive keeps its row.
             let evidence = self.world.mounter().scan(id).await?;
             if !evidence.is_free() {
@@ -73,23 +73,21 @@ impl<W: World> Volumes<W> {
         if !holders.is_empty() {
             self.hold(name, left).await?;
         }
-        if facts.is_some() {
+        if may_be_mounted {
             self.drain(name).await;
         }
-        let still =
-            self.read(name, |e| e.waiting.as_ref().map(|w| (e.is_draining(), w.why.clone())));
-        match still.flatten() {
-            Some((true, why)) => Err(VolumeError::InUse(why)),
-            _ => Ok(()),
+        match self.read(name, |entry| entry.waiting.as_ref().map(|w| w.why.clone())).flatten() {
+            Some(why) => Err(VolumeError::InUse(why)),
+            None => Ok(()),
         }
     }
 
     /// From the intent to the end. May be repeated.
     async fn finish_remove(&self, name: &VolumeName, insist: Insist) -> Result<(), VolumeError> {
         let found =
-            self.read(name, |entry| (entry.record.clone(), entry.volume(), entry.facts.is_some()));
-        let Some((mut record, volume, is_mounted)) = found else { return Ok(()) };
-        if is_mounted {
+            self.read(name, |entry| (entry.record.clone(), entry.volume(), entry.may_be_mounted()));
+        let Some((mut record, volume, may_be_mounted)) = found else { return Ok(()) };
+        if may_be_mounted {
             match self.world.mounter().unmount(record.id).await? {
                 Release::Gone => self.write(name, super::Entry::unmounted),
                 Release::Held(evidence) => return Err(VolumeError::InUse(describe(&evidence))),
@@ -97,14 +95,17 @@ impl<W: World> Volumes<W> {
         }
         let reclaim = self.tell_driver(&record.driver, &volume, insist).await?;
         self.step("remove.driver").await;
-        let is_kept = reclaim == Reclaim::Retain || record.reclaim == Some(Reclaim::Retain);
-        if is_kept && record.storage != Storage::None {
+        let is_asked = reclaim == Reclaim::Retain || record.reclaim == Some(Reclaim::Retain);
+        let is_there = self.read(name, |entry| entry.missing.is_none()) == Some(true);
+        if is_asked && is_there && record.storage != Storage::None {
             record.phase = Phase::Retained;
             self.world.catalog().commit(Change::Put(Box::new(record.clone()))).await?;
             let mut state = self.state.borrow_mut();
             state.volumes.remove(name);
             state.retained.insert(record.id, record);
         } else {
+            // Once that was tried there is nothing left to keep, whatever the driver says next time.
+            self.write(name, |entry| entry.missing = Some("its storage goes to the trash"));
             self.discard(record.id).await?;
             self.step("remove.trashed").await;
             self.forget(name, record.id).await?;

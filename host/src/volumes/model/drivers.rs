@@ -1,0 +1,216 @@
+//! The simulated drivers, `local` and `tmpfs`, and what their backends know.
+//!
+//! After a start one may be loaded late or never; later it may be replaced, unloaded and loaded again. A call may fail before or
+//! after its effect. The backend of `tmpfs` knows volumes that we did not make.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wasmvol_driver::types::Options;
+use wasmvol_driver::{
+    CallError, Created, Description, ErrorCode, Found, OptionSpec, Reclaim, ValueType, Volume,
+};
+use wasmvol_plan::{
+    Directory, DriverName, Fault, Grants, Id, Owner, Plan, Source, Storage, Tmpfs, VolumeName,
+};
+
+use super::world::Sim;
+use crate::volumes::Volumes;
+use crate::volumes::world::Drivers;
+
+pub(super) const DRIVERS: [&str; 2] = ["local", "tmpfs"];
+/// As long as a verb waits for a driver.
+const TAKE_UP: Duration = Duration::from_secs(40);
+
+/// What drivers and their backends know.
+#[derive(Default)]
+pub(super) struct Backend {
+    /// Ids that the backends were asked to create and not yet to remove.
+    pub(super) made: BTreeSet<Id>,
+    /// Names of volumes that the backend of `tmpfs` knows without us.
+    pub(super) exports: BTreeSet<String>,
+    /// Which of them its last `list` told; and the same once the host has taken that in.
+    told: Option<BTreeSet<String>>,
+    pub(super) taken_in: Option<BTreeSet<String>>,
+    /// When each driver is loaded. Those that are not here never are.
+    loaded: BTreeMap<DriverName, Instant>,
+    version: u32,
+}
+
+impl Sim {
+    pub(super) fn driver(&self, name: &str) -> DriverName {
+        DriverName::parse(name).expect("a name")
+    }
+
+    /// A start: most drivers are there at once, some later, some not at all.
+    pub(super) fn take_up_drivers(&self) {
+        let mut backend = self.backend.borrow_mut();
+        (backend.told, backend.taken_in) = (None, None);
+        backend.loaded.clear();
+        for name in DRIVERS {
+            let is_late = self.is_rude() && self.chance(150);
+            if is_late && self.chance(300) {
+                continue;
+            }
+            let late = if is_late { 1 + self.pick(60) as u64 } else { 0 };
+            let at = Instant::now() + Duration::from_secs(late);
+            backend.loaded.insert(self.driver(name), at);
+        }
+    }
+
+    /// The operator loads, replaces or unloads a driver, as the loader allows it.
+    pub(super) fn change_driver(&self, volumes: &Volumes<Self>) {
+        let name = self.driver(DRIVERS[self.pick(2)]);
+        let mut backend = self.backend.borrow_mut();
+        if !self.chance(300) {
+            backend.loaded.insert(name, Instant::now());
+            backend.version += 1;
+        } else if volumes.of_driver(&name).is_empty() {
+            self.tell(|| format!("driver {name} is unloaded"));
+            backend.loaded.remove(&name);
+        }
+    }
+
+    /// A volume appears in the backend of `tmpfs`, or vanishes from it.
+    pub(super) fn change_exports(&self, name: &str) {
+        let mut backend = self.backend.borrow_mut();
+        if !backend.exports.remove(name) {
+            backend.exports.insert(name.to_owned());
+        }
+        self.tell(|| format!("the backend knows {:?}", backend.exports));
+    }
+
+    /// The host's round is over: what `list` told last is what is shown.
+    pub(super) fn end_round(&self) {
+        let told = self.backend.borrow().told.clone();
+        self.backend.borrow_mut().taken_in = told;
+    }
+
+    /// Whether the driver proposes to keep the data of a volume.
+    pub(super) fn retains(id: Id) -> bool {
+        id.to_string().starts_with('7')
+    }
+
+    fn is_loaded(&self, driver: &DriverName) -> bool {
+        self.backend.borrow().loaded.get(driver).is_some_and(|at| *at <= Instant::now())
+    }
+
+    /// Begins a call: a driver that is not loaded is not asked, one in a thousand times [`super::world::Odds::driver`] it fails.
+    async fn call(&self, driver: &DriverName) -> Result<Option<CallError>, CallError> {
+        self.point().await;
+        if !self.is_loaded(driver) {
+            return Err(CallError::NotLoaded(driver.to_string()));
+        }
+        let answers = self.chance(500);
+        Ok(self.chance(self.odds.driver).then(|| {
+            if answers {
+                let message = "the backend is away".into();
+                CallError::Failed { code: ErrorCode::Unavailable, message }
+            } else {
+                CallError::TimedOut(Duration::from_secs(2))
+            }
+        }))
+    }
+}
+
+impl Drivers for Sim {
+    fn names(&self) -> Vec<DriverName> {
+        DRIVERS.map(|name| self.driver(name)).into_iter().filter(|d| self.is_loaded(d)).collect()
+    }
+
+    fn description(&self, driver: &DriverName) -> Option<Rc<Description>> {
+        let size = OptionSpec {
+            key: "size".into(),
+            value_type: ValueType::Size,
+            required: false,
+            default: None,
+            help: String::new(),
+        };
+        let description = Description {
+            name: driver.to_string(),
+            version: format!("1.0.{}", self.backend.borrow().version),
+            help: String::new(),
+            options: vec![size],
+            grants: Vec::new(),
+        };
+        self.is_loaded(driver).then(|| Rc::new(description))
+    }
+
+    async fn until_loaded(&self, driver: &DriverName) {
+        let at = self.backend.borrow().loaded.get(driver).copied();
+        if let Some(at) = at {
+            tokio::time::sleep_until(at.min(Instant::now() + TAKE_UP)).await;
+        }
+    }
+
+    fn grants(&self, _: &DriverName) -> Result<Grants, Fault> {
+        Ok(Grants::default())
+    }
+
+    async fn create(
+        &self,
+        driver: &DriverName,
+        id: Id,
+        _: &VolumeName,
+        _: &Options,
+    ) -> Result<Created, CallError> {
+        let error = self.call(driver).await?;
+        if error.is_none() || self.chance(500) {
+            self.backend.borrow_mut().made.insert(id);
+        }
+        self.point().await;
+        if let Some(error) = error {
+            return Err(error);
+        }
+        let owner = Owner { uid: 0, gid: 0, mode: 0o755 };
+        let storage = match driver.as_str() {
+            "tmpfs" => Storage::None,
+            _ => Storage::Directory(Directory { owner, limit: None }),
+        };
+        Ok(Created { storage, state: Vec::new() })
+    }
+
+    async fn remove(&self, driver: &DriverName, volume: &Volume) -> Result<Reclaim, CallError> {
+        if let Some(error) = self.call(driver).await? {
+            if matches!(error, CallError::TimedOut(_)) && self.chance(500) {
+                self.backend.borrow_mut().made.remove(&volume.id);
+            }
+            return Err(error);
+        }
+        self.backend.borrow_mut().made.remove(&volume.id);
+        self.point().await;
+        Ok(if Self::retains(volume.id) { Reclaim::Retain } else { Reclaim::Delete })
+    }
+
+    async fn path(&self, driver: &DriverName, _: &Volume) -> Result<Plan, CallError> {
+        if let Some(error) = self.call(driver).await? {
+            return Err(error);
+        }
+        let owner = Owner { uid: 0, gid: 0, mode: 0o1777 };
+        let source = match driver.as_str() {
+            "tmpfs" => Source::Tmpfs(Tmpfs { size: None, inodes: None, owner }),
+            _ => Source::Storage,
+        };
+        Ok(Plan { source, read_only: false, no_exec: false, subpath: None })
+    }
+
+    async fn list(&self, driver: &DriverName) -> Result<Vec<Found>, CallError> {
+        if let Some(error) = self.call(driver).await? {
+            return Err(error);
+        }
+        if driver.as_str() != "tmpfs" {
+            return Ok(Vec::new());
+        }
+        let mut backend = self.backend.borrow_mut();
+        (backend.told, backend.taken_in) = (Some(backend.exports.clone()), None);
+        let found = backend.exports.iter().map(|name| Found {
+            name: name.clone(),
+            options: Options::default(),
+            state: Vec::new(),
+            owned: false,
+        });
+        Ok(found.collect())
+    }
+}
