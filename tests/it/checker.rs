@@ -3,6 +3,20 @@
 //! A [`Ledger`] holds what was acknowledged. [`check`] looks at wasmvol from outside (the kernel's mounts, the directories, the
 //! command line, the exported catalog) and names each invariant that does not hold by its number. What was asked and not
 //! acknowledged is a doubt: it may have happened wholly, or not at all.
+//!
+//! Which invariant is looked at where:
+//!
+//! | | here | elsewhere |
+//! |---|---|---|
+//! | I1 to I7, I9 to I17, I24, I25 | by name, at rest after each kill | in memory and at every step: `host/src/volumes/model/check.rs` |
+//! | I8 not acknowledged: wholly or not at all | each doubt is tried both ways, and nothing in between lies about | the model's `ledger.rs` |
+//! | I18 no file stays open | no descriptor leads into a volume, mountd has no more than at first | 1000 cycles: `limits.rs`; mountd alone: `host/mountd/tests/kernel/volumes.rs` |
+//! | I19 a second recovery changes nothing | [`digest`], which `crash.rs` compares | `model.rs` |
+//! | I20 what hangs delays nobody else | [`answers_from_memory`], while mountd stands still | drivers that loop: `drivers.rs`; how fast: `make bench` |
+//! | I21 a driver reaches nothing of another | | no file, no network, no environment: `host/driver/tests/engine/hostile.rs` |
+//! | I22 secrets are in no line | | what may be one is not repeated: `host/src/volumes/options.rs` |
+//! | I23 limits | | `limits.rs`, `host/driver/tests/engine/hostile.rs` |
+//! | I26 one verb a volume, and none waits for another's | [`answers_from_memory`]; afterwards every volume's turn comes | two requests at once: the model's `kernel.rs` |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -44,6 +58,8 @@ pub(crate) struct Ledger {
     /// Ids of volumes that were removed.
     removed: BTreeSet<String>,
     strangers: Vec<Stranger>,
+    /// How many files mountd had open when it was looked at first.
+    files: Option<usize>,
 }
 
 /// A file that belongs to nobody, in or beside our directories.
@@ -132,6 +148,8 @@ struct Seen<'a> {
     records: Vec<Value>,
     troubles: Vec<Value>,
     storage: BTreeSet<String>,
+    /// Where the open files of mountd and of the daemon lead.
+    files: [Vec<PathBuf>; 2],
     containers: &'a BTreeMap<String, Container>,
 }
 
@@ -150,6 +168,7 @@ impl<'a> Seen<'a> {
             records: lines.filter_map(|mut line| Some(line.get_mut("volume")?.take())).collect(),
             troubles: wasmvol.json("status")["troubles"].as_array().unwrap().clone(),
             storage: wasmvol.entries("volumes").into_iter().collect(),
+            files: [wasmvol.mountd(), wasmvol.daemon()].map(open_files),
             containers,
         }
     }
@@ -166,7 +185,7 @@ impl<'a> Seen<'a> {
 
 /// Every invariant that a crash test can see, by its number.
 type Invariant = fn(&Seen<'_>, &Ledger) -> Result<(), String>;
-const INVARIANTS: [(&str, Invariant); 16] = [
+const INVARIANTS: [(&str, Invariant); 18] = [
     ("I1 every mount under the anchor is of one volume", every_mount_has_a_volume),
     ("I2 a mounted volume is mounted once, with its own file system", mounted_once),
     ("I3 mounts are nosuid, nodev and private; the anchor is shared and read-only", flags),
@@ -174,6 +193,7 @@ const INVARIANTS: [(&str, Invariant); 16] = [
     ("I5, I6, I25 holders are those that were acknowledged, and no others", holders),
     ("I5 a mount that was acknowledged is still the same", same_mount),
     ("I7 what was created is there, and what was removed is not", there_or_gone),
+    ("I8 nothing lies about that is neither before nor after a verb", nothing_in_between),
     ("I9 no record is half done", nothing_half_done),
     ("I10 what is not ours is untouched", strangers_untouched),
     ("I11 the data of every volume is what was written", data),
@@ -186,6 +206,7 @@ const INVARIANTS: [(&str, Invariant); 16] = [
     ("I15 one superblock a volume", one_superblock),
     ("I16 nothing lies under a mountpoint", underlay),
     ("I17, I24 stores are whole, and no id serves twice", stores),
+    ("I18 no file of a volume is open, and none too many", no_file_left_open),
 ];
 
 /// Checks every invariant. Of the doubts any may have happened; the ledger afterwards holds what did. Recovery is given a while for
@@ -204,6 +225,23 @@ pub(crate) fn check(
         found.map_err(|why| nearest = why).ok()
     });
     *ledger = kept.unwrap_or_else(|| panic!("not as it was promised, {nearest}"));
+    // Last, because it makes wasmvol look at volumes that it must have come back to by itself.
+    for name in ledger.volumes.keys() {
+        let turn = wasmvol.plugin().unmount(name, "nobody");
+        assert_eq!(turn, Ok(()), "I26 a verb is left under way for `{name}`");
+    }
+}
+
+/// While mountd stands still and verbs of some volumes wait for it: what is answered from memory is answered (I20), and each of those
+/// verbs has begun, whatever the others wait for (I26).
+pub(crate) fn answers_from_memory(wasmvol: &Wasmvol, ledger: &Ledger) {
+    let plugin = wasmvol.plugin();
+    let listed = plugin.list();
+    for name in ledger.volumes.keys() {
+        assert!(plugin.get(name).is_ok(), "I20 Get of `{name}`");
+        assert!(plugin.path(name).is_ok(), "I20 Path of `{name}`");
+        assert!(listed.contains(name), "I20 List with `{name}`");
+    }
 }
 
 /// The ledger that holds in every point; or what is wrong with the one that comes nearest.
@@ -216,6 +254,7 @@ fn what_happened(seen: &Seen<'_>, ledger: &Ledger, doubts: &[Verb]) -> Result<Le
         for (name, promise) in &mut candidate.volumes {
             promise.id = promise.id.take().or_else(|| seen.id(name));
         }
+        candidate.files.get_or_insert(seen.files[0].len());
         let broken = broken(seen, &candidate);
         if broken.is_empty() {
             return Ok(candidate);
@@ -344,6 +383,21 @@ fn there_or_gone(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
     Ok(())
 }
 
+fn nothing_in_between(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
+    let places: BTreeSet<_> = fs::read_dir(seen.wasmvol.anchor())
+        .unwrap()
+        .map(|entry| entry.unwrap().path().to_string_lossy().into_owned())
+        .collect();
+    let mounted: BTreeSet<_> = seen.mounts.iter().map(|mount| mount.path.clone()).collect();
+    ensure(places == mounted, || format!("mountpoints: {places:?}, mounts: {mounted:?}"))?;
+    let trash = seen.wasmvol.state().join("trash");
+    let is_planted = |name: &&String| {
+        ledger.strangers.iter().any(|stranger| stranger.path.starts_with(trash.join(name)))
+    };
+    let waste = seen.wasmvol.entries("trash").into_iter().find(|name| !is_planted(&name));
+    ensure(waste.is_none(), || format!("{waste:?} stays in the trash"))
+}
+
 fn nothing_half_done(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
     let half = seen.records.iter().find(|record| record["phase"] != "ready");
     ensure(half.is_none(), || format!("{half:?}"))?;
@@ -453,6 +507,22 @@ fn stores(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
         ensure(seen.wasmvol.state().join(&file).exists(), || format!("{file} has gone"))?;
     }
     Ok(())
+}
+
+fn no_file_left_open(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
+    let volumes = [seen.wasmvol.anchor(), seen.wasmvol.state().join("volumes")];
+    let is_inside = |file: &&PathBuf| volumes.iter().any(|v| *file != v && file.starts_with(v));
+    let inside = seen.files.iter().flatten().find(is_inside);
+    ensure(inside.is_none(), || format!("{inside:?} is open"))?;
+    let count = seen.files[0].len();
+    ensure(ledger.files == Some(count), || {
+        format!("mountd has {count} files open, not {:?}: {:?}", ledger.files, seen.files[0])
+    })
+}
+
+fn open_files(pid: u32) -> Vec<PathBuf> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files.filter_map(|file| fs::read_link(file.path()).ok()).collect()
 }
 
 /// What a trouble is about, without the quotes of a name that nobody has checked.

@@ -247,6 +247,7 @@ fn mess(subject: &mut Subject, with_effects: bool) -> Vec<Verb> {
     ];
     let open: Vec<Socket> = doubts.iter().map(|verb| begin(subject, verb)).collect();
     until("the verbs have begun", SOON, || has_begun(subject).then_some(()));
+    checker::answers_from_memory(&subject.wasmvol, &subject.ledger);
     if with_effects {
         let_mountd_finish(subject);
     }
