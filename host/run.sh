@@ -125,6 +125,12 @@ TEXT
     fi
 }
 
+# Tells the server to end. sudo forgets a password after some minutes: a prompt out of nowhere would be a riddle.
+end() {
+    [ -z "$sudo" ] || sudo -n true 2>/dev/null || echo "ending it needs root as well: sudo may ask for your password"
+    $sudo kill "$server" 2>/dev/null
+}
+
 if ask status >/dev/null 2>&1; then
     echo "wasmvol is served on this machine already: see \`$typed status\`" >&2
     exit 75
@@ -134,7 +140,7 @@ server=
 ended=
 # This script outlives the server, to say what is left. The server is a background job, which Ctrl-C does not reach, so that it
 # is told once and in one way.
-trap 'ended=yes; [ -z "$server" ] || $sudo kill "$server" 2>/dev/null' INT TERM
+trap 'ended=yes; [ -z "$server" ] || end' INT TERM
 when_ready &
 ready=$!
 while [ -z "$ended" ]; do

@@ -105,10 +105,10 @@ impl<W: World> Admin<W> {
             ("POST", ["volumes", name, "unmount"]) => self.unmount((*name).to_owned()).await,
             ("GET", ["kept"]) => json(&self.kept()),
             ("DELETE", ["kept", id]) => self.purge(Id::parse(id)?).await,
-            ("GET", ["drivers"]) => json(&self.all_drivers()),
+            ("GET", ["drivers"]) => json(&self.all_drivers().await),
             ("POST", ["drivers"]) => self.load(&body).await,
             ("POST", ["components"]) => self.check(&body).await,
-            ("GET", ["drivers", name]) => self.driver(&DriverName::parse(name)?),
+            ("GET", ["drivers", name]) => self.driver(&DriverName::parse(name)?).await,
             ("DELETE", ["drivers", name]) => self.unload(DriverName::parse(name)?).await,
             _ => Err(Refusal::Unknown),
         }
@@ -168,8 +168,9 @@ impl<W: World> Admin<W> {
         let this = Rc::clone(self);
         self.finish(async move {
             let request = loader::Request { name, settings, component, first_party: false };
+            this.drivers.until_taken_up().await;
             let row = this.loader.load(request).await?;
-            this.driver(&row.name)
+            this.driver(&row.name).await
         })
         .await
     }
@@ -182,18 +183,21 @@ impl<W: World> Admin<W> {
     async fn unload(self: &Rc<Self>, name: DriverName) -> Result<Vec<u8>, Refusal> {
         let this = Rc::clone(self);
         self.finish(async move {
+            this.drivers.until_taken_up().await;
             this.loader.unload(&name).await?;
             json(&())
         })
         .await
     }
 
-    fn driver(&self, name: &DriverName) -> Result<Vec<u8>, Refusal> {
+    async fn driver(&self, name: &DriverName) -> Result<Vec<u8>, Refusal> {
+        self.drivers.until_taken_up().await;
         let loaded = self.drivers.get(name).ok_or(LoaderError::NotLoaded(name.clone()))?;
         json(&self.describe(loaded))
     }
 
-    fn all_drivers(&self) -> Vec<Driver> {
+    async fn all_drivers(&self) -> Vec<Driver> {
+        self.drivers.until_taken_up().await;
         self.drivers.all().into_iter().map(|loaded| self.describe(loaded)).collect()
     }
 

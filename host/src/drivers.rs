@@ -88,6 +88,14 @@ impl Drivers {
         self.taken_up.send_replace(true);
     }
 
+    /// Until every driver of before the start is loaded again, or cannot be: a list would be half of the truth until then, and
+    /// what an operator loads would be replaced by what is still on its way. It ends, since each compilation does.
+    pub(crate) async fn until_taken_up(&self) {
+        let mut taken_up = self.taken_up.subscribe();
+        // The sender lives as long as this does.
+        let _never_closed = taken_up.wait_for(|ended| *ended).await;
+    }
+
     fn take(&self, name: &DriverName) -> Option<Loaded> {
         self.loaded.borrow_mut().remove(name)
     }

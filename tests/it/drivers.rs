@@ -246,3 +246,29 @@ fn a_plan_is_asked_for_once_of_each_driver_that_is_loaded() {
     use_once();
     assert_eq!(asked(), loaded + 1, "another driver's plan was used");
 }
+
+/// One that answers, and whose drivers are still being compiled.
+fn just_started() -> Wasmvol {
+    let mut wasmvol = Wasmvol::install();
+    wasmvol.launch();
+    wasmvol.wait_answering();
+    wasmvol
+}
+
+#[test]
+fn the_first_list_after_a_start_is_whole() {
+    let listed = just_started().cli("driver ls").ok();
+    for name in ["local", "tmpfs"] {
+        assert!(listed.lines().any(|line| line.starts_with(name)), "{name} is not in {listed}");
+    }
+}
+
+#[test]
+fn what_is_loaded_right_after_a_start_is_not_replaced_by_what_came_with_it() {
+    let mut wasmvol = just_started();
+    let scratch = component("guests/scratch.wasm");
+    wasmvol.cli(&format!("driver load {} --name tmpfs", scratch.display())).ok();
+    wasmvol.wait_ready();
+    let shown = wasmvol.cli("driver inspect tmpfs").ok();
+    assert!(shown.contains("memory, up to the operator's ceiling"), "{shown}");
+}
