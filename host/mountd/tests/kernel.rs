@@ -1,7 +1,7 @@
 //! mountd against the real kernel, as root. Each test has a machine of its own: a mount namespace whose `/` is shared, as systemd
 //! makes it, in which mountd starts this program again as its daemon, and that relays frames from the plugin socket.
 //!
-//! Run with `cargo test -p wasmvol-mountd --test kernel [PART OF A NAME]`. Nothing is left on the host.
+//! Run with `cargo test -p wasmvol-mountd --test kernel -- [PART OF A NAME] [--skip NAME]`. Nothing is left on the host.
 
 #![expect(
     clippy::unwrap_used,
@@ -32,23 +32,35 @@ mod volumes;
 
 fn main() {
     let mut args = std::env::args().skip(1);
-    let part = args.next();
-    if part.as_deref() == Some("daemon") {
-        return relay::run();
-    }
-    if !rustix::process::geteuid().is_root() {
-        println!("mountd's kernel tests need root: none was run");
-        std::process::exit(i32::from(std::env::var_os("WASMVOL_REQUIRE_ROOT").is_some()));
-    }
-    let part = part.filter(|part| !part.starts_with('-')).unwrap_or_default();
-    let mut failed = 0;
-    for (name, test) in [volumes::TESTS, holders::TESTS, life::TESTS].concat() {
-        if !name.contains(&part) {
-            continue;
+    let (mut part, mut left_out) = (String::new(), Vec::new());
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "daemon" => return relay::run(),
+            "--skip" => left_out.extend(args.next()),
+            // What else cargo and its users give to test programs changes how libtest prints.
+            other if other.starts_with('-') => {}
+            other => other.clone_into(&mut part),
         }
-        let ok = std::panic::catch_unwind(test).is_ok();
-        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
-        failed += i32::from(!ok);
     }
+    let asked = |name: &str| name.contains(&part) && !left_out.iter().any(|left| left == name);
+    let is_root = rustix::process::geteuid().is_root();
+    let [mut passed, mut failed, mut ignored, mut filtered] = [0; 4];
+    for (name, test) in [volumes::TESTS, holders::TESTS, life::TESTS].concat() {
+        let (result, count) = match () {
+            () if !asked(name) => {
+                filtered += 1;
+                continue;
+            }
+            () if !is_root => ("ignored, needs root", &mut ignored),
+            () if std::panic::catch_unwind(test).is_ok() => ("ok", &mut passed),
+            () => ("FAILED", &mut failed),
+        };
+        println!("test {name} ... {result}");
+        *count += 1;
+    }
+    let result = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "test result: {result}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; {filtered} filtered out"
+    );
     std::process::exit(i32::from(failed > 0));
 }

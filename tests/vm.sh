@@ -1,0 +1,84 @@
+#!/bin/sh
+# The tests that need no engine, on the kernel of Debian's cloud images, in a virtual machine: `tests/vm.sh [FILTER]...`.
+#
+# Called by tests/run.sh after everything was built. Older kernels lack system calls that a newer one has (Linux 6.1 of Debian 12: no
+# statmount, listmount, PAGEMAP_SCAN), and kernels of a container's host lack file systems. Needs no root: the machine is qemu's, its
+# disk and its initramfs lie beneath target/vm. Prints what the tests print; exit status 1 if one failed.
+set -eu
+cd "$(dirname "$0")/.."
+
+host/packages.sh qemu-system-x86 busybox-static cpio kmod e2fsprogs
+PATH="$PATH:${HOME:-/root}/.cargo/bin:/usr/sbin:/sbin"
+
+# Seconds of the whole run: emulation without KVM takes some 20 times as long as the machine itself.
+deadline=1500
+vm=$PWD/target/vm
+mkdir -p "$vm"
+
+# The newest cloud kernel of this Debian, kept until there is a newer one.
+kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p')
+if [ ! -d "$vm/$kernel" ]; then
+    (cd "$vm" && apt-get -q download "$kernel" && dpkg -x "$kernel"_*.deb "$kernel.new" && rm "$kernel"_*.deb)
+    mv "$vm/$kernel.new" "$vm/$kernel"
+fi
+release=${kernel#linux-image-}
+
+root=$vm/root
+rm -rf "$root"
+mkdir -p "$root/bin" "$root/lib/modules/$release"
+
+# Copies programs, and the libraries that they name, to the same places.
+take() {
+    for program in "$@"; do
+        file=$(command -v "$program")
+        { echo "$file" && { ldd "$file" 2>/dev/null | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) .*/\1/p'; }; } |
+            while read -r each; do
+                mkdir -p "$root$(dirname "$each")"
+                cp -Lf "$each" "$root$each"
+            done
+    done
+}
+
+# Modules with all that they depend on, in the order in which they are loaded.
+cp -r "$vm/$kernel/lib/modules/$release/." "$root/lib/modules/$release/"
+depmod -b "$root" "$release"
+for module in virtio_pci virtio_blk overlay fuse loop xfs btrfs; do
+    modprobe -d "$root" -S "$release" --show-depends "$module"
+done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' >"$vm/modules"
+mkdir "$vm/root/modules"
+sed "s|^$root||" "$vm/modules" >"$root/modules/order"
+find "$root/lib/modules" -name '*.ko' | grep -vxFf "$vm/modules" | xargs rm -f
+
+# The program of a test target.
+default="semantics::"
+built() {
+    cargo test --release --workspace --no-run --message-format json 2>/dev/null |
+        sed -n 's/.*"target":{"kind":\["test"\][^}]*"name":"'"$1"'".*"executable":"\([^"]*\)".*/\1/p'
+}
+kernel_tests=$(built kernel)
+system_tests=$(built it)
+# Of what busybox has too it runs its own, with fewer options, wherever it starts a program.
+take /bin/busybox bash setpriv unshare nsenter setsid timeout mount umount sleep "$kernel_tests" "$system_tests"
+take "$PWD/target/release/wasmvol" "$PWD/target/release/wasmvol-mountd"
+for wasm in target/drivers target/guests; do
+    mkdir -p "$root$PWD/$wasm"
+    cp "$wasm"/*.wasm "$root$PWD/$wasm/"
+done
+cp tests/vm/init.sh "$root/init"
+{
+    echo "workspace='$PWD'"
+    # Before Linux 6.6 a tmpfs takes any number of inodes.
+    echo "kernel_tests='$kernel_tests --skip an_option_that_the_kernel_refuses_is_told_in_its_words'"
+    echo "system_tests='$system_tests ${*:-$default}'"
+} >"$root/parameters"
+(cd "$root" && find . | cpio --quiet -o -H newc -R 0:0) >"$vm/initramfs"
+
+rm -f "$vm/disk"
+truncate -s 2G "$vm/disk"
+mkfs.ext4 -q -F "$vm/disk"
+
+timeout --foreground "$deadline" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 2048 -nographic -no-reboot -nic none \
+    -kernel "$vm/$kernel/boot/vmlinuz-$release" -initrd "$vm/initramfs" \
+    -drive "file=$vm/disk,format=raw,if=virtio,cache=unsafe" \
+    -append "console=ttyS0 quiet panic=-1 mitigations=off" </dev/null 2>&1 | sed -u 's/\r$//; s/\x1b\[*[?0-9;]*[a-zA-Z]//g' | tee "$vm/log"
+grep -qx 'vm: every test passed' "$vm/log"
