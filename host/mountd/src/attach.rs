@@ -21,7 +21,7 @@ use crate::scan;
 use crate::sys::{Flags, Propagation, mount_setattr};
 
 /// The source of a superblock that is one volume's own: by it the volume is known in every namespace.
-fn tag(id: Id) -> String {
+pub(crate) fn tag(id: Id) -> String {
     format!("wasmvol-{id}")
 }
 

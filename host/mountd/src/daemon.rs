@@ -89,9 +89,8 @@ impl Program {
 
     /// Starts a daemon; `doors` are the plugin's socket and the admin's.
     pub(crate) fn start(&self, mounter: &Mounter, doors: &[Door; 2]) -> Result<Daemon, Errno> {
-        let flags = SocketFlags::CLOEXEC;
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let (ours, theirs) = rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None)?;
         let places = &mounter.places;
         let mut fds = vec![theirs.as_fd()];
         fds.extend(doors.iter().map(|door| door.socket.as_fd()));

@@ -17,6 +17,7 @@ use wasmvol_plan::{
 };
 
 use crate::anchor::{Anchor, Device, NONE, identity};
+use crate::attach::tag;
 use crate::fault::{Context, fault};
 use crate::places::{Places, path_of};
 use crate::scan::{Processes, Target, names, parse};
@@ -187,11 +188,13 @@ impl Mounter {
 
     /// Who holds a volume: who shows its own superblock, or else its directory.
     fn scan(&self, id: Id) -> Result<Evidence, Fault> {
-        let (device, root) = match self.anchor.mounted(id)? {
+        let there = self.anchor.mounted(id)?;
+        let (device, root) = match there {
             Some((_, own)) if own != self.store.shown => (own, None),
             _ => (self.store.device, Some(self.store.data(id, None))),
         };
-        self.processes.scan(&Target { device, root, anchor: self.anchor.device })
+        let lost = there.is_none().then(|| tag(id));
+        self.processes.scan(&Target { device, root, lost, anchor: self.anchor.device })
     }
 
     fn unmount(&self, id: Id) -> Result<Release, Fault> {

@@ -30,6 +30,8 @@ pub(crate) struct Target {
     pub(crate) device: Device,
     /// Root of the volume in a file system that others share; none where the device is the volume's own.
     pub(crate) root: Option<String>,
+    /// Where nothing is mounted: the source of the volume's own file system, if it had one.
+    pub(crate) lost: Option<String>,
     /// On this device a mount is the volume's own, or a copy of it, and holds nothing.
     pub(crate) anchor: Device,
 }
@@ -107,22 +109,22 @@ impl Processes {
     pub(crate) fn scan(&self, target: &Target) -> Result<Evidence, Fault> {
         let mut holders = Vec::new();
         let somewhere = namespaces::show(&self.namespace, target, &mut self.devices.borrow_mut());
-        if somewhere == Ok(false) {
+        if somewhere == Ok(false) && target.lost.is_none() {
             return Ok(Evidence::default());
         }
         let unknown = self.each_view(|pid, lines| {
-            let on_anchor = |line: &Entry<'_>| {
-                let below = lines.iter().find(|below| below.mount_id == line.parent_id);
-                below.is_some_and(|below| below.device == target.anchor)
-            };
-            let shows = |line: &&Entry<'_>| target.is(line.device, &line.root) && !on_anchor(line);
+            let anchors = lines.iter().filter(|line| line.device == target.anchor);
+            let anchors: HashSet<_> = anchors.map(|line| line.mount_id).collect();
+            let is_lost = |line: &Entry<'_>| target.lost.as_deref() == Some(&line.source);
+            let is_it = |line: &Entry<'_>| target.is(line.device, &line.root) || is_lost(line);
+            let shows = |line: &&Entry<'_>| is_it(line) && !anchors.contains(&line.parent_id);
             let line = lines.iter().find(shows).filter(|_| holders.len() < NAMED_MAX);
             let shown = |path: &str| path.chars().flat_map(escaped).take(PATH_SHOWN).collect();
             holders.extend(line.map(|line| Sighting { pid, path: shown(&line.mount_point) }));
         })?;
         // A namespace that no process shows is a thread's, or is kept by its file.
         let hidden = u32::from(holders.is_empty());
-        Ok(Evidence { holders, unknown: if somewhere.is_ok() { hidden } else { unknown } })
+        Ok(Evidence { holders, unknown: if somewhere == Ok(true) { hidden } else { unknown } })
     }
 
     /// Whether `pid` sees a mount of this device at `path`; so it does if it has ended, or shares our namespace.
@@ -148,26 +150,27 @@ impl Processes {
         let unknown = self.each_view(|pid, lines| {
             // Another file system may have got the device's number since; it has not this source.
             let same = |line: &&Entry<'_>| line.device == last.device && line.source == source;
-            let place = |line: &Entry<'_>| (pid, line.mount_point.to_string(), line.mount_id);
-            holders.extend(lines.iter().find(same).map(place));
+            // A directory inside the volume is not the volume: who has only that holds it, and cannot give it back.
+            let line = lines.iter().filter(same).min_by_key(|line| line.root != last.root);
+            let whole = |line: &Entry<'_>| (line.root == last.root).then_some(line.mount_id);
+            holders.extend(line.map(|line| (pid, line.mount_point.to_string(), whole(line))));
         })?;
         let tree = holders.iter().find_map(|holder| self.clone_from(holder).ok());
         if tree.is_none() && (unknown > 0 || !holders.is_empty()) {
-            let why =
-                "cannot take the volume back from who holds it: end the containers that use it";
+            let why = "cannot be taken back from who holds it: end the containers that use it";
             return fault(FaultKind::Busy, why);
         }
         Ok(tree)
     }
 
     /// Clones the mount with a number that a process sees at a path.
-    fn clone_from(&self, (pid, path, id): &(u32, String, u64)) -> Result<OwnedFd, Errno> {
+    fn clone_from(&self, (pid, path, id): &(u32, String, Option<u64>)) -> Result<OwnedFd, Errno> {
         let flags = PLACE.difference(OFlags::NOFOLLOW);
         let root = openat(&self.proc, format!("{pid}/root"), flags, Mode::empty())?;
         let theirs = open_file(&self.proc, &format!("{pid}/ns/mnt"))?;
         let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
         let place = openat2(root, path, PLACE, Mode::empty(), inside)?;
-        if identity(&place, "")?.0 != *id {
+        if Some(identity(&place, "")?.0) != *id {
             return Err(Errno::STALE);
         }
         // The kernel clones only what is in the caller's own namespace. Nothing in between resolves a path.

@@ -70,10 +70,9 @@ pub(crate) fn page(
 ) -> Reply {
     let first = after.map_or(Bound::Unbounded, Bound::Excluded);
     let mut rest = found.range((first, Bound::Unbounded)).peekable();
-    let mut entries = Vec::new();
     // An id has at most 19 bytes, the numbers of its facts 30.
     let size = |facts: &Facts| 30 + facts.root.len() + facts.filesystem.len();
-    let mut bytes = 0;
+    let (mut entries, mut bytes) = (Vec::new(), 0);
     while entries.len() < PAGE
         && bytes < PAGE_BYTES
         && let Some((id, facts)) = rest.next()

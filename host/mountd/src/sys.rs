@@ -66,8 +66,7 @@ pub(crate) fn ask_mounts(
         AskMounts::Stat => answer.len(),
         AskMounts::List => answer.len() / size_of::<u64>(),
     };
-    // SAFETY: the request is whole and has the size that it says; the kernel writes at most `room` bytes, or numbers of
-    // eight bytes.
+    // SAFETY: the request is whole and has the size that it says; the kernel writes at most `room` bytes, or 8-byte numbers.
     let result =
         unsafe { libc::syscall(call as i64, &raw const request, answer.as_mut_ptr(), room, 0) };
     usize::try_from(result).map_err(|_| errno())

@@ -54,8 +54,6 @@ impl<'a> Entry<'a> {
                 },
             }
         }
-        let filesystem = unescape(fields.next()?);
-        let source = unescape(fields.next()?);
         Some(Self {
             mount_id,
             parent_id,
@@ -64,8 +62,8 @@ impl<'a> Entry<'a> {
             mount_point,
             shared,
             master,
-            filesystem,
-            source,
+            filesystem: unescape(fields.next()?),
+            source: unescape(fields.next()?),
         })
     }
 }

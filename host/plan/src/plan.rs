@@ -153,9 +153,8 @@ pub fn check_subpath(subpath: &str) -> Result<(), Fault> {
     let odd = |part: &str| part.is_empty() || part == "." || part == "..";
     if subpath.split('/').any(odd) || subpath.chars().any(char::is_control) {
         let shown = Quoted::new(subpath);
-        return invalid(format!(
-            "subpath {shown} is not allowed: use plain names, with `/` between"
-        ));
+        let why = "is not allowed: use plain names, with `/` between";
+        return invalid(format!("subpath {shown} {why}"));
     }
     Ok(())
 }

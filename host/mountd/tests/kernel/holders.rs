@@ -15,6 +15,8 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     a_tmpfs_that_a_container_holds_is_taken_back,
     a_tmpfs_that_a_container_of_another_user_holds_is_taken_back,
     a_lost_directory_is_held_by_the_container_that_has_it,
+    a_lost_tmpfs_is_held_by_the_container_that_has_it,
+    a_directory_inside_a_lost_tmpfs_is_not_taken_for_the_volume,
     an_engine_that_cannot_see_the_mount_gets_an_error_and_the_mount_goes,
     an_engine_in_a_slave_namespace_sees_volumes_come_and_go,
 ];
@@ -123,6 +125,35 @@ fn a_lost_directory_is_held_by_the_container_that_has_it() {
     assert_eq!((again.device, again.root), (facts.device, facts.root));
     drop(container);
     assert_eq!(machine.unmount(id(1)), Release::Gone);
+}
+
+fn a_lost_tmpfs_is_held_by_the_container_that_has_it() {
+    let mut machine = Machine::start();
+    machine.mount(id(1), tmpfs()).unwrap();
+    let container = machine.container(id(1));
+    assert!(machine.sh(&format!("umount run/mnt/{}", id(1))));
+    match machine.ask(Request::Scan(id(1))) {
+        Reply::Scanned(evidence) => assert_eq!(evidence.holders.len(), 1, "{evidence:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(machine.unmount(id(1)), Release::Held(_)));
+    assert_eq!(machine.unmount(id(2)), Release::Gone, "nobody has another volume");
+    drop(container);
+    assert_eq!(machine.unmount(id(1)), Release::Gone);
+}
+
+fn a_directory_inside_a_lost_tmpfs_is_not_taken_for_the_volume() {
+    let mut machine = Machine::start();
+    let facts = machine.mount(id(1), tmpfs()).unwrap();
+    fs::create_dir(machine.volume(id(1)).join("inside")).unwrap();
+    let line = format!("mount --bind run/mnt/{0}/inside /mnt && umount run/mnt/{0}", id(1));
+    let container = machine.namespace("private", &line);
+    assert!(machine.sh(&format!("umount run/mnt/{}", id(1))));
+    let refused = machine.mount_for(id(1), tmpfs(), None, Some(facts.clone())).unwrap_err();
+    assert_eq!(refused.kind, FaultKind::Busy, "{refused}");
+    drop(container);
+    machine.mount_for(id(1), tmpfs(), None, Some(facts)).unwrap();
+    assert_eq!(fs::read_dir(machine.volume(id(1))).unwrap().count(), 0);
 }
 
 fn an_engine_that_cannot_see_the_mount_gets_an_error_and_the_mount_goes() {
