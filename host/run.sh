@@ -125,12 +125,6 @@ TEXT
     fi
 }
 
-# Tells the server to end. sudo forgets a password after some minutes: a prompt out of nowhere would be a riddle.
-end() {
-    [ -z "$sudo" ] || sudo -n true 2>/dev/null || echo "ending it needs root as well: sudo may ask for your password"
-    $sudo kill "$server" 2>/dev/null
-}
-
 if ask status >/dev/null 2>&1; then
     echo "wasmvol is served on this machine already: see \`$typed status\`" >&2
     exit 75
@@ -138,9 +132,10 @@ fi
 
 server=
 ended=
-# This script outlives the server, to say what is left. The server is a background job, which Ctrl-C does not reach, so that it
-# is told once and in one way.
-trap 'ended=yes; [ -z "$server" ] || end' INT TERM
+# This script outlives the server, to say what is left. Ctrl-C at a terminal reaches the server too, through sudo, which forgets its
+# password after some minutes: it is asked for only where nobody else tells the server.
+trap 'ended=yes; [ -z "$server" ] || $sudo ${sudo:+-n} kill "$server" 2>/dev/null || :' INT
+trap 'ended=yes; [ -z "$server" ] || $sudo kill "$server" 2>/dev/null || :' TERM
 when_ready &
 ready=$!
 while [ -z "$ended" ]; do
