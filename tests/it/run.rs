@@ -53,10 +53,14 @@ impl Run {
 
     fn serving(engines: &[&str]) -> Self {
         let run = Self::start(engines, "env");
-        until("it says what to type", READY, || {
-            run.said().contains("Ctrl-C ends it").then_some(())
-        });
+        run.wait_serving();
         run
+    }
+
+    fn wait_serving(&self) {
+        until("it says what to type", READY, || {
+            self.said().contains("Ctrl-C ends it").then_some(())
+        });
     }
 
     fn said(&self) -> String {
@@ -132,4 +136,14 @@ fn where_no_engine_would_see_a_mount_it_does_not_serve_and_says_why() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("mount namespace of its own") && said.contains("make-rshared"), "{said}");
     assert!(!said.contains("wasmvol serves"), "{said}");
+}
+
+#[test]
+fn an_anchor_of_an_earlier_run_that_is_covered_is_not_waited_for() {
+    // As where another /run was mounted over the one of an earlier run.
+    let cover = "sh -c 'mkdir -p /run/wasmvol/mnt && mount -t tmpfs wasmvol-anchor /run/wasmvol/mnt && \
+                 mount -t tmpfs -o mode=755 tmpfs /run/wasmvol && exec env \"$@\"' sh";
+    let run = Run::start(&[], cover);
+    run.wait_serving();
+    run.end();
 }

@@ -60,7 +60,9 @@ impl Anchor {
     /// Takes over the anchor of an earlier start, or makes one; `lines` is this process's mountinfo.
     pub(crate) fn open(path: String, lines: &[Entry<'_>]) -> Result<Self, Fault> {
         let here: Vec<_> = lines.iter().filter(|line| line.mount_point == path).collect();
-        if here.is_empty() {
+        // One that lies beneath a file system mounted over RUNTIME later is listed too, and out of reach.
+        let reached = identity(CWD, &path).ok().map(|(mount_id, _)| mount_id);
+        if !here.iter().any(|line| reached == Some(line.mount_id)) {
             make(&path)?;
         } else {
             uncover(&path, &here)?;
