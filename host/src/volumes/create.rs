@@ -36,7 +36,10 @@ impl<W: World> Volumes<W> {
         self.world.drivers().until_loaded(driver).await;
         let record = self.intend(&name, driver, &asked)?;
         if let Some(there) = self.read(&name, |entry| entry.record.clone()) {
-            return match options::difference(&there.options, &record.options) {
+            // Another version of the driver may have other defaults: what was given must be so, what was left out stays as it is.
+            let is_same_driver = there.driver_version == record.driver_version;
+            let counts = |key: &str| is_same_driver || asked.given.contains_key(key);
+            return match options::difference(&there.options, &record.options, counts) {
                 Some(difference) => Err(VolumeError::Exists(difference)),
                 None if there.reclaim != record.reclaim => {
                     Err(VolumeError::Exists("`reclaim` differs".into()))

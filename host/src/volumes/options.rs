@@ -88,10 +88,14 @@ pub(crate) fn parse(
     Ok(options)
 }
 
-/// How two sets of options differ, for people; none if they do not.
-pub(crate) fn difference(there: &Options, here: &Options) -> Option<String> {
+/// How two sets of options differ in the keys that count, for people; none if they do not.
+pub(crate) fn difference(
+    there: &Options,
+    here: &Options,
+    counts: impl Fn(&str) -> bool,
+) -> Option<String> {
     let shown = |value: Option<&Value>| value.map_or_else(|| "not set".to_owned(), show);
-    let differs = |key: &&String| there.get(*key) != here.get(*key);
+    let differs = |key: &&String| counts(key) && there.get(*key) != here.get(*key);
     there.keys().chain(here.keys()).find(differs).map(|key| {
         format!("`{key}` is {} there, {} here", shown(there.get(key)), shown(here.get(key)))
     })
@@ -323,7 +327,12 @@ mod tests {
     fn two_sets_of_options_differ_by_the_first_key_that_does() {
         let there = parsed(&[("size", "1m")]).unwrap();
         let here = parsed(&[("size", "2m")]).unwrap();
-        assert_eq!(difference(&there, &here).unwrap(), "`size` is 1048576 there, 2097152 here");
-        assert_eq!(difference(&there, &there), None);
+        let all = |_: &str| true;
+        assert_eq!(
+            difference(&there, &here, all).unwrap(),
+            "`size` is 1048576 there, 2097152 here"
+        );
+        assert_eq!(difference(&there, &there, all), None);
+        assert_eq!(difference(&there, &here, |key| key != "size"), None);
     }
 }
