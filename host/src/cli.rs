@@ -16,7 +16,7 @@ mod volume;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use crate::admin::client::{Client, ClientError};
@@ -85,6 +85,14 @@ enum CliError {
 }
 
 impl CliError {
+    /// What the daemon refused, behind what it is about: its own words leave that out, since Docker prints it before them.
+    fn about(what: impl Into<String>) -> impl FnOnce(ClientError) -> Self {
+        move |error| match error {
+            ClientError::Refused(why) => Self::Refused(format!("{}: {why}", what.into())),
+            other => other.into(),
+        }
+    }
+
     /// An error of the system's and what it happened to.
     fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         move |e| Self::Io(what.into(), e)
@@ -104,6 +112,10 @@ pub(crate) fn run() -> ExitCode {
             return daemon::run(*arguments);
         }
         Command::CompileDriver => return wasmvol_driver::compile_stdin_to_stdout(),
+        Command::Serve(_) if json => {
+            let why = "`--json` is not for `serve`, which prints nothing but its log";
+            Cli::command().error(clap::error::ErrorKind::ArgumentConflict, why).exit()
+        }
         Command::Serve(arguments) => serve::run(arguments, &runtime_dir),
         Command::Driver(command) => driver::run(command, &client, &output),
         Command::Volume(command) => volume::run(command, &client, &output),

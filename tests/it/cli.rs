@@ -70,7 +70,7 @@ fn a_table_has_a_head_and_a_row_for_each_volume() {
         .map(|line| line.split("   ").map(str::trim).filter(|c| !c.is_empty()).collect())
         .collect();
     assert_eq!(rows[0], ["NAME", "DRIVER", "STORAGE", "SIZE", "USED", "HOLDERS", "HEALTH"]);
-    assert_eq!(rows[1], ["a-rather-long-name", "tmpfs", "none", "64.0 MiB", "-", "0", "ok"]);
+    assert_eq!(rows[1], ["a-rather-long-name", "tmpfs", "memory", "64.0 MiB", "-", "0", "ok"]);
     assert_eq!(rows[2], ["disk", "local", "directory", "-", "-", "0", "ok"]);
     let columns: Vec<_> = table
         .lines()
@@ -93,17 +93,62 @@ fn inspect_shows_what_ls_leaves_out() {
     assert_eq!(wasmvol.json("volume ls")[0], volume);
 }
 
+/// The status of a volume that is mounted, once the kernel was asked how full it is: a daemon asks as soon as it has recovered.
+fn measured(wasmvol: &mut Wasmvol, volume: &str) -> Value {
+    wasmvol.cli(&format!("volume mount {volume}")).ok();
+    wasmvol.kill_daemon();
+    until("its use is known", Duration::from_secs(30), || {
+        let status = wasmvol.json(&format!("volume inspect {volume}"))["status"].clone();
+        status.get("used-at").is_some().then_some(status)
+    })
+}
+
+#[test]
+fn a_directory_has_no_size_or_use_of_its_own() {
+    let mut wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create disk").ok();
+    let status = measured(&mut wasmvol, "disk");
+    let of_the_disk = |key: &str| status[key].as_u64().unwrap();
+    assert!(of_the_disk("file-system-size") >= of_the_disk("file-system-used"), "{status}");
+    for key in ["size", "used", "inodes", "inodes-used"] {
+        assert_eq!(status.get(key), None, "{key} in {status}");
+    }
+    let table = wasmvol.cli("volume ls").ok();
+    let words: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(words, ["disk", "local", "directory", "-", "-", "1", "ok"]);
+}
+
+#[test]
+fn memory_has_a_size_and_a_use_of_its_own() {
+    let mut wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create quick -d tmpfs -o size=1m").ok();
+    let status = measured(&mut wasmvol, "quick");
+    assert_eq!((&status["storage"], &status["size"]), (&json!("memory"), &json!(1 << 20)));
+    assert!(status["used"].is_u64(), "{status}");
+    assert_eq!(status.get("file-system-size"), None);
+}
+
+#[test]
+fn what_a_driver_does_not_need_is_said_to_be_none() {
+    let wasmvol = Wasmvol::start();
+    let text = wasmvol.cli("driver inspect local").ok();
+    for field in ["grants needed", "settings"] {
+        let line = text.lines().find(|line| line.starts_with(field)).unwrap();
+        assert_eq!(line.strip_prefix(field).unwrap().trim(), "none");
+    }
+}
+
 #[test]
 fn every_refusal_is_one_line_on_stderr_and_exit_status_1() {
     let wasmvol = Wasmvol::start();
     wasmvol.cli("volume create there").ok();
     for (line, part) in [
-        ("volume inspect absent", "no such volume"),
-        ("volume rm absent", "no such volume"),
-        ("volume mount absent", "no such volume"),
-        ("volume unmount absent", "no such volume"),
-        ("volume create there -d tmpfs", "already exists"),
-        ("volume create other -o sise=1", "no option `sise`: did you mean `size`?"),
+        ("volume inspect absent", "volume `absent`: no such volume"),
+        ("volume rm absent", "volume `absent`: no such volume"),
+        ("volume mount absent", "volume `absent`: no such volume"),
+        ("volume unmount absent", "volume `absent`: no such volume"),
+        ("volume create there -d tmpfs", "volume `there`: already exists"),
+        ("volume create other -o sise=1", "volume `other`: no option `sise`: did you mean `size`?"),
         ("volume create other -d nosuch", "`nosuch`"),
         ("driver inspect nosuch", "no driver `nosuch` is loaded"),
         ("driver load /no/such/file", "`/no/such/file`"),
@@ -127,6 +172,7 @@ fn what_is_not_understood_is_exit_status_2() {
         "volume ls --nonsense",
         "volume create ab -o =x",
         "driver unload A",
+        "serve --json",
     ] {
         let outcome = wasmvol.cli(line);
         assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{outcome:?}");
@@ -343,7 +389,7 @@ fn nothing_but_kept_data_can_be_purged() {
     let unknown = "0123456789abcdef0123456789abcdef";
     for id in [there.as_str(), unknown] {
         let said = complaint(&wasmvol.cli(&format!("volume purge {id}")));
-        assert!(said.contains("ls --retained"), "{said}");
+        assert!(said.contains(id) && said.contains("ls --retained"), "{said}");
     }
     for no_id in ["there", "../volumes", &there[..31], &there.to_uppercase().replace('0', "A")] {
         assert_eq!(wasmvol.cli(&format!("volume purge {no_id}")).code, Some(2), "{no_id}");
@@ -468,7 +514,7 @@ fn what_was_removed_is_told_where_the_next_one_is_refused() {
     assert_eq!(outcome.code, Some(1));
     let said: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(said, json!({ "removed": ["first"] }));
-    assert!(outcome.stderr.contains("no such volume"), "{outcome:?}");
+    assert!(outcome.stderr.contains("volume `absent`: no such volume"), "{outcome:?}");
 }
 
 #[test]

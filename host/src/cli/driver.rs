@@ -113,7 +113,7 @@ fn load(
             if let Some(before) = before {
                 put_back(&granted, before.as_deref())?;
             }
-            return Err(about(file, e));
+            return Err(of_file(file)(e));
         }
     };
     let driver: Driver = parse(&answer)?;
@@ -181,23 +181,20 @@ fn read(file: &Path) -> Result<Vec<u8>, CliError> {
     std::fs::read(file).map_err(CliError::io(format!("`{}`", file.display())))
 }
 
-fn check(client: &Client, file: &Path, component: Vec<u8>) -> Result<Description, CliError> {
-    let answer = client.post("/components", component).map_err(|e| about(file, e))?;
-    Ok(parse::<Checked>(&answer)?.description)
+/// What the daemon says of a component names no file: it was given bytes.
+fn of_file(file: &Path) -> impl FnOnce(ClientError) -> CliError {
+    CliError::about(format!("`{}`", file.display()))
 }
 
-/// What the daemon says of a component names no file: it was given bytes.
-fn about(file: &Path, error: ClientError) -> CliError {
-    match error {
-        ClientError::Refused(why) => CliError::Refused(format!("`{}`: {why}", file.display())),
-        other => other.into(),
-    }
+fn check(client: &Client, file: &Path, component: Vec<u8>) -> Result<Description, CliError> {
+    let answer = client.post("/components", component).map_err(of_file(file))?;
+    Ok(parse::<Checked>(&answer)?.description)
 }
 
 fn inspect(driver: &Path, client: &Client, output: &Output) -> Result<(), CliError> {
     let shown = driver.display().to_string();
     if shown.contains(['/', '.']) {
-        let answer = client.post("/components", read(driver)?).map_err(|e| about(driver, e))?;
+        let answer = client.post("/components", read(driver)?).map_err(of_file(driver))?;
         return Ok(output.answer(&answer, |component: Checked| {
             describe(&component.description, &[], output);
         })?);
@@ -208,7 +205,7 @@ fn inspect(driver: &Path, client: &Client, output: &Output) -> Result<(), CliErr
         let loaded = [
             ("loaded as", driver.name.to_string()),
             ("digest", driver.digest),
-            ("settings", settings.join(", ")),
+            ("settings", listed(&settings)),
             ("volumes", driver.volumes.to_string()),
         ];
         describe(&driver.description, &loaded, output);
@@ -221,12 +218,17 @@ fn describe(description: &Description, loaded: &[(&str, String)], output: &Outpu
         ("name", description.name.clone()),
         ("version", description.version.clone()),
         ("what it is", description.help.clone()),
-        ("grants needed", description.grants.join(", ")),
+        ("grants needed", listed(&description.grants)),
     ];
     output.fields(&[&own, loaded].concat());
     output.line("");
     let rows: Vec<_> = description.options.iter().map(option_row).collect();
     output.table(["OPTION", "TYPE", "DEFAULT", "WHAT IT DOES"], &rows, "it takes no options");
+}
+
+/// A list in a line; `none` where nothing is in it.
+fn listed(items: &[String]) -> String {
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
 }
 
 fn option_row(option: &OptionSpec) -> [String; 4] {

@@ -66,6 +66,10 @@ fn name(text: &str) -> Result<VolumeName, wasmvol_plan::NameError> {
     VolumeName::parse(text)
 }
 
+fn of_volume(name: &VolumeName) -> impl FnOnce(ClientError) -> CliError {
+    CliError::about(format!("volume `{name}`"))
+}
+
 /// `KEY=VALUE`, or a key alone, as Docker's `-o`.
 pub(super) fn option(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
@@ -88,21 +92,24 @@ pub(super) fn run(
             options.extend(driver.map(|driver| ("driver".to_owned(), driver)));
             let create = Create { name: name.to_string(), options };
             let body = serde_json::to_vec(&create).map_err(ClientError::Answer)?;
-            let answer = client.post("/volumes", body)?;
+            let answer = client.post("/volumes", body).map_err(of_volume(&name))?;
             output.answer(&answer, |volume: Volume| output.line(&volume.name))?;
         }
         Command::Inspect { name } => inspect(&name, client, output)?,
         Command::Rm { force, names } => remove(&names, force, client, output)?,
         Command::Purge { id } => {
-            let answer = client.delete(&format!("/kept/{id}"))?;
+            let of_id = CliError::about(format!("id `{id}`"));
+            let answer = client.delete(&format!("/kept/{id}")).map_err(of_id)?;
             output.answer(&answer, |Purged { purged, .. }| output.line(&purged.to_string()))?;
         }
         Command::Mount { name } => {
-            let answer = client.post(&format!("/volumes/{name}/mount"), "")?;
+            let answer = client.post(&format!("/volumes/{name}/mount"), "");
+            let answer = answer.map_err(of_volume(&name))?;
             output.answer(&answer, |volume: Volume| output.line(&volume.mountpoint))?;
         }
         Command::Unmount { name } => {
-            let answer = client.post(&format!("/volumes/{name}/unmount"), "")?;
+            let answer = client.post(&format!("/volumes/{name}/unmount"), "");
+            let answer = answer.map_err(of_volume(&name))?;
             output.answer(&answer, |_: Volume| ())?;
         }
     }
@@ -143,7 +150,7 @@ fn remove(
         match client.delete(&format!("/volumes/{name}{how}")) {
             Ok(_) => removed.push(name.as_str()),
             Err(e) => {
-                refused = Err(e.into());
+                refused = Err(of_volume(name)(e));
                 break;
             }
         }
@@ -175,7 +182,7 @@ pub(super) fn text(volume: &Volume, key: &str) -> String {
 }
 
 fn inspect(name: &VolumeName, client: &Client, output: &Output) -> Result<(), CliError> {
-    let answer = client.get(&format!("/volumes/{name}"))?;
+    let answer = client.get(&format!("/volumes/{name}")).map_err(of_volume(name))?;
     Ok(output.answer(&answer, |volume| output.fields(&fields(&volume)))?)
 }
 
@@ -187,7 +194,9 @@ fn fields(volume: &Volume) -> Vec<(&str, String)> {
     ];
     for (key, value) in &volume.status {
         let shown = match (key.as_str(), value) {
-            ("size" | "used", Value::Number(n)) => size(n.as_u64().unwrap_or(0)),
+            ("size" | "used" | "file-system-size" | "file-system-used", Value::Number(n)) => {
+                size(n.as_u64().unwrap_or(0))
+            }
             (_, Value::String(text)) => text.clone(),
             (_, other) => other.to_string(),
         };

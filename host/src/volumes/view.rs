@@ -33,6 +33,11 @@ pub(crate) struct Status<'a> {
     pub(crate) health: Cow<'a, str>,
     holders: Vec<HolderView<'a>>,
     pub(crate) id: Id,
+    /// Of the file system that a directory lies on, which others fill too: a directory has no size of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_system_size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_system_used: Option<u64>,
     /// As the kernel or else as the options say, where there is a number of them at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     inodes: Option<u64>,
@@ -44,6 +49,7 @@ pub(crate) struct Status<'a> {
     /// In bytes, as the kernel or else as the options say.
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
+    /// Where the bytes are.
     storage: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     used: Option<u64>,
@@ -146,12 +152,17 @@ impl Entry {
             _ => None,
         };
         let (usage, used_at) = self.usage.as_ref().map(|(u, at)| (*u, Time(*at))).unzip();
+        let is_directory = matches!(record.storage, Storage::Directory(_));
+        let own = usage.filter(|_| !is_directory);
+        let file_system = usage.filter(|_| is_directory);
         // Some file systems make inodes as they need them, and count none.
-        let counted = usage.filter(|usage| usage.inodes > 0);
+        let counted = own.filter(|usage| usage.inodes > 0);
         let health = self.trouble().map(|(word, why)| format!("{word}: {why}").into());
         let status = Status {
             driver: &record.driver,
             driver_version: driver_version.unwrap_or("not loaded").into(),
+            file_system_size: file_system.map(|usage| usage.size),
+            file_system_used: file_system.map(|usage| usage.used),
             health: health.unwrap_or("ok".into()),
             holders: holders.collect(),
             id: record.id,
@@ -159,9 +170,9 @@ impl Entry {
             inodes_used: counted.map(|usage| usage.inodes_used),
             mounted: self.facts.is_some(),
             options: record.options.iter().map(|(key, v)| (key.as_str(), option(v))).collect(),
-            size: usage.map(|usage| usage.size).or(asked("size")),
+            size: own.map(|usage| usage.size).or(asked("size")),
             storage: storage(&record.storage),
-            used: usage.map(|usage| usage.used),
+            used: own.map(|usage| usage.used),
             used_at,
         };
         View {
@@ -200,9 +211,10 @@ fn option(value: &OptionValue) -> Cow<'_, str> {
     }
 }
 
+/// Without storage of the host's making a plan can only be a tmpfs: [`wasmvol_plan::Plan::check`] refuses anything else.
 fn storage(storage: &Storage) -> &'static str {
     match storage {
-        Storage::None => "none",
+        Storage::None => "memory",
         Storage::Directory(_) => "directory",
     }
 }
