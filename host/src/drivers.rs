@@ -8,6 +8,7 @@ mod shelf;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use shelf::Shelf;
 
 /// How long a verb waits for a driver that is being compiled after a start: dockerd gives up on the shorter verbs after 60 s.
 const TAKE_UP: Duration = Duration::from_secs(40);
-/// Plans that are kept for each driver, under 1 MiB: volumes that come and go with their containers. At one more all are asked for anew.
+/// Plans that are kept for each driver: 5 MiB if each has the longest subpath. At one more all are asked for anew.
 const PLANS_MAX: usize = 1024;
 
 /// The drivers of this daemon.
@@ -36,6 +37,8 @@ pub(crate) struct Drivers {
     /// `grants.d`: written by the operator only.
     grants: PathBuf,
     loaded: RefCell<BTreeMap<DriverName, Loaded>>,
+    /// Seeded at random: no driver can find two volumes with one fingerprint.
+    fingerprints: RandomState,
     /// True once all are loaded that will be by themselves; told at each load before that, too.
     taken_up: watch::Sender<bool>,
 }
@@ -48,8 +51,8 @@ pub(crate) struct Loaded {
     pub(crate) row: DriverRow,
     /// One permit for each call that it may have at once. The others wait here, not on a thread: those are everybody's.
     turns: Arc<Semaphore>,
-    /// What it answered to `path`, and for which volume: a pure function, by the contract, of the volume and this driver's settings.
-    plans: Rc<RefCell<HashMap<Id, (Volume, Plan)>>>,
+    /// What it answered to `path`, which by the contract depends on the volume and this driver's settings only.
+    plans: Rc<RefCell<HashMap<Id, Known>>>,
 }
 
 impl Drivers {
@@ -60,6 +63,7 @@ impl Drivers {
             shelf: Shelf::new(components),
             grants: grants.to_owned(),
             loaded: RefCell::default(),
+            fingerprints: RandomState::new(),
             taken_up: watch::Sender::new(false),
         }
     }
@@ -119,6 +123,12 @@ impl Drivers {
         let loaded = self.get(name).ok_or_else(|| CallError::NotLoaded(name.to_string()))?;
         loaded.call(call).await
     }
+}
+
+/// A plan, and the fingerprint of the volume that it is for: the same id may get other state.
+struct Known {
+    volume: u64,
+    plan: Plan,
 }
 
 impl Loaded {
@@ -191,6 +201,9 @@ impl world::Drivers for Drivers {
     }
 
     async fn remove(&self, driver: &DriverName, volume: &Volume) -> Result<Reclaim, CallError> {
+        if let Some(loaded) = self.get(driver) {
+            loaded.plans.borrow_mut().remove(&volume.id);
+        }
         let volume = volume.clone();
         self.call(driver, move |driver| driver.remove(&volume)).await
     }
@@ -199,10 +212,11 @@ impl world::Drivers for Drivers {
         let Some(loaded) = self.get(driver) else {
             return Err(CallError::NotLoaded(driver.to_string()));
         };
-        if let Some((known, plan)) = loaded.plans.borrow().get(&volume.id)
-            && known == volume
+        let fingerprint = self.fingerprints.hash_one(volume);
+        if let Some(known) = loaded.plans.borrow().get(&volume.id)
+            && known.volume == fingerprint
         {
-            return Ok(plan.clone());
+            return Ok(known.plan.clone());
         }
         let asked = volume.clone();
         let plan = loaded.clone().call(move |driver| driver.path(&asked)).await?;
@@ -210,7 +224,7 @@ impl world::Drivers for Drivers {
         if plans.len() == PLANS_MAX {
             plans.clear();
         }
-        plans.insert(volume.id, (volume.clone(), plan.clone()));
+        plans.insert(volume.id, Known { volume: fingerprint, plan: plan.clone() });
         Ok(plan)
     }
 

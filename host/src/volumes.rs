@@ -70,8 +70,10 @@ struct State {
     volumes: BTreeMap<VolumeName, Entry>,
     /// Records of volumes that were removed while their data was kept.
     retained: BTreeMap<Id, Record>,
-    /// Mounts under the anchor that belong to no volume and are held; why they are still there.
-    stray_mounts: BTreeMap<Id, String>,
+    /// Purges that could not be finished.
+    purges: BTreeMap<Id, Waiting>,
+    /// Mounts under the anchor that belong to no volume and are held.
+    stray_mounts: BTreeMap<Id, Waiting>,
     /// Things in our directories that we do not know: reported, never touched.
     strangers: Vec<Trouble>,
 }
@@ -100,6 +102,21 @@ struct Waiting {
     why: String,
     next: Instant,
     delay: Duration,
+}
+
+impl Waiting {
+    /// What is put off, `before` too if it was: each time for twice as long, up to a minute.
+    fn again(before: Option<&Self>, why: String) -> Self {
+        const FIRST: Duration = Duration::from_secs(2);
+        const LONGEST: Duration = Duration::from_secs(60);
+        let delay = before.map_or(FIRST, |before| (before.delay * 2).min(LONGEST));
+        Self { why, next: Instant::now() + delay, delay }
+    }
+
+    /// Whether its time has come.
+    fn is_due(&self) -> bool {
+        self.next <= Instant::now()
+    }
 }
 
 /// Why a verb was refused. `Display` is the one line that the user sees: it repeats neither the verb nor the volume, since Docker
@@ -273,12 +290,9 @@ impl Entry {
         Volume { id: *id, name: name.clone(), options: options.clone(), state: state.clone() }
     }
 
-    /// Puts something off; each time for twice as long, up to a minute.
+    /// Puts something off.
     fn put_off(&mut self, why: String) {
-        const FIRST: Duration = Duration::from_secs(2);
-        const LONGEST: Duration = Duration::from_secs(60);
-        let delay = self.waiting.as_ref().map_or(FIRST, |w| (w.delay * 2).min(LONGEST));
-        self.waiting = Some(Waiting { why, next: Instant::now() + delay, delay });
+        self.waiting = Some(Waiting::again(self.waiting.as_ref(), why));
     }
 
     /// Nobody has it as far as the engines say, and it is mounted, or its containers still have what somebody unmounted.

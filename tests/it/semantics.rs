@@ -180,6 +180,27 @@ fn data_is_kept_where_the_user_or_the_driver_says_so() {
 }
 
 #[test]
+fn data_that_was_put_back_is_kept_as_asked() {
+    let mut wasmvol = Wasmvol::start();
+    let plugin = wasmvol.plugin();
+    plugin.create("valued", &[("reclaim", "retain")]).unwrap();
+    let path = plugin.mount("valued", "id").unwrap();
+    std::fs::write(path.join("file"), "kept").unwrap();
+    plugin.unmount("valued", "id").unwrap();
+    assert!(wasmvol.stop().success());
+    let there = wasmvol.state().join("volumes").join(path.file_name().unwrap());
+    let away = wasmvol.state().join("away");
+    std::fs::rename(&there, &away).unwrap();
+    wasmvol.run();
+    let status = plugin.get("valued").unwrap()["Status"]["health"].to_string();
+    assert!(status.contains("missing"), "{status}");
+    std::fs::rename(&away, &there).unwrap();
+    plugin.remove("valued").unwrap();
+    assert_eq!(std::fs::read_to_string(there.join("data/file")).unwrap(), "kept");
+    assert!(wasmvol.cli("volume ls --retained").ok().contains("valued"));
+}
+
+#[test]
 fn a_user_asks_for_deletion_or_retention_and_nothing_else() {
     let wasmvol = Wasmvol::start();
     let plugin = wasmvol.plugin();

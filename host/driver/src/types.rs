@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use wasmvol_plan::{Id, Storage, VolumeName};
 
 /// An option's value after parsing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Value {
     /// As the user wrote it.
@@ -76,7 +76,7 @@ pub struct Description {
 pub type Options = BTreeMap<String, Value>;
 
 /// A volume as a driver sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Volume {
     /// Its id.
     pub id: Id,

@@ -152,7 +152,7 @@ impl Holders {
     /// What a person types so that each of them lets go of the volume, and takes it anew if it goes on.
     pub(crate) fn restart(&self, volume: &VolumeName) -> String {
         let engine =
-            |name: &str| format!("{name} restart $({name} ps -q --filter volume={volume})");
+            |name: &str| format!("{name} ps -q --filter volume={volume} | xargs -r {name} restart");
         let ours = format!("wasmvol volume unmount {volume}");
         self.kinds([&engine("docker"), &engine("podman"), &ours]).join("; ")
     }

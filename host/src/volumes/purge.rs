@@ -6,7 +6,7 @@
 use wasmvol_plan::{Id, VolumeName};
 
 use super::world::{Catalog, World};
-use super::{Time, VolumeError, Volumes};
+use super::{Time, VolumeError, Volumes, Waiting};
 use crate::catalog::Change;
 use crate::catalog::record::{Phase, Record};
 
@@ -42,14 +42,25 @@ impl<W: World> Volumes<W> {
     pub(super) async fn finish_purges(&self) {
         let begun: Vec<(Id, VolumeName)> = {
             let state = self.state.borrow();
+            let is_due = |id: &Id| state.purges.get(id).is_none_or(Waiting::is_due);
             let begun = state.retained.values().filter(|record| record.phase == Phase::Purging);
+            let begun = begun.filter(|record| is_due(&record.id));
             begun.map(|record| (record.id, record.name.clone())).collect()
         };
         for (id, name) in begun {
             if let Some(_lock) = self.locks.try_hold(&name)
                 && let Err(error) = self.finish_purge(id).await
             {
-                tracing::warn!("what was kept of `{name}` under {id} is not deleted yet: {error}");
+                let why = error.to_string();
+                let mut state = self.state.borrow_mut();
+                let before = state.purges.get(&id);
+                if before.is_none_or(|before| before.why != why) {
+                    tracing::warn!(
+                        "what was kept of `{name}` under {id} is not deleted yet: {why}"
+                    );
+                }
+                let waiting = Waiting::again(before, why);
+                state.purges.insert(id, waiting);
             }
         }
     }
@@ -59,7 +70,10 @@ impl<W: World> Volumes<W> {
         self.discard(id).await?;
         self.step("purge.trashed").await;
         self.world.catalog().commit(Change::Delete(id)).await?;
-        self.state.borrow_mut().retained.remove(&id);
+        let mut state = self.state.borrow_mut();
+        state.retained.remove(&id);
+        state.purges.remove(&id);
+        drop(state);
         self.step("purge.forgotten").await;
         Ok(())
     }

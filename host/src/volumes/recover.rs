@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use tokio::time::Instant;
 use wasmvol_plan::frame::Inventory;
 use wasmvol_plan::{Facts, Fault, Id, Release, Storage, VolumeName};
 
@@ -16,7 +15,7 @@ use super::mount::describe;
 use super::remove::Insist;
 use super::troubles::Trouble;
 use super::world::{Mounter, Table, World};
-use super::{Settings, Volumes, holders::Holders};
+use super::{Settings, Volumes, Waiting, holders::Holders};
 use crate::catalog::TableChange;
 use crate::catalog::record::{Phase, Record};
 
@@ -74,9 +73,12 @@ impl<W: World> Volumes<W> {
         if !*self.recovered.borrow() {
             return;
         }
-        let now = Instant::now();
-        self.take_up(self.names(|e| e.waiting.as_ref().is_some_and(|w| w.next <= now))).await;
-        let strays: Vec<Id> = self.state.borrow().stray_mounts.keys().copied().collect();
+        self.take_up(self.names(|e| e.waiting.as_ref().is_some_and(Waiting::is_due))).await;
+        let strays: Vec<Id> = {
+            let state = self.state.borrow();
+            let due = state.stray_mounts.iter().filter(|(_, waiting)| waiting.is_due());
+            due.map(|(id, _)| *id).collect()
+        };
         stream::iter(strays).for_each_concurrent(AT_ONCE, |id| self.release_stray(id)).await;
         self.finish_purges().await;
     }
@@ -259,7 +261,10 @@ impl<W: World> Volumes<W> {
         }
         let mut state = self.state.borrow_mut();
         match why {
-            Some(why) => drop(state.stray_mounts.insert(id, why)),
+            Some(why) => {
+                let waiting = Waiting::again(state.stray_mounts.get(&id), why);
+                state.stray_mounts.insert(id, waiting);
+            }
             None => drop(state.stray_mounts.remove(&id)),
         }
     }

@@ -4,6 +4,7 @@
 //! itself says no before anything else was done.
 
 use wasmvol_driver::{CallError, Reclaim, Volume};
+use wasmvol_plan::frame::Inventory;
 use wasmvol_plan::{DriverName, FaultKind, Id, Release, Storage, VolumeName};
 
 use super::holders::Caller;
@@ -96,15 +97,14 @@ impl<W: World> Volumes<W> {
         let reclaim = self.tell_driver(&record.driver, &volume, insist).await?;
         self.step("remove.driver").await;
         let is_asked = reclaim == Reclaim::Retain || record.reclaim == Some(Reclaim::Retain);
-        let is_there = self.read(name, |entry| entry.missing.is_none()) == Some(true);
-        if is_asked && is_there && record.storage != Storage::None {
+        if is_asked && record.storage != Storage::None && self.has_storage(name, record.id).await? {
             record.phase = Phase::Retained;
             self.world.catalog().commit(Change::Put(Box::new(record.clone()))).await?;
             let mut state = self.state.borrow_mut();
             state.volumes.remove(name);
             state.retained.insert(record.id, record);
         } else {
-            // Once that was tried there is nothing left to keep, whatever the driver says next time.
+            // Once that was tried nothing may be left to keep, whatever the driver says next time.
             self.write(name, |entry| entry.missing = Some("its storage goes to the trash"));
             self.discard(record.id).await?;
             self.step("remove.trashed").await;
@@ -112,6 +112,15 @@ impl<W: World> Volumes<W> {
         }
         self.step("remove.forgotten").await;
         Ok(())
+    }
+
+    /// Whether a volume's storage is there. Where it was missed that is looked at again: somebody may have put it back.
+    async fn has_storage(&self, name: &VolumeName, id: Id) -> Result<bool, VolumeError> {
+        if self.read(name, |entry| entry.missing.is_none()) == Some(true) {
+            return Ok(true);
+        }
+        let (there, _) = self.world.mounter().survey(Inventory::Volumes).await?;
+        Ok(there.iter().any(|(other, _)| *other == id))
     }
 
     /// Tells a driver that a volume goes.

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use wasmvol_plan::{Id, VolumeName};
+use wasmvol_plan::{Id, Storage, VolumeName};
 
 use super::world::World;
 use super::{Entry, Volumes};
@@ -93,7 +93,7 @@ impl<W: World> Volumes<W> {
         let mut troubles = Vec::new();
         for (name, entry) in &state.volumes {
             if let Some((word, why)) = entry.trouble() {
-                let cure = entry.cure(name, word);
+                let cure = entry.cure(name, word, &self.data_of(entry.record.id));
                 troubles.push(Trouble {
                     what: name.to_string(),
                     why: format!("{word}: {why}"),
@@ -101,8 +101,8 @@ impl<W: World> Volumes<W> {
                 });
             }
         }
-        for (id, why) in &state.stray_mounts {
-            troubles.push(Trouble::stray_mount(&self.settings.mountpoints, *id, why));
+        for (id, waiting) in &state.stray_mounts {
+            troubles.push(Trouble::stray_mount(&self.settings.mountpoints, *id, &waiting.why));
         }
         for record in state.retained.values() {
             let data = self.data_of(record.id);
@@ -147,10 +147,18 @@ impl<W: World> Volumes<W> {
 
 impl Entry {
     /// What mends the trouble that goes by this word.
-    fn cure(&self, name: &VolumeName, word: &str) -> String {
+    fn cure(&self, name: &VolumeName, word: &str, data: &str) -> String {
         match word {
             "half made" | "being removed" => format!("wasmvol volume rm --force {name}"),
-            "missing" => format!("wasmvol volume rm {name}"),
+            "missing" if self.record.storage == Storage::None => {
+                format!("wasmvol volume rm {name}")
+            }
+            "missing" => {
+                let place = quoted(data);
+                format!(
+                    "wasmvol volume rm {name}  # gives it up: who has a backup puts it back in {place} instead"
+                )
+            }
             "draining" => format!("docker ps --filter volume={name}  # and stop those"),
             // Degraded: it is tried again by itself, and whoever lost the mount has to begin anew in any case.
             _ => self.holders.restart(name),
