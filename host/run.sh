@@ -5,12 +5,15 @@ set -eu
 cd "$(dirname "$0")/.."
 
 wasmvol="$PWD/target/release/wasmvol"
-# Where the server has its sockets and mounts: its own arguments may say so.
+# Where the server has its records, sockets and mounts: its own arguments may say so.
+state=/var/lib/wasmvol
 runtime=/run/wasmvol
 plugins=/run/docker/plugins
 word=
 for following in "$@" ""; do
     case $word in
+    --state-dir) state=$following ;;
+    --state-dir=*) state=${word#*=} ;;
     --runtime-dir) runtime=$following ;;
     --runtime-dir=*) runtime=${word#*=} ;;
     --plugin-dir) plugins=$following ;;
@@ -106,9 +109,23 @@ when_ready() {
     return 1
 }
 
+# What is mounted, one line each, by the names in the records; without a name where nobody may read these any more without a
+# password, which is not asked for at the end.
+mounted() {
+    {
+        $sudo ${sudo:+-n} "$wasmvol" --runtime-dir "$runtime" catalog export --state-dir "$state" 2>/dev/null || :
+        cat /proc/self/mountinfo
+    } | awk -v anchor="$runtime/mnt/" '
+        index($0, "{\"volume\":") == 1 && match($0, /"id":"[0-9a-f]+","name":"[^"]+"/) {
+            split(substr($0, RSTART, RLENGTH), part, "\"")
+            name[part[4]] = part[8] " at "
+        }
+        index($5, anchor) == 1 { print "  " name[substr($5, length(anchor) + 1)] $5 }'
+}
+
 last_words() {
     echo
-    left=$(awk -v anchor="$runtime/mnt/" 'index($5, anchor) == 1 { print "  " $5 }' /proc/self/mountinfo)
+    left=$(mounted)
     if [ -n "$left" ]; then
         echo "These volumes stay mounted, and their containers go on; the next \`make run\` finds them again:"
         echo "$left"

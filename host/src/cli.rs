@@ -2,7 +2,7 @@
 //!
 //! stdout carries data only, as tables or as JSON with `--json`; messages go to stderr. With `--json` a command that changes
 //! something prints one object of what it did; one that did nothing prints nothing there. Exit status: 0 done, 1 not done, 2 not
-//! understood; `serve` ends with 75 where another daemon has the directories.
+//! understood; `serve` ends with 75 where another daemon has the directories, and with 78 where its configuration must be mended first.
 
 mod catalog;
 mod doctor;
@@ -82,9 +82,20 @@ enum CliError {
     Io(String, std::io::Error),
     #[error("{0}")]
     Refused(String),
+    /// As it is configured, or placed, it can never serve.
+    #[error("{0}")]
+    Misconfigured(String),
 }
 
 impl CliError {
+    /// Whether to try again would help is what a service manager asks.
+    fn status(&self) -> ExitCode {
+        match self {
+            Self::Config(_) | Self::Misconfigured(_) => ExitCode::from(daemon::CANNOT_RUN),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
     /// What the daemon refused, behind what it is about: its own words leave that out, since Docker prints it before them.
     fn about(what: impl Into<String>) -> impl FnOnce(ClientError) -> Self {
         move |error| match error {
@@ -127,7 +138,7 @@ pub(crate) fn run() -> ExitCode {
         Ok(code) => code,
         Err(e) => {
             output::say(&format!("wasmvol: {e}"));
-            ExitCode::FAILURE
+            e.status()
         }
     }
 }

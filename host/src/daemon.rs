@@ -37,8 +37,8 @@ use inherit::Inherited;
 const CALLS_MAX: u32 = 64;
 /// Threads for driver calls and files, a few more than calls: loading must not wait for them.
 const THREADS_MAX: usize = CALLS_MAX as usize + 8;
-/// The status that says: started again as it is, the daemon would end again. mountd then ends too.
-const CANNOT_RUN: u8 = 78;
+/// The status that says: started again as it is, the daemon would end again (EX_CONFIG). mountd then ends too.
+pub(crate) const CANNOT_RUN: u8 = 78;
 /// How long requests in flight may take after SIGTERM: systemd kills after 90 s, and a person at a terminal waits.
 const DRAIN: Duration = Duration::from_secs(10);
 

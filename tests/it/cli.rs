@@ -533,12 +533,44 @@ fn doctor_finds_that_no_daemon_runs_and_which_mounts_stayed() {
     assert_eq!(findings(&wasmvol, ""), []);
 }
 
+/// What the doctor finds of a mount namespace, when it is typed behind these words.
+fn namespace_finding(wasmvol: &Wasmvol, before: &str) -> Option<(String, String)> {
+    let outcome = wasmvol.shell(&format!("{before} wasmvol doctor --json"));
+    let found: Vec<Value> = serde_json::from_str(&outcome.stdout).unwrap();
+    let finding = found.iter().find(|finding| finding["what"] == "mount namespace")?;
+    let text = |key: &str| finding[key].as_str().unwrap().to_owned();
+    Some((text("why"), text("cure")))
+}
+
+const UNSHARE: &str = "unshare --mount --propagation private";
+
 #[test]
-fn doctor_finds_a_private_mount_namespace() {
+fn without_a_daemon_doctor_finds_that_its_own_mount_namespace_is_private() {
     let wasmvol = Wasmvol::install();
-    let line = "unshare --mount --propagation private wasmvol doctor --json";
-    let outcome = wasmvol.shell(line);
-    assert!(outcome.stdout.contains("mount namespace of its own"), "{outcome:?}");
+    let (why, cure) = namespace_finding(&wasmvol, UNSHARE).unwrap();
+    assert!(why.starts_with("this process has a mount namespace of its own"), "{why}");
+    let mended = format!("{UNSHARE} sh -c '{} && exec \"$@\"' sh", cure.split('#').next().unwrap());
+    assert_eq!(namespace_finding(&wasmvol, &mended), None);
+}
+
+#[test]
+fn doctor_finds_that_the_mount_namespace_of_the_daemon_has_become_private() {
+    let mut wasmvol = Wasmvol::install();
+    wasmvol.launch_as(wasmvol.serve(&["unshare", "--mount", "--propagation", "shared"]));
+    wasmvol.wait_ready();
+    assert_eq!(namespace_finding(&wasmvol, ""), None);
+    assert_eq!(namespace_finding(&wasmvol, UNSHARE), None, "only the daemon's own counts");
+    let daemon = wasmvol.daemon();
+    let anchor = wasmvol.anchor().display().to_string();
+    wasmvol.shell(&format!("nsenter --target {daemon} --mount mount --make-private {anchor}")).ok();
+    let (why, cure) = namespace_finding(&wasmvol, "").unwrap();
+    assert!(why.starts_with(&format!("the daemon, process {daemon}, has")), "{why}");
+    assert!(why.contains(&format!("`{anchor}` is private")), "{why}");
+    assert!(cure.contains("restart wasmvol") && cure.contains("`wasmvol serve`"), "{cure}");
+    // As the cure says: a start outside of that namespace.
+    assert!(wasmvol.stop().success());
+    wasmvol.run();
+    assert_eq!(namespace_finding(&wasmvol, ""), None);
 }
 
 #[test]

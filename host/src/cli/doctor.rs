@@ -8,12 +8,15 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::utsname::uname;
 use wasmvol_plan::mountinfo;
 
+use super::CliError;
+use super::namespace::{self, Whose};
 use super::output::{Output, say};
 use super::serve::{MOUNTD, PLUGIN, PLUGIN_DIR};
-use super::{CliError, namespace};
 use crate::admin::client::{Client, ClientError, parse};
 use crate::admin::types::{Status, Trouble};
 
@@ -21,6 +24,10 @@ use crate::admin::types::{Status, Trouble};
 const KERNEL_MIN: (u32, u32) = (5, 12);
 /// Where dockerd looks for plugins that are named by a file.
 const SPEC_DIRS: [&str; 2] = ["/etc/docker/plugins", "/usr/lib/docker/plugins"];
+/// The directory of all mountpoints, in the runtime directory.
+const ANCHOR: &str = "mnt";
+/// Who holds the sockets of units.
+const INIT: (u32, &str) = (1, "systemd");
 /// Processes that run containers and stay: podman is gone between two commands.
 const ENGINES: [&str; 1] = ["dockerd"];
 
@@ -51,13 +58,20 @@ pub(super) fn run(
     found.extend(sockets(plugin_dir, status.is_some()));
     found.extend(taken_names(plugin_dir));
     match &status {
-        Some(_) => {
+        Some(Status { pid, .. }) => {
+            // It is the daemon's namespace that counts: this command may be typed in any.
+            let anchor = runtime_dir.join(ANCHOR);
+            found.extend(namespace::hidden_because(Whose::Daemon(*pid), &anchor).map(|why| trouble(
+                "mount namespace",
+                why,
+                "systemctl restart wasmvol  # or end `wasmvol serve` and start it again; outside of `unshare`, containers and units with PrivateTmp= or ProtectSystem=",
+            )));
             found.extend(blind_engines(runtime_dir, plugin_dir));
             found.extend(parse::<Vec<Trouble>>(&client.get("/troubles")?)?);
         }
         None => {
             found.extend(no_daemon(runtime_dir));
-            found.extend(namespace::hidden_because(runtime_dir).map(|why| trouble(
+            found.extend(namespace::hidden_because(Whose::Own, runtime_dir).map(|why| trouble(
                 "mount namespace",
                 why,
                 "mount --make-rshared /  # or run `wasmvol serve` outside of `unshare`, containers and units with PrivateTmp= or ProtectSystem=",
@@ -129,10 +143,9 @@ fn sockets(plugin_dir: &Path, daemon_runs: bool) -> Vec<Trouble> {
                 let why = "nobody listens there, and dockerd waits 15 s for it at every `docker volume ls`";
                 found.push(trouble(shown, why, remove(&path)));
             }
-            Ok(_) if path == ours && !daemon_runs => {
-                let why = "another process listens there, not the daemon of this runtime directory";
-                let cure = "ss -xlp  # shows whose it is: stop that, or name its directory with `--runtime-dir`";
-                found.push(trouble(shown, why, cure));
+            Ok(stream) if path == ours && !daemon_runs => {
+                let listener = listener(&stream);
+                found.push(foreign(shown, listener, &crate::machine::command_of(listener)));
             }
             _ => {}
         }
@@ -146,6 +159,24 @@ fn sockets(plugin_dir: &Path, daemon_runs: bool) -> Vec<Trouble> {
         ));
     }
     found
+}
+
+/// Process id of who listens at the other end; 0 where the kernel does not say, or it lies outside of this pid namespace.
+fn listener(stream: &UnixStream) -> u32 {
+    let peer = getsockopt(stream, PeerCredentials).ok();
+    peer.and_then(|peer| u32::try_from(peer.pid()).ok()).unwrap_or(0)
+}
+
+/// Our socket with a listener, and no daemon of ours behind it.
+fn foreign(socket: String, pid: u32, command: &str) -> Trouble {
+    if (pid, command) == INIT {
+        let why = "systemd listens there for wasmvol.service, which does not run: requests wait";
+        return trouble(socket, why, "systemctl start wasmvol");
+    }
+    let why = "another process listens there, not the daemon of this runtime directory";
+    let cure =
+        "ss -xlp  # shows whose it is: stop that, or name its directory with `--runtime-dir`";
+    trouble(socket, why, cure)
 }
 
 /// Other files by which dockerd would find a plugin of our name.
@@ -168,7 +199,7 @@ fn no_daemon(runtime_dir: &Path) -> Vec<Trouble> {
         format!("none runs in `{}`", runtime_dir.display()),
         "systemctl start wasmvol  # or: wasmvol serve",
     )];
-    let anchor = runtime_dir.join("mnt");
+    let anchor = runtime_dir.join(ANCHOR);
     let mounted = mounts_of("self").iter().filter(|(at, _)| at.parent() == Some(&anchor)).count();
     if mounted > 0 {
         let why = format!("{mounted} volumes are still mounted there: their containers go on");
@@ -187,7 +218,7 @@ fn blind_engines(runtime_dir: &Path, plugin_dir: &Path) -> Vec<Trouble> {
         let seen = format!("/proc/{pid}/root{PLUGIN_DIR}/{socket}");
         std::fs::metadata(seen).is_ok_and(|m| (m.dev(), m.ino()) == (plugin.dev(), plugin.ino()))
     };
-    let anchor = runtime_dir.join("mnt");
+    let anchor = runtime_dir.join(ANCHOR);
     let devices = |process: &str| -> BTreeSet<(u32, u32)> {
         let all = mounts_of(process);
         all.into_iter().filter(|(at, _)| *at == anchor).map(|(_, device)| device).collect()
@@ -258,6 +289,24 @@ mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         assert_eq!(sockets(dir.path(), false).len(), 1);
         assert_eq!(sockets(dir.path(), true), []);
+    }
+
+    #[test]
+    fn who_listens_is_the_process_that_made_the_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wasmvol.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(listener(&UnixStream::connect(&path).unwrap()), std::process::id());
+    }
+
+    #[test]
+    fn a_socket_that_systemd_holds_is_mended_by_starting_the_service() {
+        let held = |pid, command| foreign("wasmvol.sock".to_owned(), pid, command).cure;
+        assert_eq!(held(1, "systemd"), "systemctl start wasmvol");
+        // A user's own systemd, and a container's only process.
+        for (pid, command) in [(4321, "systemd"), (1, "wasmvol-mountd"), (0, "")] {
+            assert!(held(pid, command).starts_with("ss -xlp"), "{pid} {command}");
+        }
     }
 
     #[test]

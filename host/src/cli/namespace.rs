@@ -7,26 +7,39 @@ use std::path::Path;
 
 use wasmvol_plan::mountinfo::{self, Entry};
 
-/// Why engines would not see mounts beneath `runtime_dir`; none if they would.
-pub(super) fn hidden_because(runtime_dir: &Path) -> Option<String> {
-    let ours = std::fs::read_link("/proc/self/ns/mnt").ok();
+/// Whose mounts are looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Whose {
+    /// This process's, which will make them or would.
+    Own,
+    /// Those of a daemon that runs.
+    Daemon(u32),
+}
+
+/// Why engines would not see what is mounted beneath `place`; none if they would.
+pub(super) fn hidden_because(whose: Whose, place: &Path) -> Option<String> {
+    let (proc, who) = match whose {
+        Whose::Own => ("/proc/self".to_owned(), "this process".to_owned()),
+        Whose::Daemon(pid) => (format!("/proc/{pid}"), format!("the daemon, process {pid},")),
+    };
+    let its = std::fs::read_link(format!("{proc}/ns/mnt")).ok();
     let first = std::fs::read_link("/proc/1/ns/mnt").ok();
-    if ours.is_some() && ours == first {
+    if its.is_some() && its == first {
         return None;
     }
-    let bytes = match std::fs::read("/proc/self/mountinfo") {
+    let bytes = match std::fs::read(format!("{proc}/mountinfo")) {
         Ok(bytes) => bytes,
-        Err(e) => return Some(format!("/proc/self/mountinfo cannot be read: {e}")),
+        Err(e) => return Some(format!("{proc}/mountinfo cannot be read: {e}")),
     };
     let text = String::from_utf8_lossy(&bytes);
     let Some(mounts) = mountinfo::parse(&text) else {
-        return Some("/proc/self/mountinfo cannot be understood".to_owned());
+        return Some(format!("{proc}/mountinfo cannot be understood"));
     };
-    let place = runtime_dir.ancestors().find_map(|dir| dir.canonicalize().ok())?;
+    let place = place.ancestors().find_map(|dir| dir.canonicalize().ok())?;
     let mount = mount_of(&mounts, &place)?;
     private(mount).map(|how| {
         format!(
-            "this process has a mount namespace of its own, and `{}` is {how} in it: engines would not see any mount",
+            "{who} has a mount namespace of its own, and `{}` is {how} in it: engines would not see any mount",
             mount.mount_point
         )
     })

@@ -14,8 +14,9 @@ use listenfd::ListenFd;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Gid, Uid, User};
 
+use super::CliError;
+use super::namespace::{self, Whose};
 use super::output::say;
-use super::{CliError, namespace};
 use crate::admin::client::SOCKET;
 use crate::config::{self, Config};
 use crate::daemon::inherit;
@@ -61,8 +62,8 @@ pub(super) fn run(arguments: Arguments, runtime_dir: &Path) -> Result<ExitCode, 
     if !config_file.exists() {
         say(&format!("wasmvol: no `{}`: everything is as by default", config_file.display()));
     }
-    if let Some(why) = namespace::hidden_because(runtime_dir) {
-        return Err(CliError::Refused(format!(
+    if let Some(why) = namespace::hidden_because(Whose::Own, runtime_dir) {
+        return Err(CliError::Misconfigured(format!(
             "{why}; run it outside of `unshare` and, under systemd, without PrivateTmp=, ProtectSystem= and the like, or type `mount --make-rshared /` before"
         )));
     }
@@ -120,7 +121,7 @@ fn user(wanted: Option<&str>, state_dir: &Path) -> Result<(u32, u32), CliError> 
         Some(name) => match name.parse::<u32>() {
             Ok(uid) => named(User::from_uid(Uid::from_raw(uid))).or(Some((uid, uid))),
             Err(_) => Some(named(User::from_name(name)).ok_or_else(|| {
-                CliError::Refused(format!(
+                CliError::Misconfigured(format!(
                     "there is no user `{name}`: make it, or leave `--user` out"
                 ))
             })?),
@@ -129,7 +130,7 @@ fn user(wanted: Option<&str>, state_dir: &Path) -> Result<(u32, u32), CliError> 
     };
     let (uid, gid) = found.unwrap_or((UID, UID));
     if uid == 0 || gid == 0 {
-        return Err(CliError::Refused(
+        return Err(CliError::Misconfigured(
             "the daemon must not run as root: name another user with `--user`".into(),
         ));
     }
