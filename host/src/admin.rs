@@ -167,7 +167,7 @@ impl<W: World> Admin<W> {
         let component = Arc::from(parts.next().unwrap_or_default());
         let this = Rc::clone(self);
         self.finish(async move {
-            let request = loader::Request { name, settings, component, first_party: false };
+            let request = loader::Request { name, settings, component };
             this.drivers.until_taken_up().await;
             let row = this.loader.load(request).await?;
             this.driver(&row.name).await

@@ -32,7 +32,7 @@ pub(crate) enum Change {
     DeleteDriver(wasmvol_plan::DriverName),
 }
 
-/// A driver that was loaded: what survives a restart.
+/// A driver that was loaded, or unloaded for good: what survives a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DriverRow {
     pub(crate) name: wasmvol_plan::DriverName,
@@ -45,6 +45,9 @@ pub(crate) struct DriverRow {
     /// It came with wasmvol, so a newer wasmvol may replace it; one that the operator loaded stays.
     #[serde(default)]
     pub(crate) first_party: bool,
+    /// The operator unloaded it: what came with wasmvol under that name stays unloaded, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unloaded: bool,
 }
 
 /// The mount table's row of one volume: it has at least one holder.

@@ -203,6 +203,36 @@ fn a_driver_with_volumes_is_not_unloaded() {
 }
 
 #[test]
+fn what_came_with_wasmvol_stays_unloaded_until_it_is_loaded_again() {
+    let mut wasmvol = Wasmvol::start();
+    let shipped = component("drivers/tmpfs.wasm").canonicalize().unwrap();
+    let load = format!("wasmvol driver load {}", shipped.display());
+    let outcome = wasmvol.cli("driver unload tmpfs");
+    assert!(outcome.stderr.contains(&format!("stays unloaded until `{load}`")), "{outcome:?}");
+    assert_eq!(outcome.ok(), "tmpfs");
+    assert!(wasmvol.stop().success());
+    wasmvol.run();
+    assert_eq!(names(&wasmvol), ["local"]);
+    wasmvol.plugin().create("memory", &[("driver", "tmpfs")]).unwrap_err();
+    wasmvol.shell(&load).ok();
+    let loaded = wasmvol.json("driver inspect tmpfs");
+    assert_eq!(loaded["first_party"], true, "a newer wasmvol brings its own");
+    assert!(wasmvol.stop().success());
+    wasmvol.run();
+    assert_eq!(names(&wasmvol), ["local", "tmpfs"]);
+}
+
+#[test]
+fn who_unloads_their_own_driver_does_not_get_another_of_that_name() {
+    let mut wasmvol = Wasmvol::start();
+    wasmvol.cli(&format!("driver load {} --name tmpfs", hostile().display())).ok();
+    wasmvol.cli("driver unload tmpfs").ok();
+    assert!(wasmvol.stop().success());
+    wasmvol.run();
+    assert_eq!(names(&wasmvol), ["local"]);
+}
+
+#[test]
 fn one_component_may_be_loaded_under_two_names_with_settings_of_their_own() {
     let wasmvol = Wasmvol::start();
     let load = |name: &str, colour: &str| {

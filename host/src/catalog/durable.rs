@@ -268,6 +268,7 @@ mod tests {
             settings: BTreeMap::from([("root".to_owned(), "/srv".to_owned())]),
             loaded_at: 1_700_000_000,
             first_party: true,
+            unloaded: false,
         }
     }
 

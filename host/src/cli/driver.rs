@@ -14,6 +14,7 @@ use wasmvol_plan::{DriverName, Grants};
 
 use super::CliError;
 use super::output::{Output, say};
+use super::serve;
 use super::volume::option;
 use crate::admin::client::{Client, ClientError, parse};
 use crate::admin::types::{Checked, Driver, Load, Status};
@@ -137,7 +138,20 @@ fn unload(name: &DriverName, client: &Client, output: &Output) -> Result<(), Cli
         }
         _ => {}
     }
+    if let Some(component) = shipped(name) {
+        say(&format!(
+            "wasmvol: it came with wasmvol, and stays unloaded until `wasmvol driver load {}`",
+            component.display()
+        ));
+    }
     Ok(output.own(&BTreeMap::from([("unloaded", name)]), |_| output.line(name.as_str()))?)
+}
+
+/// The component of that name that came with this program.
+fn shipped(name: &DriverName) -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let component = serve::first_party(program.parent()?)?.join(format!("{name}.wasm"));
+    component.is_file().then_some(component)
 }
 
 /// Writes a driver's grants, whole or not at all, and returns what was there before.

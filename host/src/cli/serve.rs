@@ -109,7 +109,7 @@ fn absolute(path: &Path) -> Result<PathBuf, CliError> {
 }
 
 /// Drivers that came with this program: in a build tree, or installed.
-fn first_party(beside: &Path) -> Option<PathBuf> {
+pub(super) fn first_party(beside: &Path) -> Option<PathBuf> {
     let parent = beside.parent()?;
     ["drivers", "lib/wasmvol/drivers"].iter().map(|d| parent.join(d)).find(|d| d.is_dir())
 }

@@ -3,6 +3,7 @@
 //! Called by the daemon at start and by the admin API. One change at a time. A driver that live volumes depend on is replaced only
 //! by one whose plan for each of them passes its grants; otherwise the old one stays.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
@@ -27,6 +28,8 @@ pub(crate) struct Loader<W: World> {
     catalog: Rc<Catalog>,
     drivers: Rc<Drivers>,
     machine: Rc<crate::machine::Machine>,
+    /// What came with wasmvol, each with the digest of its component.
+    shipped: RefCell<BTreeMap<DriverName, String>>,
     /// Held for one change.
     turn: tokio::sync::Mutex<()>,
 }
@@ -63,8 +66,6 @@ pub(crate) struct Request {
     pub(crate) name: Option<DriverName>,
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) component: Arc<[u8]>,
-    /// Whether it came with wasmvol: then a newer wasmvol may replace it.
-    pub(crate) first_party: bool,
 }
 
 impl<W: World> Loader<W> {
@@ -75,23 +76,30 @@ impl<W: World> Loader<W> {
         drivers: Rc<Drivers>,
         machine: Rc<crate::machine::Machine>,
     ) -> Rc<Self> {
-        Rc::new(Self { volumes, catalog, drivers, machine, turn: tokio::sync::Mutex::default() })
+        let (shipped, turn) = (RefCell::default(), tokio::sync::Mutex::default());
+        Rc::new(Self { volumes, catalog, drivers, machine, shipped, turn })
     }
 
     /// Takes up what was loaded before, then what came with wasmvol in `first_party`. What fails is logged: its volumes wait.
     pub(crate) async fn take_up(&self, rows: Vec<DriverRow>, first_party: Option<&Path>) {
-        // What the operator loaded is never replaced by what came with wasmvol, also where it fails today.
+        // What the operator loaded is never replaced by what came with wasmvol, also where it fails today, and what they unloaded
+        // does not come back.
         let mut operators = BTreeSet::new();
         for row in rows {
             let name = row.name.clone();
-            if !row.first_party {
+            if !row.first_party || row.unloaded {
                 operators.insert(name.clone());
             }
-            if let Err(e) = self.restore(row).await {
+            if !row.unloaded
+                && let Err(e) = self.restore(row).await
+            {
                 tracing::error!("driver {name} is not loaded, its volumes cannot change: {e}");
             }
         }
-        for (name, component) in first_party.map(components_in).unwrap_or_default() {
+        let shipped = first_party.map(components_in).unwrap_or_default();
+        *self.shipped.borrow_mut() =
+            shipped.iter().map(|(name, bytes)| (name.clone(), shelf::digest(bytes))).collect();
+        for (name, component) in shipped {
             if !operators.contains(&name)
                 && let Err(e) = self.adopt(&name, component).await
             {
@@ -117,7 +125,9 @@ impl<W: World> Loader<W> {
             version: driver.description().version.clone(),
             settings: request.settings,
             loaded_at: self.machine.now(),
-            first_party: request.first_party,
+            // Who unloaded it, and loads it again, has it as it was.
+            first_party: self.shipped.borrow().get(&name).is_some_and(|d| d == driver.digest()),
+            unloaded: false,
         };
         let (shelf, digest) = (self.drivers.shelf.clone(), row.digest.clone());
         let component = request.component;
@@ -132,7 +142,7 @@ impl<W: World> Loader<W> {
         Ok(row)
     }
 
-    /// Unloads a driver that has no volumes.
+    /// Unloads a driver that has no volumes. What came with wasmvol under that name stays away after a restart, too.
     pub(crate) async fn unload(&self, name: &DriverName) -> Result<(), LoaderError> {
         let _turn = self.turn.lock().await;
         if self.drivers.get(name).is_none() {
@@ -144,7 +154,12 @@ impl<W: World> Loader<W> {
         }
         // Before the commit: from here on no volume can be made with it.
         let Some(old) = self.drivers.take(name) else { return Ok(()) };
-        if let Err(e) = self.catalog.commit(Change::DeleteDriver(name.clone())).await {
+        let change = if old.row.first_party || self.shipped.borrow().contains_key(name) {
+            Change::PutDriver(Box::new(DriverRow { unloaded: true, ..old.row.clone() }))
+        } else {
+            Change::DeleteDriver(name.clone())
+        };
+        if let Err(e) = self.catalog.commit(change).await {
             self.drivers.put(old.driver, old.row);
             return Err(e.into());
         }
@@ -170,7 +185,7 @@ impl<W: World> Loader<W> {
         let settings = row.map(|row| row.settings).unwrap_or_default();
         let component = component.into();
         let name = Some(name.clone());
-        self.load(Request { name, settings, component, first_party: true }).await.map(drop)
+        self.load(Request { name, settings, component }).await.map(drop)
     }
 
     async fn own_name(&self, component: &Arc<[u8]>) -> Result<DriverName, LoaderError> {
