@@ -23,7 +23,7 @@ use crate::catalog::table::Table;
 use crate::catalog::{StoreError, transfer};
 use crate::drivers::loader::{self, Loader, LoaderError};
 use crate::drivers::{Drivers, Loaded};
-use crate::server::{Answer, Api, BodyError, Busy, Peer, read_body};
+use crate::server::{Answer, Api, BodyError, Busy, NotTaken, Peer, parse, read_body};
 use crate::volumes::holders::Caller;
 use crate::volumes::world::World;
 use crate::volumes::{Insist, VolumeError, Volumes};
@@ -57,7 +57,10 @@ enum Refusal {
     Name(#[from] NameError),
     #[error(transparent)]
     Body(#[from] BodyError),
-    #[error("request is not the JSON that this path takes: {0}")]
+    #[error(transparent)]
+    NotTaken(#[from] NotTaken),
+    /// Of no request's words: it is ours that could not be written.
+    #[error("the answer could not be written as JSON, please report it: {0}")]
     Json(#[from] serde_json::Error),
     #[error("no such request: this `wasmvol` and its daemon are of different versions")]
     Unknown,
@@ -95,7 +98,7 @@ impl<W: World> Admin<W> {
             }
             ("GET", ["catalog"]) => Ok(transfer::export(&self.catalog.contents().await?)?),
             ("GET", ["volumes"]) => self.all_volumes(),
-            ("POST", ["volumes"]) => self.create(serde_json::from_slice(&body)?).await,
+            ("POST", ["volumes"]) => self.create(parse(&body)?).await,
             ("GET", ["volumes", name]) => self.volumes.get(name, |view| json(view))?,
             ("DELETE", ["volumes", name]) => self.remove((*name).to_owned(), Insist::No).await,
             ("DELETE", ["volumes", name, "force"]) => {
@@ -163,7 +166,7 @@ impl<W: World> Admin<W> {
     /// A line of JSON, then the component.
     async fn load(self: &Rc<Self>, body: &[u8]) -> Result<Vec<u8>, Refusal> {
         let mut parts = body.splitn(2, |byte| *byte == b'\n');
-        let Load { name, settings } = serde_json::from_slice(parts.next().unwrap_or_default())?;
+        let Load { name, settings } = parse(parts.next().unwrap_or_default())?;
         let component = Arc::from(parts.next().unwrap_or_default());
         let this = Rc::clone(self);
         self.finish(async move {

@@ -4,32 +4,35 @@
 //! delays nobody. An answer leaves in one write. A connection tells when an answer has reached the socket: see [`Peer::unwritten`].
 //! One timer a connection watches over all its silences, since one for each request would cost as much as a small answer.
 
+mod body;
+mod seats;
+
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Bytes, Incoming};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::machine;
 use crate::volumes::holders::Process;
 
-/// Connections at once; further ones wait in the kernel's backlog. dockerd keeps 6, podman one a command.
-const CONNECTIONS_MAX: usize = 256;
+pub(crate) use body::{BodyError, NotTaken, parse, read_body};
+use seats::{Seat, Seats};
+
 /// How long a connection may be silent between two requests. dockerd drops its idle connections after 30 s: were we first, its next
 /// request could fail halfway.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -60,6 +63,12 @@ pub(crate) struct Peer {
     pub(crate) command: String,
     unwritten: RefCell<Option<oneshot::Sender<()>>>,
     stage: Cell<Stage>,
+    /// A part of the next request has arrived before the answer to this one left.
+    ahead: Cell<bool>,
+    /// Told when its seat is wanted and it is the one that has been silent longest.
+    leave: Notify,
+    /// Told when it is silent again.
+    changed: Rc<Notify>,
 }
 
 /// Where a connection is between two requests.
@@ -71,10 +80,12 @@ enum Stage {
     Arriving { since: Instant },
     /// It is being answered, for as long as that takes.
     Answering,
+    /// Its answer has not reached the socket.
+    Unwritten { since: Instant },
 }
 
 impl Peer {
-    fn of(stream: &UnixStream) -> Self {
+    fn of(stream: &UnixStream, changed: Rc<Notify>) -> Self {
         let pid = stream.peer_cred().ok().and_then(|cred| u32::try_from(cred.pid()?).ok());
         let pid = pid.unwrap_or(0);
         Self {
@@ -82,21 +93,34 @@ impl Peer {
             command: machine::command_of(pid),
             unwritten: RefCell::default(),
             stage: Cell::new(Stage::Silent { since: Instant::now() }),
+            ahead: Cell::new(false),
+            leave: Notify::new(),
+            changed,
         }
     }
 
     /// Until when the client may stay as silent as it is.
     fn deadline(&self) -> Option<Instant> {
         match self.stage.get() {
-            Stage::Silent { since } => Some(since + SILENCE),
+            Stage::Silent { since } | Stage::Unwritten { since } => Some(since + SILENCE),
             Stage::Arriving { since } => Some(since + ARRIVAL),
             Stage::Answering => None,
         }
     }
 
+    /// Since when nothing of a request is there, if nothing is.
+    fn silent_since(&self) -> Option<Instant> {
+        match self.stage.get() {
+            Stage::Silent { since } => Some(since),
+            _ => None,
+        }
+    }
+
     fn received(&self) {
-        if let Stage::Silent { .. } = self.stage.get() {
-            self.stage.set(Stage::Arriving { since: Instant::now() });
+        match self.stage.get() {
+            Stage::Silent { .. } => self.stage.set(Stage::Arriving { since: Instant::now() }),
+            Stage::Arriving { .. } => {}
+            Stage::Answering | Stage::Unwritten { .. } => self.ahead.set(true),
         }
     }
 
@@ -109,6 +133,16 @@ impl Peer {
         if let Some(told) = self.unwritten.borrow_mut().take() {
             // Only the verb's own task listens, and it stays until it hears.
             let _ = told.send(());
+        }
+        if let Stage::Unwritten { .. } = self.stage.get() {
+            let since = Instant::now();
+            let is_ahead = self.ahead.take();
+            self.stage.set(if is_ahead {
+                Stage::Arriving { since }
+            } else {
+                Stage::Silent { since }
+            });
+            self.changed.notify_one();
         }
     }
 }
@@ -147,20 +181,24 @@ pub(crate) async fn serve<A: Api>(
     mut stop: watch::Receiver<bool>,
     busy: Busy,
 ) {
-    let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let seats = Rc::new(Seats::default());
     loop {
-        let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(stream, Rc::clone(&api), stop.clone());
+                let peer = Peer::of(&stream, seats.changed());
+                let seat = tokio::select! {
+                    seat = seats.take(peer) => seat,
+                    _ = stop.wait_for(|stop| *stop) => return,
+                };
+                let connection = connection(stream, seat, Rc::clone(&api), stop.clone());
                 let busy = busy.clone();
                 tokio::task::spawn_local(async move {
                     connection.await;
-                    drop((permit, busy));
+                    drop(busy);
                 });
             }
             Err(e) => {
@@ -171,15 +209,20 @@ pub(crate) async fn serve<A: Api>(
     }
 }
 
-async fn connection<A: Api>(stream: UnixStream, api: Rc<A>, mut stop: watch::Receiver<bool>) {
-    let peer = Rc::new(Peer::of(&stream));
+async fn connection<A: Api>(
+    stream: UnixStream,
+    seat: Seat,
+    api: Rc<A>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let peer = Rc::clone(&seat.peer);
     let wire = Wire { stream: TokioIo::new(stream), peer: Rc::clone(&peer) };
     let asked = Rc::clone(&peer);
     let service = service_fn(move |request| {
         let (api, peer) = (Rc::clone(&api), Rc::clone(&asked));
         async move {
             let answer = api.answer(Rc::clone(&peer), request).await;
-            peer.stage.set(Stage::Silent { since: Instant::now() });
+            peer.stage.set(Stage::Unwritten { since: Instant::now() });
             Ok::<_, Infallible>(answer)
         }
     });
@@ -188,6 +231,7 @@ async fn connection<A: Api>(stream: UnixStream, api: Rc<A>, mut stop: watch::Rec
         biased;
         ended = &mut served => ended,
         () = silence(&peer) => return,
+        () = wanted(&peer) => return,
         _ = stop.wait_for(|stop| *stop) => {
             served.as_mut().graceful_shutdown();
             tokio::select! {
@@ -213,40 +257,17 @@ async fn silence(peer: &Peer) {
     }
 }
 
-/// Why a request's body could not be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BodyError {
-    #[error("request is larger than {0} bytes")]
-    TooLarge(usize),
-    #[error("request was cut off")]
-    Cut,
-}
-
-/// Reads a body of at most `limit` bytes. One that arrived in one piece, as clients send them, is not copied.
-pub(crate) async fn read_body(
-    peer: &Peer,
-    mut body: Incoming,
-    limit: usize,
-) -> Result<Bytes, BodyError> {
-    if body.size_hint().lower() > limit as u64 {
-        return Err(BodyError::TooLarge(limit));
-    }
-    let mut whole = Bytes::new();
-    let mut more = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| BodyError::Cut)?.into_data() else { continue };
-        if whole.len() + more.len() + data.len() > limit {
-            return Err(BodyError::TooLarge(limit));
+/// Ends when the client is silent and its seat is wanted.
+async fn wanted(peer: &Peer) {
+    loop {
+        peer.leave.notified().await;
+        // What has arrived by now is read in the next turn, before this goes on.
+        tokio::task::yield_now().await;
+        if peer.silent_since().is_some() {
+            return;
         }
-        if whole.is_empty() && more.is_empty() {
-            whole = data;
-        } else {
-            more.extend_from_slice(&std::mem::take(&mut whole));
-            more.extend_from_slice(&data);
-        }
+        peer.changed.notify_one();
     }
-    peer.stage.set(Stage::Answering);
-    Ok(if more.is_empty() { whole } else { more.into() })
 }
 
 /// A connection's socket, which tells the [`Peer`] when all that was given to it has been written.

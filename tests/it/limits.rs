@@ -94,14 +94,39 @@ fn a_disk_without_inodes_is_a_clear_error_and_the_daemon_goes_on() {
 }
 
 #[test]
-fn more_connections_than_are_served_wait_and_are_served_later() {
+fn connections_that_say_nothing_shut_nobody_out() {
     let wasmvol = Wasmvol::start();
     let plugin = wasmvol.plugin();
     let connect = || Socket::connect(&plugin.socket).unwrap();
-    let idle: Vec<Socket> = (0..400).map(|_| connect()).collect();
+    let body = r#"{"Name":"begun"}"#;
+    let create = request("VolumeDriver.Create", body);
+    let (first_half, second_half) = create.split_at(create.len() - body.len());
+    let mut begun = connect();
+    begun.send(first_half).unwrap();
+    let mut idle: Vec<Socket> = (0..300).map(|_| connect()).collect();
+    plugin.try_call("Plugin.Activate", "").unwrap().result().unwrap();
+    assert!(idle[0].has_ended(), "the one that was silent longest makes room");
+    assert!(idle[200].is_silent(), "those that nobody needs to go stay");
+    begun.send(second_half).unwrap();
+    begun.read().unwrap().result().unwrap();
+    assert_eq!(plugin.list(), ["begun"]);
+}
+
+#[test]
+fn where_all_that_are_served_have_begun_a_request_the_next_waits_and_is_served_later() {
+    let wasmvol = Wasmvol::start();
+    let plugin = wasmvol.plugin();
+    let connect = || Socket::connect(&plugin.socket).unwrap();
+    let begun: Vec<Socket> = (0..300)
+        .map(|_| {
+            let mut socket = connect();
+            socket.send("POST ").unwrap();
+            socket
+        })
+        .collect();
     let mut last = connect();
     last.send(request("VolumeDriver.Create", r#"{"Name":"patient"}"#)).unwrap();
-    drop(idle);
+    drop(begun);
     last.read().unwrap().result().unwrap();
     assert_eq!(plugin.list(), ["patient"]);
 }

@@ -101,6 +101,33 @@ fn a_json_body_that_is_none_of_ours_is_an_error_and_changes_nothing() {
 }
 
 #[test]
+fn a_body_that_is_refused_is_not_repeated() {
+    const SECRET: &str = "hunter2";
+    let wasmvol = Wasmvol::start();
+    let long = format!("password={}", SECRET.repeat(20_000));
+    let body = json!({ "Name": "x", "Opts": long }).to_string();
+    let refused = |answer: Answer| {
+        let is_short = answer.body.len() < 300 && !answer.body.contains(SECRET);
+        assert!(is_short, "{} bytes: {:.300}", answer.body.len(), answer.body);
+    };
+    let answer = wasmvol.plugin().try_call("VolumeDriver.Create", &body).unwrap();
+    assert!(answer.clone().result().unwrap_err().contains("line 1 column"), "{answer:?}");
+    refused(answer);
+    let admin = wasmvol.runtime().join("admin.sock");
+    for (path, body) in [
+        ("volumes", json!({ "name": "x", "options": long }).to_string()),
+        ("drivers", json!({ "name": null, "settings": long }).to_string()),
+    ] {
+        let mut socket = Socket::connect(&admin).unwrap();
+        socket.send(request(path, &body)).unwrap();
+        let answer = socket.read().unwrap();
+        assert_eq!(answer.status, 400, "{answer:?}");
+        refused(answer);
+    }
+    assert!(!wasmvol.log().contains(SECRET));
+}
+
+#[test]
 fn odd_headers_do_not_matter() {
     let wasmvol = Wasmvol::start();
     let body = r#"{"Name":"plain"}"#;

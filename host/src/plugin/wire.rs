@@ -14,7 +14,7 @@ use hyper::{Response, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
 use wasmvol_plan::VolumeName;
 
-use crate::server::Answer;
+use crate::server::{self, Answer, NotTaken};
 use crate::volumes::{Status, Time, View, VolumeError};
 
 /// What Docker's own plugin library answers; no client looks at it.
@@ -26,8 +26,8 @@ pub(super) enum WireError {
     /// dockerd's retry after a broken connection sends no body: nobody knows what it meant.
     #[error("empty request: the connection broke before it was sent whole, try again")]
     Empty,
-    #[error("request is not the JSON that this path takes: {0}")]
-    Json(String),
+    #[error(transparent)]
+    NotTaken(#[from] NotTaken),
     #[error("no such request: there are POST /Plugin.Activate and POST /VolumeDriver.*")]
     Unknown,
     #[error("the request ended without an answer: see the daemon's log")]
@@ -88,11 +88,7 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, WireError> {
     if body.trim_ascii().is_empty() {
         return Err(WireError::Empty);
     }
-    // serde takes an array for a struct, field by field; Docker's own decoder takes none.
-    if body.trim_ascii_start().first() == Some(&b'[') {
-        return Err(WireError::Json("it is an array, not an object".to_owned()));
-    }
-    serde_json::from_slice(body).map_err(|e| WireError::Json(e.to_string()))
+    Ok(server::parse(body)?)
 }
 
 pub(super) fn activated() -> Answer {
