@@ -1,6 +1,7 @@
 //! What does a person type, and see? Tables for people, JSON for programs, errors on stderr, and a doctor whose cures work.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
@@ -210,38 +211,68 @@ fn status_shows_who_holds_what() {
 }
 
 #[test]
-fn a_catalog_goes_from_one_installation_to_another() {
-    let mut old = Wasmvol::start();
-    old.cli("volume create first -o mode=0700").ok();
-    old.cli("volume create second -d tmpfs -o size=1m").ok();
-    let running = old.cli("catalog export").ok();
-    assert!(old.stop().success());
-    let stopped = old.cli(&format!("catalog export --state-dir {}", old.state().display())).ok();
-    assert_eq!(stopped, running, "with and without a daemon");
-    let file = old.path("export");
-    fs::write(&file, &running).unwrap();
+fn a_catalog_is_the_same_from_a_daemon_and_from_its_directory() {
+    let mut wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create first -o mode=0700").ok();
+    let running = wasmvol.cli("catalog export").ok();
+    assert!(wasmvol.stop().success());
+    let state = wasmvol.state();
+    let stopped = wasmvol.cli(&format!("catalog export --state-dir {}", state.display())).ok();
+    assert_eq!(stopped, running);
+}
 
-    let mut new = Wasmvol::start();
-    let import = format!("catalog import {} --state-dir {}", file.display(), new.state().display());
-    assert!(complaint(&new.cli(&import)).contains("a daemon runs"));
-    new.cli("volume create in-the-way").ok();
-    assert!(new.stop().success());
-    assert!(!complaint(&new.cli(&import)).is_empty(), "a catalog with volumes is not filled");
-    let mut new = Wasmvol::install();
-    new.run();
-    assert!(new.stop().success());
-    fs::remove_file(new.state().join("catalog/catalog.redb")).unwrap();
-    let import = format!("catalog import {} --state-dir {}", file.display(), new.state().display());
-    new.cli(&import).ok();
-    for id in old.entries("volumes") {
-        fs::rename(old.state().join("volumes").join(&id), new.state().join("volumes").join(&id))
-            .unwrap();
+#[test]
+fn an_import_is_refused_while_a_daemon_runs_and_where_there_are_volumes() {
+    let mut wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create in-the-way").ok();
+    let file = wasmvol.path("records");
+    fs::write(&file, wasmvol.cli("catalog export").ok()).unwrap();
+    let state = wasmvol.state();
+    let import = format!("catalog import {} --state-dir {}", file.display(), state.display());
+    assert!(complaint(&wasmvol.cli(&import)).contains("a daemon runs"));
+    assert!(wasmvol.stop().success());
+    assert!(complaint(&wasmvol.cli(&import)).contains("it holds 1 volumes"));
+}
+
+#[test]
+fn the_lines_of_the_readme_move_volumes_to_another_machine() {
+    let readme = include_str!("../../README.md");
+    let (_, moving) = readme.split_once("**Moved to another machine**").unwrap();
+    let lines = moving.split("```").nth(1).unwrap().lines().skip(1);
+
+    let old = Wasmvol::start();
+    old.cli("volume create first -o mode=0700 -o uid=4711").ok();
+    old.cli("volume create second -d tmpfs -o size=1m").ok();
+    let mountpoint = old.cli("volume mount first").ok();
+    fs::write(format!("{mountpoint}/file"), "hello").unwrap();
+    old.cli("volume unmount first").ok();
+    old.wait_unmounted("first");
+    let records = old.cli("catalog export").ok();
+
+    let (mut new, files) = (Wasmvol::start(), Scratch::new());
+    let mut is_new = false;
+    for line in lines {
+        let line = line.trim_start_matches("sudo ");
+        match line.split_whitespace().take(2).collect::<Vec<_>>()[..] {
+            ["#", _] => is_new = line.contains("new"),
+            ["systemctl", "stop"] => assert!(new.stop().success()),
+            ["systemctl", "start"] => new.run(),
+            _ => {
+                let at = if is_new { &new } else { &old };
+                let line = line.replace("/var/lib/wasmvol", &at.state().display().to_string());
+                at.shell(&format!("cd {} && {line}", files.path().display())).ok();
+            }
+        }
     }
-    new.run();
-    assert_eq!(new.cli("catalog export").ok(), running);
+
+    assert_eq!(new.cli("catalog export").ok(), records);
     assert_eq!(new.plugin().list(), ["first", "second"]);
-    new.plugin().mount("first", "id").unwrap();
-    new.plugin().unmount("first", "id").unwrap();
+    let mountpoint = new.cli("volume mount first").ok();
+    assert_eq!(fs::read_to_string(format!("{mountpoint}/file")).unwrap(), "hello");
+    assert_eq!(fs::metadata(&mountpoint).unwrap().uid(), 4711);
+    new.cli("volume unmount first").ok();
+    new.wait_unmounted("first");
+    assert_eq!(findings(&new, ""), []);
 }
 
 #[test]

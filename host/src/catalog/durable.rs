@@ -63,23 +63,25 @@ impl world::Catalog for Catalog {
     }
 }
 
-/// Fills an empty catalog in one transaction; one that holds anything is left as it is.
+/// Fills a catalog in one transaction. It may hold the drivers that came with wasmvol, as a first start leaves it: their rows are
+/// replaced. One that holds what a person made is left as it is.
 pub(super) fn fill(dir: &Path, contents: Contents) -> Result<(), StoreError> {
     let database = open(dir)?;
-    let (records, drivers) = read(&database)?;
-    if !records.is_empty() || !drivers.is_empty() {
+    let (volumes, (replaced, loaded)) = {
+        let (records, drivers) = read(&database)?;
+        (records.len(), drivers.into_iter().partition::<Vec<_>, _>(|row| row.first_party))
+    };
+    if volumes > 0 || !loaded.is_empty() {
         return Err(write_error(format!(
-            "it holds {} volumes and {} drivers: import fills an empty one only",
-            records.len(),
-            drivers.len()
+            "it holds {volumes} volumes and {} drivers that you loaded: import fills the catalog of a wasmvol that is new",
+            loaded.len()
         )));
     }
     let (records, drivers) = contents;
-    let changes: Vec<_> = records
-        .into_iter()
-        .map(|r| Change::Put(Box::new(r)))
-        .chain(drivers.into_iter().map(|d| Change::PutDriver(Box::new(d))))
-        .collect();
+    let gone = replaced.into_iter().map(|row| Change::DeleteDriver(row.name));
+    let drivers = drivers.into_iter().map(|row| Change::PutDriver(Box::new(row)));
+    let records = records.into_iter().map(|record| Change::Put(Box::new(record)));
+    let changes: Vec<_> = gone.chain(drivers).chain(records).collect();
     store::write::<Durable>(&database, &changes.iter().collect::<Vec<_>>())
 }
 
@@ -427,14 +429,55 @@ mod tests {
         assert_eq!(names(to.path()), [("one".to_owned(), 1)]);
     }
 
+    /// What an export of these would be.
+    fn lines(records: Vec<Record>, drivers: Vec<DriverRow>) -> String {
+        String::from_utf8(transfer::export(&(records, drivers)).unwrap()).unwrap()
+    }
+
     #[test]
-    fn an_import_into_a_catalog_that_holds_something_changes_nothing() {
+    fn an_import_replaces_the_drivers_that_came_with_wasmvol() {
         let dir = tempfile::tempdir().unwrap();
-        commit(dir.path(), vec![put(record(1, "one"))]);
-        let text = String::from_utf8(transfer::export(&contents(dir.path())).unwrap()).unwrap();
-        let error = transfer::import(dir.path(), &text).unwrap_err().to_string();
-        assert!(error.contains("holds 1 volumes and 0 drivers"), "{error}");
-        assert_eq!(contents(dir.path()).0.len(), 1);
+        let came = ["local", "tmpfs"].map(|name| Change::PutDriver(Box::new(driver(name))));
+        commit(dir.path(), came.into());
+        let theirs = DriverRow { first_party: false, ..driver("local") };
+        let text = lines(vec![record(1, "one")], vec![theirs.clone()]);
+        transfer::import(dir.path(), &text).unwrap();
+        assert_eq!(contents(dir.path()), (vec![record(1, "one")], vec![theirs]));
+    }
+
+    #[test]
+    fn an_import_into_a_catalog_that_holds_what_a_person_made_changes_nothing() {
+        let text = lines(vec![record(7, "other")], vec![driver("local")]);
+        let loaded = DriverRow { first_party: false, ..driver("mine") };
+        for (there, what) in [
+            (put(record(1, "one")), "1 volumes and 0 drivers"),
+            (Change::PutDriver(Box::new(loaded)), "0 volumes and 1 drivers"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            commit(dir.path(), vec![there]);
+            let before = contents(dir.path());
+            let error = transfer::import(dir.path(), &text).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+            assert_eq!(contents(dir.path()), before);
+        }
+    }
+
+    #[test]
+    fn an_import_with_two_of_one_name_is_refused_by_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let retained = |id| Record { phase: Phase::Retained, ..record(id, "one") };
+        let volumes = lines(vec![record(1, "one"), retained(2), record(3, "one")], vec![]);
+        let drivers = lines(vec![], vec![driver("local"), driver("local")]);
+        for (text, why) in [
+            (volumes, "line 4: volume `one` is there twice"),
+            (drivers, "line 3: driver `local` is there twice"),
+        ] {
+            let error = transfer::import(dir.path(), &text).unwrap_err().to_string();
+            assert!(error.starts_with(why), "{error}");
+        }
+        let kept = vec![record(1, "one"), retained(2), retained(3)];
+        transfer::import(dir.path(), &lines(kept.clone(), vec![])).unwrap();
+        assert_eq!(contents(dir.path()).0, kept);
     }
 
     #[test]

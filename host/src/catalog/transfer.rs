@@ -1,8 +1,9 @@
 //! A catalog as lines of JSON: the way between stores, and a backup that a person can read.
 //!
-//! `wasmvol catalog export` writes them, from the daemon if one runs; `catalog import` reads them into an empty catalog while none
-//! runs. Data is not in them: it lies in `volumes/` under the ids that the records name.
+//! `wasmvol catalog export` writes them, from the daemon if one runs; `catalog import` reads them into a new wasmvol's catalog while
+//! none runs. Data is not in them: it lies in `volumes/` under the ids that the records name.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -65,7 +66,7 @@ pub(crate) fn export((records, drivers): &Contents) -> Result<Vec<u8>, serde_jso
     Ok(bytes)
 }
 
-/// Reads an export and fills the empty catalog in `dir` with it: all of it, or nothing. Returns the numbers of volumes and drivers.
+/// Reads an export and fills the catalog in `dir` with it, where it is that of a new wasmvol: all of it, or nothing. Returns the numbers of volumes and drivers.
 pub(crate) fn import(dir: &Path, text: &str) -> Result<(usize, usize), ImportError> {
     let contents = parse(text)?;
     let counts = (contents.0.len(), contents.1.len());
@@ -84,15 +85,28 @@ fn parse(text: &str) -> Result<Contents, ImportError> {
         )));
     }
     let (mut records, mut drivers) = Contents::default();
-    let mut seen = std::collections::BTreeSet::new();
+    let (mut ids, mut names) = (BTreeSet::new(), BTreeSet::new());
+    let mut driver_names = BTreeSet::new();
     for (number, line) in lines.enumerate() {
         let wrong = |why: String| ImportError::Line { line: number + 2, why };
+        let twice = |what: &str, which: String| {
+            wrong(format!("{what} `{which}` is there twice: leave one of them out"))
+        };
         match serde_json::from_str(line).map_err(|e| wrong(e.to_string()))? {
-            Parsed::Driver(row) => drivers.push(row),
+            Parsed::Driver(row) => {
+                if !driver_names.insert(row.name.clone()) {
+                    return Err(twice("driver", row.name.to_string()));
+                }
+                drivers.push(row);
+            }
             Parsed::Volume(raw) => {
                 let record = parse_record(raw.get().as_bytes()).map_err(wrong)?;
-                if !seen.insert(record.id) {
-                    return Err(wrong(format!("id {} is there twice", record.id)));
+                if !ids.insert(record.id) {
+                    return Err(twice("id", record.id.to_string()));
+                }
+                // What is kept has given its name back.
+                if !record.phase.is_kept() && !names.insert(record.name.clone()) {
+                    return Err(twice("volume", record.name.to_string()));
                 }
                 records.push(record);
             }

@@ -29,7 +29,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
         state_dir: PathBuf,
     },
-    /// Fill an empty catalog from an export, while no daemon runs; data in `volumes/` is copied apart
+    /// Fill a new wasmvol's catalog from an export, after its first start and while none runs; data in `volumes/` is copied apart
     Import {
         /// The export; `-` is stdin
         file: PathBuf,
