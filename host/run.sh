@@ -9,6 +9,7 @@ wasmvol="$PWD/target/release/wasmvol"
 state=/var/lib/wasmvol
 runtime=/run/wasmvol
 plugins=/run/docker/plugins
+config=/etc/wasmvol/wasmvol.toml
 word=
 for following in "$@" ""; do
     case $word in
@@ -18,6 +19,8 @@ for following in "$@" ""; do
     --runtime-dir=*) runtime=${word#*=} ;;
     --plugin-dir) plugins=$following ;;
     --plugin-dir=*) plugins=${word#*=} ;;
+    --config) config=$following ;;
+    --config=*) config=${word#*=} ;;
     esac
     word=$following
 done
@@ -47,6 +50,9 @@ ask() {
 # The same as a person types it.
 typed="${sudo:+sudo }$wasmvol"
 [ "$runtime" = /run/wasmvol ] || typed="$typed --runtime-dir $runtime"
+# Whoever writes grants says where: the server is not believed.
+load="$typed driver load FILE"
+[ "$config" = /etc/wasmvol/wasmvol.toml ] || load="$load --config $config"
 
 next() {
     echo
@@ -90,6 +96,7 @@ TEXT
     cat <<TEXT
 
 What there is, and what is wrong:  $typed status   and   $typed doctor
+A driver of your own:  $load
 Ctrl-C ends it; what is mounted stays mounted.
 
 TEXT

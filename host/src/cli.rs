@@ -7,20 +7,21 @@
 mod catalog;
 mod doctor;
 mod driver;
+mod grants;
 mod namespace;
 mod output;
 mod serve;
 mod status;
 mod volume;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use crate::admin::client::{Client, ClientError};
-use crate::daemon;
+use crate::{config, daemon};
 use output::Output;
 
 /// The runtime directory, unless it is moved.
@@ -65,6 +66,26 @@ enum Command {
     /// Compile the component on stdin to machine code on stdout
     #[command(hide = true)]
     CompileDriver,
+}
+
+/// Which configuration: the operator says it to `serve` and to what writes grants, and both take it for the same.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// Configuration that the daemon is served with; grants lie beside it in `grants.d`
+    #[arg(long, value_name = "FILE", env = "WASMVOL_CONFIG", default_value = config::DEFAULT)]
+    config: PathBuf,
+}
+
+impl ConfigFile {
+    fn path(&self) -> Result<PathBuf, CliError> {
+        let shown = || self.config.display().to_string();
+        std::path::absolute(&self.config).map_err(|e| CliError::Io(shown(), e))
+    }
+
+    /// The directory that it lies in.
+    fn directory(&self) -> Result<PathBuf, CliError> {
+        Ok(self.path()?.parent().unwrap_or(Path::new("/")).to_owned())
+    }
 }
 
 /// Why a subcommand was not done. `Display` is one line.

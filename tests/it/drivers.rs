@@ -1,9 +1,13 @@
 //! Can a driver hurt anybody but itself, and do drivers come and go as the operator says?
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::support::Scratch;
 use crate::support::plugin::{Socket, request};
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
 
@@ -200,6 +204,59 @@ fn a_driver_with_volumes_is_not_unloaded() {
     plugin.create("depends", &[("driver", "hostile")]).unwrap_err();
     let error = wasmvol.cli("driver unload hostile").refused();
     assert!(error.contains("no driver `hostile` is loaded"), "{error}");
+}
+
+/// What is granted to the drivers of a wasmvol, by name.
+fn granted(wasmvol: &Wasmvol) -> BTreeMap<String, String> {
+    let files = fs::read_dir(wasmvol.config().with_file_name("grants.d")).unwrap();
+    files
+        .map(|file| file.unwrap())
+        .map(|file| {
+            let name = file.file_name().into_string().unwrap();
+            (name, fs::read_to_string(file.path()).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn grants_are_written_where_the_operator_says_and_nowhere_else() {
+    let wasmvol = Wasmvol::start();
+    let elsewhere = Scratch::new();
+    fs::create_dir(elsewhere.dir("etc").join("grants.d")).unwrap();
+    let load = format!("driver load {} --grant suid", hostile().display());
+    let by = format!("--config {}", elsewhere.path().join("etc/wasmvol.toml").display());
+    // What the daemon says of a directory is said by an unprivileged user: root writes neither there nor where it would be of no use.
+    for line in [format!("{load} {by}"), format!("driver unload tmpfs {by}")] {
+        let error = wasmvol.cli(&line).refused();
+        let theirs = wasmvol.config();
+        assert!(error.contains("`--config`"), "{error}");
+        assert!(error.contains(theirs.parent().unwrap().to_str().unwrap()), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    assert_eq!(fs::read_dir(elsewhere.path().join("etc/grants.d")).unwrap().count(), 0);
+    assert!(granted(&wasmvol).is_empty());
+    assert_eq!(names(&wasmvol), ["local", "tmpfs"]);
+    wasmvol.cli(&load).ok();
+    assert_eq!(granted(&wasmvol), [("hostile".into(), "suid\n".into())].into());
+    wasmvol.cli("driver unload hostile").ok();
+    assert!(granted(&wasmvol).is_empty());
+}
+
+#[test]
+fn grants_are_not_touched_where_others_than_root_can_write() {
+    let wasmvol = Wasmvol::start();
+    let grants = wasmvol.config().with_file_name("grants.d");
+    let mode = |mode| fs::set_permissions(&grants, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o777);
+    let load = format!("driver load {} --grant suid", hostile().display());
+    for line in [&load, "driver unload tmpfs"] {
+        let error = wasmvol.cli(line).refused();
+        assert!(error.contains("others than root can write to `"), "{error}");
+    }
+    assert!(granted(&wasmvol).is_empty());
+    assert_eq!(names(&wasmvol), ["local", "tmpfs"]);
+    mode(0o755);
+    wasmvol.cli(&load).ok();
 }
 
 #[test]

@@ -93,6 +93,9 @@ fn without_an_engine_it_points_to_the_tour() {
     let said = run.said();
     assert!(said.contains("Neither docker nor podman") && said.contains("`make demo`"), "{said}");
     assert!(!said.contains("docker volume create") && !said.contains("containers.conf"), "{said}");
+    let config = run.machine.path("wasmvol.toml");
+    let load = format!("driver load FILE --config {}\n", config.display());
+    assert!(said.contains(&load), "{said}");
     assert!(!run.end().contains("Two cures"), "nobody waits for it");
 }
 

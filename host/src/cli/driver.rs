@@ -1,24 +1,22 @@
 //! `wasmvol driver …`: load, list and unload drivers while the daemon runs.
 //!
-//! Grants are written here, by root, and never by the daemon: what a driver may ask for is the operator's word alone.
+//! Grants are written from here, by root, and never by the daemon: what a driver may ask for is the operator's word alone.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use wasmvol_driver::{Description, OptionSpec, ValueType};
-use wasmvol_plan::{DriverName, Grants};
+use wasmvol_plan::DriverName;
 
-use super::CliError;
+use super::grants::GrantsDir;
 use super::output::{Output, say};
 use super::serve;
 use super::volume::option;
+use super::{CliError, ConfigFile};
 use crate::admin::client::{Client, ClientError, parse};
-use crate::admin::types::{Checked, Driver, Load, Status};
-use crate::config;
+use crate::admin::types::{Checked, Driver, Load};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -26,6 +24,8 @@ pub(super) enum Command {
     Ls,
     /// Load a driver, or replace the one of that name; volumes in use stay as they are
     Load {
+        #[command(flatten)]
+        config: ConfigFile,
         /// The component
         file: PathBuf,
         /// Load it under this name [default: what it calls itself]
@@ -40,6 +40,8 @@ pub(super) enum Command {
     },
     /// Unload a driver that has no volumes
     Unload {
+        #[command(flatten)]
+        config: ConfigFile,
         #[arg(value_parser = name)]
         name: DriverName,
     },
@@ -61,10 +63,13 @@ pub(super) fn run(
 ) -> Result<ExitCode, CliError> {
     match command {
         Command::Ls => list(client, output)?,
-        Command::Load { file, name, settings, grants } => {
-            load(&file, name, settings.into_iter().collect(), &grants, client, output)?;
+        Command::Load { config, file, name, settings, grants } => {
+            let component = Component { bytes: read(&file)?, file: &file };
+            let granted = GrantsDir::of(&config, client)?;
+            let settings = settings.into_iter().collect();
+            load(component, name, settings, &grants, &granted, client, output)?;
         }
-        Command::Unload { name } => unload(&name, client, output)?,
+        Command::Unload { config, name } => unload(&name, &config, client, output)?,
         Command::Inspect { driver } => inspect(&driver, client, output)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -88,39 +93,48 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
     })?)
 }
 
+/// What a file holds, and its name for errors.
+struct Component<'a> {
+    file: &'a Path,
+    bytes: Vec<u8>,
+}
+
 fn load(
-    file: &Path,
+    component: Component<'_>,
     name: Option<DriverName>,
     settings: BTreeMap<String, String>,
     grants: &[String],
+    granted: &GrantsDir,
     client: &Client,
     output: &Output,
 ) -> Result<(), CliError> {
-    let component = read(file)?;
-    let status: Status = parse(&client.get("/status")?)?;
+    let Component { file, bytes } = component;
     let name = match name {
         Some(name) => name,
-        None => DriverName::parse(&check(client, file, component.clone())?.name)?,
+        None => DriverName::parse(&check(client, file, bytes.clone())?.name)?,
     };
-    let granted = status.places.config_dir.join(config::GRANTS).join(name.as_str());
-    let before = if grants.is_empty() { None } else { Some(grant(&granted, grants)?) };
-    let load = Load { name: Some(name), settings };
+    let before = granted.read(&name)?;
+    if !grants.is_empty() {
+        granted.grant(&name, grants)?;
+    }
+    let load = Load { name: Some(name.clone()), settings };
     let mut body = serde_json::to_vec(&load).map_err(ClientError::Answer)?;
     body.push(b'\n');
-    body.extend(component);
+    body.extend(bytes);
     let answer = match client.post("/drivers", body) {
         Ok(answer) => answer,
         Err(e) => {
-            if let Some(before) = before {
-                put_back(&granted, before.as_deref())?;
+            if !grants.is_empty() {
+                granted.put_back(&name, before.as_deref())?;
             }
             return Err(of_file(file)(e));
         }
     };
     let driver: Driver = parse(&answer)?;
-    let granted = std::fs::read_to_string(&granted).unwrap_or_default();
+    let has = granted.read(&name)?.unwrap_or_default();
+    let has = String::from_utf8_lossy(&has);
     let needs = &driver.description.grants;
-    for needed in needs.iter().filter(|n| !granted.lines().any(|line| line.trim() == **n)) {
+    for needed in needs.iter().filter(|n| !has.lines().any(|line| line.trim() == **n)) {
         say(&format!("wasmvol: it says that it needs `--grant {needed}`"));
     }
     let line = |driver: Driver| output.line(&format!("{} {}", driver.name, driver.version));
@@ -128,16 +142,15 @@ fn load(
 }
 
 /// Its grants go with it: the next component of that name is another, and starts with none.
-fn unload(name: &DriverName, client: &Client, output: &Output) -> Result<(), CliError> {
-    let status: Status = parse(&client.get("/status")?)?;
+fn unload(
+    name: &DriverName,
+    config: &ConfigFile,
+    client: &Client,
+    output: &Output,
+) -> Result<(), CliError> {
+    let granted = GrantsDir::of(config, client)?;
     client.delete(&format!("/drivers/{name}"))?;
-    let granted = status.places.config_dir.join(config::GRANTS).join(name.as_str());
-    match std::fs::remove_file(&granted) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(CliError::Io(format!("`{}` stays", granted.display()), e));
-        }
-        _ => {}
-    }
+    granted.remove(name)?;
     if let Some(component) = shipped(name) {
         say(&format!(
             "wasmvol: it came with wasmvol, and stays unloaded until `wasmvol driver load {}`",
@@ -152,43 +165,6 @@ fn shipped(name: &DriverName) -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let component = serve::first_party(program.parent()?)?.join(format!("{name}.wasm"));
     component.is_file().then_some(component)
-}
-
-/// Writes a driver's grants, whole or not at all, and returns what was there before.
-fn grant(file: &Path, grants: &[String]) -> Result<Option<Vec<u8>>, CliError> {
-    let text: String = grants.iter().map(|grant| format!("{grant}\n")).collect();
-    Grants::parse(&text).map_err(|fault| CliError::Refused(fault.message))?;
-    let before = match std::fs::read(file) {
-        Ok(bytes) => Some(bytes),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-        Err(e) => return Err(CliError::Io(file.display().to_string(), e)),
-    };
-    write(file, text.as_bytes())
-        .map_err(CliError::io(format!("grants in `{}`", file.display())))?;
-    Ok(before)
-}
-
-fn put_back(file: &Path, before: Option<&[u8]>) -> Result<(), CliError> {
-    let done = match before {
-        Some(bytes) => write(file, bytes),
-        None => std::fs::remove_file(file),
-    };
-    done.map_err(CliError::io(format!("grants in `{}` could not be put back", file.display())))
-}
-
-fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let dir = file.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(dir)?;
-    // The name of a driver has no dot, so this one is nobody's grants.
-    let draft = file.with_extension("new");
-    let mut options = std::fs::OpenOptions::new();
-    let mut draft_file =
-        options.write(true).create(true).truncate(true).mode(0o644).open(&draft)?;
-    // Whatever the caller's umask is: the daemon reads it, too.
-    draft_file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    draft_file.write_all(bytes)?;
-    draft_file.sync_all()?;
-    std::fs::rename(&draft, file)
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, CliError> {
@@ -260,30 +236,4 @@ fn option_row(option: &OptionSpec) -> [String; 4] {
         (None, false) => "-".to_owned(),
     };
     [option.key.clone(), kind.to_owned(), default, option.help.clone()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grants_are_replaced_whole_and_put_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("grants.d/nfs");
-        assert_eq!(grant(&file, &["suid".to_owned()]).unwrap(), None);
-        let before = grant(&file, &["dev".to_owned(), "suid".to_owned()]).unwrap();
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "dev\nsuid\n");
-        put_back(&file, before.as_deref()).unwrap();
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "suid\n");
-        put_back(&file, None).unwrap();
-        assert!(!file.exists());
-    }
-
-    #[test]
-    fn a_grant_that_is_none_is_refused_before_anything_is_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("grants.d/nfs");
-        assert!(grant(&file, &["everything".to_owned()]).is_err());
-        assert!(!file.exists());
-    }
 }

@@ -14,11 +14,11 @@ use listenfd::ListenFd;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Gid, Uid, User};
 
-use super::CliError;
 use super::namespace::{self, Whose};
 use super::output::say;
+use super::{CliError, ConfigFile};
 use crate::admin::client::SOCKET;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::daemon::inherit;
 
 /// The plugin's name: `docker volume create -d wasmvol`.
@@ -36,9 +36,8 @@ pub(super) const MOUNTD: &str = "wasmvol-mountd";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Configuration; grants lie beside it in `grants.d`
-    #[arg(long, value_name = "FILE", default_value = config::DEFAULT)]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Records, data and compiled drivers
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
@@ -57,7 +56,7 @@ pub(super) fn run(arguments: Arguments, runtime_dir: &Path) -> Result<ExitCode, 
             "serve mounts, so it needs root: try again with sudo".into(),
         ));
     }
-    let config_file = absolute(&arguments.config)?;
+    let config_file = arguments.config.path()?;
     let config = Config::read(&config_file)?;
     if !config_file.exists() {
         say(&format!("wasmvol: no `{}`: everything is as by default", config_file.display()));
@@ -69,7 +68,7 @@ pub(super) fn run(arguments: Arguments, runtime_dir: &Path) -> Result<ExitCode, 
     }
     let state_dir = absolute(&arguments.state_dir)?;
     let plugin_dir = absolute(&arguments.plugin_dir)?;
-    let config_dir = config_file.parent().unwrap_or(Path::new("/")).to_owned();
+    let config_dir = arguments.config.directory()?;
     let (uid, gid) = user(arguments.user.as_deref(), &state_dir)?;
     let program = std::env::current_exe().map_err(CliError::io("our own program"))?;
     let beside = program.parent().unwrap_or(Path::new("/"));

@@ -126,7 +126,7 @@ impl Wasmvol {
     pub(crate) fn flags(&self) -> Vec<String> {
         let flag = |name: &str, path: &Path| [format!("--{name}"), path.display().to_string()];
         [
-            flag("config", &self.dir.path().join("etc/wasmvol.toml")),
+            flag("config", &self.config()),
             flag("state-dir", &self.state()),
             flag("runtime-dir", &self.runtime()),
             flag("plugin-dir", &self.plugins),
@@ -149,7 +149,11 @@ impl Wasmvol {
         let mut path = PROGRAMS.clone().into_os_string();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
-        vec![("PATH", path), ("WASMVOL_RUNTIME_DIR", self.runtime().into_os_string())]
+        vec![
+            ("PATH", path),
+            ("WASMVOL_RUNTIME_DIR", self.runtime().into_os_string()),
+            ("WASMVOL_CONFIG", self.config().into_os_string()),
+        ]
     }
 
     /// Runs `wasmvol LINE --json`, which must succeed, and answers what it printed.
@@ -170,6 +174,11 @@ impl Wasmvol {
 
     pub(crate) fn runtime(&self) -> PathBuf {
         self.dir.path().join("run")
+    }
+
+    /// The configuration, beside which grants lie.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.path().join("etc/wasmvol.toml")
     }
 
     /// A path in the test's own directory, beside state and runtime.
