@@ -70,10 +70,11 @@ impl<W: World> Volumes<W> {
         self.discard(id).await?;
         self.step("purge.trashed").await;
         self.world.catalog().commit(Change::Delete(id)).await?;
-        let mut state = self.state.borrow_mut();
-        state.retained.remove(&id);
-        state.purges.remove(&id);
-        drop(state);
+        {
+            let mut state = self.state.borrow_mut();
+            state.retained.remove(&id);
+            state.purges.remove(&id);
+        }
         self.step("purge.forgotten").await;
         Ok(())
     }
