@@ -1,6 +1,8 @@
 //! What happens where something ends: the disk, the connections, the daemon itself; and what the daemon may do at all.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use serde_json::json;
 use crate::names::in_parallel;
 use crate::support::plugin::{Socket, request};
 use crate::support::wasmvol::Wasmvol;
-use crate::support::{outcome, until};
+use crate::support::{open_to_all, outcome, until};
 
 /// What is tried again by itself is tried within seconds.
 const SOON: Duration = Duration::from_secs(20);
@@ -225,6 +227,35 @@ fn systemd_may_hold_the_socket() {
     assert_eq!(plugin.list(), ["activated"]);
     assert!(wasmvol.stop().success());
     assert!(socket.exists(), "the socket is systemd's, not ours to take away");
+}
+
+#[test]
+fn systemd_is_told_when_it_is_ready_and_nothing_else() {
+    let mut wasmvol = Wasmvol::install();
+    let place = open_to_all("notify");
+    let systemd = UnixDatagram::bind(&place).unwrap();
+    fs::set_permissions(&place, Permissions::from_mode(0o666)).unwrap();
+    systemd.set_nonblocking(true).unwrap();
+    let told = || {
+        let mut message = [0; 256];
+        let length = systemd.recv(&mut message).ok()?;
+        Some(String::from_utf8_lossy(&message[..length]).trim_end().to_owned())
+    };
+    wasmvol.set_variables(&[("NOTIFY_SOCKET", place.to_str().unwrap())]);
+    wasmvol.launch();
+    assert_eq!(until("systemd is told", SOON, told), "READY=1");
+    wasmvol.wait_ready();
+    // The next daemon says it again. An end is mountd's, which systemd sees by itself.
+    wasmvol.kill_daemon();
+    assert_eq!(until("systemd is told again", SOON, told), "READY=1");
+    assert!(wasmvol.stop().success());
+    assert_eq!(told(), None);
+
+    // Who cannot read its records is never ready.
+    fs::write(wasmvol.state().join("catalog/catalog.redb"), "this is no catalog").unwrap();
+    wasmvol.launch();
+    assert_eq!(wasmvol.wait_end().code(), Some(78), "{}", wasmvol.log());
+    assert_eq!(told(), None);
 }
 
 #[test]

@@ -1,13 +1,16 @@
-//! What does `make run` say to a newcomer? host/run.sh, in a machine of its own, with no engine but those that a test puts there.
+//! What do `make run` and `make demo` say to a newcomer? host/run.sh, in a machine of its own, with no engine but those that a test
+//! puts there; and tests/demo.sh.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::support::machine::Machine;
-use crate::support::until;
+use crate::support::{shell, until};
 
 /// A start compiles the drivers once.
 const READY: Duration = Duration::from_secs(60);
@@ -68,11 +71,24 @@ impl Run {
     }
 
     fn wasmvol(&self, line: &str) -> PathBuf {
-        let program = crate::support::wasmvol::PROGRAMS.join("wasmvol");
-        let mut command = self.machine.command(program.to_str().unwrap());
-        let output = command.args(line.split(' ')).output().unwrap();
+        let output = self.ask(line);
         assert!(output.status.success(), "{line}: {output:?}");
         String::from_utf8(output.stdout).unwrap().trim_end().into()
+    }
+
+    fn ask(&self, line: &str) -> Output {
+        let program = crate::support::wasmvol::PROGRAMS.join("wasmvol");
+        let mut command = self.machine.command(program.to_str().unwrap());
+        command.args(line.split(' ')).output().unwrap()
+    }
+
+    /// Kills mountd, the daemon's parent, by the number that it has inside.
+    fn kill_mountd(&self) {
+        let status = self.ask("status --json");
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+        let daemon = status["pid"].as_u64().unwrap();
+        let line = format!("kill -9 $(awk '/^PPid:/ {{ print $2 }}' /proc/{daemon}/status)");
+        assert!(self.machine.command("sh").args(["-c", &line]).status().unwrap().success());
     }
 
     /// Ends it as Ctrl-C does, and answers what it says to the end.
@@ -133,6 +149,23 @@ fn at_the_end_it_says_what_stays_and_how_docker_does_without_it() {
 }
 
 #[test]
+fn a_server_that_is_killed_is_started_again_with_what_it_had() {
+    let run = Run::serving(&[]);
+    run.wasmvol("volume create kept");
+    let mountpoint = run.wasmvol("volume mount kept");
+    for times in 1..=2 {
+        run.kill_mountd();
+        until("it is started again", READY, || {
+            (run.said().matches("it is started again").count() == times).then_some(())
+        });
+        until("it answers", READY, || run.ask("status").status.success().then_some(()));
+        assert_eq!(run.wasmvol("volume mount kept"), mountpoint);
+    }
+    let last_words = run.end();
+    assert!(last_words.contains(mountpoint.to_str().unwrap()), "{last_words}");
+}
+
+#[test]
 fn where_no_engine_would_see_a_mount_it_does_not_serve_and_says_why() {
     let mut run = Run::start(&["docker"], "unshare --mount --propagation private env");
     let status = until("it refuses", READY, || run.script.try_wait().unwrap());
@@ -150,4 +183,16 @@ fn an_anchor_of_an_earlier_run_that_is_covered_is_not_waited_for() {
     let run = Run::start(&[], cover);
     run.wait_serving();
     run.end();
+}
+
+#[test]
+fn the_tour_goes_to_its_end_and_leaves_nothing() {
+    let tour = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo.sh");
+    let said = shell(&tour.display().to_string(), &[]).ok();
+    assert!(said.ends_with("done: nothing is left of this tour"), "{said}");
+    let read = said.lines().filter(|line| *line == "written before the crash").count();
+    assert_eq!(read, 2, "once while nothing serves, once when it serves again: {said}");
+    let place = said.lines().find(|line| line.starts_with("/tmp/wasmvol-demo.")).unwrap();
+    let place: PathBuf = Path::new(place).iter().take(3).collect();
+    assert!(!place.exists(), "{} is left", place.display());
 }
