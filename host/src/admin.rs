@@ -26,7 +26,7 @@ use crate::drivers::{Drivers, Loaded};
 use crate::server::{Answer, Api, BodyError, Busy, NotTaken, Peer, parse, read_body};
 use crate::volumes::holders::Caller;
 use crate::volumes::world::World;
-use crate::volumes::{Insist, VolumeError, Volumes};
+use crate::volumes::{Insist, View, VolumeError, Volumes};
 use types::{Checked, Create, Driver, Kept, Load, Places, Purged, Refused, Status, Volume};
 
 /// Most bytes of a request: a component of 64 MiB and the line before it.
@@ -91,13 +91,13 @@ impl<W: World> Admin<W> {
         body: Bytes,
     ) -> Result<Vec<u8>, Refusal> {
         match (method.as_str(), path) {
-            ("GET", ["status"]) => json(&self.status()?),
+            ("GET", ["status"]) => json(&self.status().await?),
             ("GET", ["troubles"]) => {
                 self.volumes.look_again().await;
                 json(&self.volumes.troubles())
             }
             ("GET", ["catalog"]) => Ok(transfer::export(&self.catalog.contents().await?)?),
-            ("GET", ["volumes"]) => self.all_volumes(),
+            ("GET", ["volumes"]) => self.all_volumes().await,
             ("POST", ["volumes"]) => self.create(parse(&body)?).await,
             ("GET", ["volumes", name]) => self.volumes.get(name, |view| json(view))?,
             ("DELETE", ["volumes", name]) => self.remove((*name).to_owned(), Insist::No).await,
@@ -218,9 +218,20 @@ impl<W: World> Admin<W> {
         }
     }
 
-    fn all_volumes(&self) -> Result<Vec<u8>, Refusal> {
-        let all = self.volumes.get_all(|view| serde_json::to_value(view));
-        json(&all.into_iter().collect::<Result<Vec<_>, _>>()?)
+    /// Written as they are walked: at 10,000 volumes a tree of values would cost more than the bytes.
+    async fn all_volumes(&self) -> Result<Vec<u8>, Refusal> {
+        let mut list = Vec::new();
+        self.volumes
+            .get_all(|view| {
+                list.push(if list.is_empty() { b'[' } else { b',' });
+                serde_json::to_writer(&mut list, view)
+            })
+            .await?;
+        if list.is_empty() {
+            list.push(b'[');
+        }
+        list.push(b']');
+        Ok(list)
     }
 
     fn kept(&self) -> Vec<Kept> {
@@ -233,14 +244,22 @@ impl<W: World> Admin<W> {
         })
     }
 
-    fn status(&self) -> Result<Status, Refusal> {
-        let all = self.volumes.get_all(|view| view.status.mounted.then(|| Volume::of(view)));
+    async fn status(&self) -> Result<Status, Refusal> {
+        let (mut volumes, mut mounted) = (0, Vec::new());
+        let count = |view: &View<'_>| {
+            volumes += 1;
+            if view.status.mounted {
+                mounted.push(Volume::of(view)?);
+            }
+            Ok::<_, serde_json::Error>(())
+        };
+        self.volumes.get_all(count).await?;
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             places: self.places.clone(),
-            volumes: all.len(),
-            mounted: all.into_iter().flatten().collect::<Result<_, _>>()?,
+            volumes,
+            mounted,
             drivers: self.drivers.all().into_iter().map(|l| (l.row.name, l.row.version)).collect(),
             commits: BTreeMap::from([
                 ("catalog".to_owned(), self.catalog.counts()),

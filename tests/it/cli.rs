@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::names::in_parallel;
 use crate::support::container::Container;
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
 use crate::support::{Outcome, Scratch, outcome, until};
@@ -102,6 +103,23 @@ fn measured(wasmvol: &mut Wasmvol, volume: &str) -> Value {
         let status = wasmvol.json(&format!("volume inspect {volume}"))["status"].clone();
         status.get("used-at").is_some().then_some(status)
     })
+}
+
+#[test]
+fn a_list_of_many_volumes_has_each_of_them_once() {
+    const COUNT: usize = 600;
+    let wasmvol = Wasmvol::start();
+    let plugin = wasmvol.plugin();
+    let name = |i: usize| format!("volume-{i:03}");
+    in_parallel(8, |first| {
+        for i in (first..COUNT).step_by(8) {
+            plugin.create(&name(i), &[("driver", "tmpfs")]).unwrap();
+        }
+    });
+    let listed = wasmvol.json("volume ls");
+    let names = listed.as_array().unwrap().iter().map(|volume| volume["name"].as_str().unwrap());
+    assert!(names.eq((0..COUNT).map(name)), "{listed}");
+    assert_eq!(wasmvol.json("status")["volumes"], COUNT);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
@@ -13,6 +14,9 @@ use wasmvol_plan::{DriverName, Id, Storage, VolumeName};
 use super::world::{Drivers, World};
 use super::{Entry, VolumeError, Volumes, options};
 use crate::catalog::record::Phase;
+
+/// Views that are made in one go. Each takes some microseconds, and a Get waits for all of them.
+const VIEWS_AT_ONCE: usize = 256;
 
 /// What is shown of one volume: Docker's Get, `volume inspect`. Borrowed from memory, since dockerd asks for it before every verb.
 #[derive(Debug, Serialize)]
@@ -116,15 +120,38 @@ impl<W: World> Volumes<W> {
         }
     }
 
-    /// Hands every volume, as `get` shows it, to `show`, by name.
-    pub(crate) fn get_all<T>(&self, mut show: impl FnMut(&View<'_>) -> T) -> Vec<T> {
+    /// Hands every volume, as `get` shows it, to `show`, by name. Whoever else asks is answered in between, so that a volume that comes or
+    /// goes meanwhile may be among them or not.
+    pub(crate) async fn get_all<E>(
+        &self,
+        mut show: impl FnMut(&View<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut from = Bound::Unbounded;
+        while let Some(last) = self.get_some(&from, &mut show)? {
+            from = Bound::Excluded(last);
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Hands a few volumes to `show`, and answers the name of the last; none if there are no more.
+    fn get_some<E>(
+        &self,
+        from: &Bound<VolumeName>,
+        mut show: impl FnMut(&View<'_>) -> Result<(), E>,
+    ) -> Result<Option<VolumeName>, E> {
         let state = self.state.borrow();
-        let shown = state.volumes.values().filter(|entry| entry.is_shown()).map(|entry| {
-            let driver = self.world.drivers().description(&entry.record.driver);
-            let version = driver.as_ref().map(|description| description.version.as_str());
-            show(&entry.view(version))
-        });
-        shown.collect()
+        let following = state.volumes.range::<VolumeName, _>((from.as_ref(), Bound::Unbounded));
+        let mut last = None;
+        for (name, entry) in following.take(VIEWS_AT_ONCE) {
+            last = Some(name);
+            if entry.is_shown() {
+                let driver = self.world.drivers().description(&entry.record.driver);
+                let version = driver.as_ref().map(|description| description.version.as_str());
+                show(&entry.view(version))?;
+            }
+        }
+        Ok(last.cloned())
     }
 
     /// Names of the volumes of a driver: it cannot be unloaded while there are any.
