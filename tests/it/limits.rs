@@ -149,7 +149,7 @@ fn a_private_mount_namespace_is_refused_with_the_reason() {
     for propagation in ["private", "slave"] {
         let before = ["unshare", "--mount", "--propagation", propagation];
         let outcome = outcome("serve", &mut wasmvol.serve(&before));
-        assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+        assert_eq!(outcome.code, Some(78), "{}", outcome.stderr);
         assert!(outcome.stderr.contains("mount namespace of its own"), "{}", outcome.stderr);
     }
     assert!(!wasmvol.plugin().socket.exists());
