@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, remove_capability_from_bounding_set};
 use wasmvol_plan::frame::{FRAME_MAX, Frame};
+use wasmvol_plan::steps::KILL_AT;
 use wasmvol_plan::{Fault, Reply};
 
 use crate::args::Args;
@@ -32,19 +33,15 @@ const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// The directories of the daemon, in the order in which they are handed over after its three sockets; the last may be missing.
-const DIRECTORIES: [&str; 6] = [
-    "--catalog-dir",
-    "--components-dir",
-    "--cache-dir",
-    "--table-dir",
-    "--grants-dir",
-    "--drivers-dir",
-];
+const DIRECTORIES: [&str; 6] = ["catalog", "components", "cache", "table", "grants", "drivers"];
+/// What the daemon gets of root's environment, where it is set; the rest of that is none of its business.
+const ENV: [&str; 5] = ["LISTEN_FDS", "NOTIFY_SOCKET", "WASMVOL_LOG", "RUST_BACKTRACE", KILL_AT];
 
 /// All that a start needs, the same each time.
 pub(crate) struct Program {
     file: OwnedFd,
     argv: Vec<CString>,
+    env: Vec<CString>,
     uid: Uid,
     gid: Gid,
     /// Daemons in a row that died of their start.
@@ -76,15 +73,19 @@ impl Program {
         add("--admin-fd", (fd + 2).to_string());
         let optional = usize::from(args.drivers.is_none());
         for (number, name) in (fd + 3..).zip(DIRECTORIES).take(DIRECTORIES.len() - optional) {
-            add(name, format!("/proc/self/fd/{number}"));
+            add(&format!("--{name}-dir"), format!("/proc/self/fd/{number}"));
         }
         add("--mountpoints", mounter.anchor.path.clone());
         add("--runtime-dir", mounter.places.runtime.clone());
         argv.extend(args.extra.iter().cloned());
-        let argv = argv.into_iter().map(|arg| CString::new(arg).map_err(|_| Errno::INVAL));
-        let argv = argv.collect::<Result<_, _>>().trying(what)?;
+        let variable = |name: &str| std::env::var(name).ok().map(|value| format!("{name}={value}"));
+        let env = ENV.into_iter().filter_map(variable).collect();
+        let [argv, env] = [argv, env].map(|texts: Vec<String>| {
+            let texts = texts.into_iter().map(|text| CString::new(text).map_err(|_| Errno::INVAL));
+            texts.collect::<Result<Vec<_>, _>>().trying(what)
+        });
         let (uid, gid) = (Uid::from_raw(args.uid), Gid::from_raw(args.gid));
-        Ok(Self { file, argv, uid, gid, young_deaths: 0 })
+        Ok(Self { file, argv: argv?, env: env?, uid, gid, young_deaths: 0 })
     }
 
     /// Starts a daemon; `doors` are the plugin's socket and the admin's.
@@ -128,7 +129,7 @@ impl Program {
         rustix::thread::set_capabilities(None, none)?;
         die_with(parent)?;
         rustix::thread::set_no_new_privs(true)?;
-        Err(sys::exec(&file, &self.argv))
+        Err(sys::exec(&file, &self.argv, &self.env))
     }
 
     /// When the next daemon may start, after one that started at `started` has died.

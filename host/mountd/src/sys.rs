@@ -125,17 +125,14 @@ pub(crate) fn fork(fds: &[BorrowedFd<'_>], run: impl FnOnce() -> i32) -> Result<
     unsafe { libc::_exit(code) }
 }
 
-/// Replaces this process by the program behind `program`, with the environment as it is; returns only on failure.
-pub(crate) fn exec(program: &OwnedFd, argv: &[CString]) -> Errno {
-    let end = std::iter::once(std::ptr::null_mut());
-    let argv: Vec<*mut c_char> =
-        argv.iter().map(|arg| arg.as_ptr().cast_mut()).chain(end).collect();
+/// Replaces this process by the program behind `program`, with this environment and no other; returns only on failure.
+pub(crate) fn exec(program: &OwnedFd, argv: &[CString], env: &[CString]) -> Errno {
+    let [argv, env] = [argv, env].map(|texts| -> Vec<*mut c_char> {
+        texts.iter().map(|text| text.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
+    });
     let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
-    // SAFETY: the array ends with a null pointer, and its strings outlive the call; nobody changes the environment.
-    unsafe {
-        let env = libc::environ.cast();
-        libc::execveat(program.as_raw_fd(), path, argv.as_ptr(), env, flags)
-    };
+    // SAFETY: both arrays end with a null pointer, and their strings outlive the call.
+    unsafe { libc::execveat(program.as_raw_fd(), path, argv.as_ptr(), env.as_ptr(), flags) };
     errno()
 }
 

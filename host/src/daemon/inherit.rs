@@ -1,7 +1,7 @@
 //! The sockets that mountd left open for this process, known by their numbers.
 //!
-//! They are taken as a service takes systemd's: `wasmvol serve` puts [`COUNT`] into the environment, which mountd hands on as it
-//! is. A copy by pidfd_getfd would do without, but filters of system calls refuse it: systemd-nspawn's, for one.
+//! They are taken as a service takes systemd's: `wasmvol serve` puts [`COUNT`] into the environment, which mountd hands on. A
+//! copy by pidfd_getfd would do without, but filters of system calls refuse it: systemd-nspawn's, for one.
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};

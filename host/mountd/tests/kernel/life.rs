@@ -16,6 +16,7 @@ use crate::machine::{
 
 pub(crate) const TESTS: &[(&str, fn())] = tests![
     the_daemon_has_no_privileges,
+    the_daemon_gets_of_roots_environment_what_is_meant_for_it,
     the_daemon_has_no_other_files_and_reaches_its_own,
     a_killed_daemon_is_started_again_while_its_sockets_are_held,
     a_killed_mountd_takes_its_daemon_along_and_leaves_the_mounts,
@@ -34,6 +35,28 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     the_reaper_never_reaches_what_is_mounted_below,
     an_entry_that_cannot_be_deleted_stays_listed_and_delays_no_other,
 ];
+
+fn the_daemon_gets_of_roots_environment_what_is_meant_for_it() {
+    let mut machine = Machine::empty();
+    let flag = machine.dir.join("flag").display().to_string();
+    let meant = [
+        ("LISTEN_FDS", "3"),
+        ("NOTIFY_SOCKET", "/run/notify"),
+        ("WASMVOL_LOG", "debug"),
+        ("RUST_BACKTRACE", "1"),
+        ("WASMVOL_KILL_AT", flag.as_str()),
+    ];
+    machine.boot(&[&meant[..], &[("TOKEN", "of root's"), ("LD_LIBRARY_PATH", "/tmp")]].concat());
+    let daemon = machine.daemon().as_raw_nonzero();
+    let environment = fs::read(format!("/proc/{daemon}/environ")).unwrap();
+    let environment = String::from_utf8(environment).unwrap();
+    let mut found: Vec<_> =
+        environment.split_terminator('\0').map(|line| line.split_once('=').unwrap()).collect();
+    found.sort_unstable();
+    let mut meant = meant.to_vec();
+    meant.sort_unstable();
+    assert_eq!(found, meant);
+}
 
 fn the_daemon_has_no_privileges() {
     let machine = Machine::start();
@@ -112,7 +135,8 @@ fn a_killed_mountd_takes_its_daemon_along_and_leaves_the_mounts() {
 
 fn a_daemon_that_cannot_run_as_configured_is_not_started_again() {
     let machine = Machine::empty();
-    let status = machine.mountd().env("RELAY_STATUS", "78").stderr(Stdio::null()).status().unwrap();
+    let mut mountd = machine.mountd();
+    let status = mountd.args(["--", "--end-with", "78"]).stderr(Stdio::null()).status().unwrap();
     assert_eq!(status.code(), Some(78));
     assert!(!machine.dir.join("plugins/wasmvol.sock").exists());
 }
