@@ -68,6 +68,8 @@ pub(crate) struct Volumes<W: World> {
 #[derive(Default)]
 struct State {
     volumes: BTreeMap<VolumeName, Entry>,
+    /// Creates that have chosen their driver and have no record yet: it must not go meanwhile.
+    intended: BTreeMap<VolumeName, DriverName>,
     /// Records of volumes that were removed while their data was kept.
     retained: BTreeMap<Id, Record>,
     /// Purges that could not be finished.

@@ -243,6 +243,26 @@ fn grants_are_written_where_the_operator_says_and_nowhere_else() {
 }
 
 #[test]
+fn a_component_that_comes_under_a_name_with_grants_is_told_to_have_them() {
+    let wasmvol = Wasmvol::start();
+    let load = |component: PathBuf, more: &str| {
+        let outcome =
+            wasmvol.cli(&format!("driver load {} --name one {more}", component.display()));
+        outcome.clone().ok();
+        outcome.stderr
+    };
+    let scratch = component("guests/scratch.wasm");
+    assert_eq!(load(hostile(), "--grant suid --grant dev"), "");
+    let said = load(scratch.clone(), "");
+    assert!(said.contains("`one` keeps what it was granted: `suid`, `dev`;"), "{said}");
+    assert_eq!(load(hostile(), "--grant dev"), "");
+    assert_eq!(granted(&wasmvol), [("one".into(), "dev\n".into())].into());
+    wasmvol.cli("driver unload one").ok();
+    assert_eq!(load(scratch, ""), "");
+    assert!(granted(&wasmvol).is_empty());
+}
+
+#[test]
 fn grants_are_not_touched_where_others_than_root_can_write() {
     let wasmvol = Wasmvol::start();
     let grants = wasmvol.config().with_file_name("grants.d");

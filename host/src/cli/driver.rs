@@ -131,10 +131,19 @@ fn load(
         }
     };
     let driver: Driver = parse(&answer)?;
-    let has = granted.read(&name)?.unwrap_or_default();
-    let has = String::from_utf8_lossy(&has);
+    let text = granted.read(&name)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let has: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    // Grants belong to a name, and this may be another's component.
+    if grants.is_empty() && !has.is_empty() {
+        say(&format!(
+            "wasmvol: `{name}` keeps what it was granted: `{}`; other grants replace them, `driver unload` takes them away",
+            has.join("`, `")
+        ));
+    }
     let needs = &driver.description.grants;
-    for needed in needs.iter().filter(|n| !has.lines().any(|line| line.trim() == **n)) {
+    for needed in needs.iter().filter(|needed| !has.contains(&needed.as_str())) {
         say(&format!("wasmvol: it says that it needs `--grant {needed}`"));
     }
     let line = |driver: Driver| output.line(&format!("{} {}", driver.name, driver.version));

@@ -3,6 +3,7 @@
 //! Options are checked, an id is minted, the intent is durable; then the driver says what storage it needs and mountd makes it.
 //! What fails is undone, and what cannot be undone now is undone later: the record says `creating` until then.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use wasmvol_driver::CallError;
@@ -11,8 +12,20 @@ use wasmvol_plan::{DriverName, Storage, VolumeName};
 use super::options::{self, Asked};
 use super::remove::Insist;
 use super::world::{Drivers, Machine, Mounter, World};
-use super::{VOLUMES_MAX, VolumeError, Volumes};
+use super::{State, VOLUMES_MAX, VolumeError, Volumes};
 use crate::catalog::record::{Phase, RECORD_VERSION, Record};
+
+/// See [`Volumes::intent`].
+struct Intent<'a> {
+    state: &'a RefCell<State>,
+    name: &'a VolumeName,
+}
+
+impl Drop for Intent<'_> {
+    fn drop(&mut self) {
+        self.state.borrow_mut().intended.remove(self.name);
+    }
+}
 
 impl<W: World> Volumes<W> {
     /// Makes a volume, durably. The same name with the same options is done already.
@@ -50,8 +63,10 @@ impl<W: World> Volumes<W> {
         if self.state.borrow().volumes.len() >= VOLUMES_MAX {
             return Err(VolumeError::TooMany);
         }
+        let intent = self.intent(&name, driver);
         self.step("create.begin").await;
         self.put(record.clone()).await?;
+        drop(intent);
         self.step("create.intent").await;
         let Err(first) = self.make(record).await else { return Ok(()) };
         match self.undo_create(&name, Insist::No).await {
@@ -62,6 +77,12 @@ impl<W: World> Volumes<W> {
                 Err(both)
             }
         }
+    }
+
+    /// Counts a volume among those of its driver until there is a record of it, or never will be.
+    fn intent<'a>(&'a self, name: &'a VolumeName, driver: &DriverName) -> Intent<'a> {
+        self.state.borrow_mut().intended.insert(name.clone(), driver.clone());
+        Intent { state: &self.state, name }
     }
 
     /// The record of a volume that is meant; its options are checked.

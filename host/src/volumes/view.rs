@@ -154,9 +154,12 @@ impl<W: World> Volumes<W> {
         Ok(last.cloned())
     }
 
-    /// Names of the volumes of a driver: it cannot be unloaded while there are any.
+    /// Names of the volumes of a driver, those that are being made too: it cannot be unloaded while there are any.
     pub(crate) fn of_driver(&self, driver: &DriverName) -> Vec<String> {
-        self.names(|entry| &entry.record.driver == driver).iter().map(ToString::to_string).collect()
+        let mut names = self.names(|entry| &entry.record.driver == driver);
+        let intended = &self.state.borrow().intended;
+        names.extend(intended.iter().filter(|(_, of)| *of == driver).map(|(name, _)| name.clone()));
+        names.iter().map(ToString::to_string).collect()
     }
 
     /// Names of the volumes that are mounted now.

@@ -93,7 +93,7 @@ impl Sim {
         id.to_string().starts_with('7')
     }
 
-    fn is_loaded(&self, driver: &DriverName) -> bool {
+    pub(super) fn is_loaded(&self, driver: &DriverName) -> bool {
         self.backend.borrow().loaded.get(driver).is_some_and(|at| *at <= Instant::now())
     }
 

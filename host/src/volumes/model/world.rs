@@ -16,7 +16,7 @@ use wasmvol_plan::Id;
 
 use super::drivers::Backend;
 use super::kernel::Kernel;
-use crate::catalog::record::Record;
+use crate::catalog::record::{Phase, Record};
 use crate::catalog::{Change, MountRow, StoreError, TableChange};
 use crate::volumes::holders::Process;
 use crate::volumes::world::{Catalog, Machine, Table, World};
@@ -249,6 +249,9 @@ impl Catalog for Sim {
                         r.name == record.name && r.id != record.id && shown(r) && shown(&record)
                     });
                     assert!(twin.is_none(), "I1: two records named {}", record.name);
+                    let is_orphan =
+                        record.phase == Phase::Creating && !self.is_loaded(&record.driver);
+                    assert!(!is_orphan, "{} was begun when its driver had gone", record.name);
                     drop(records.insert(record.id, *record));
                 }
                 Change::Delete(id) => drop(records.remove(&id)),
