@@ -63,8 +63,7 @@ impl Anchor {
         // One that lies beneath a file system mounted over RUNTIME later is listed too, and out of reach.
         let reached = identity(CWD, &path).ok().map(|(mount_id, _)| mount_id);
         let is_there = here.iter().any(|line| reached == Some(line.mount_id));
-        let ready = if is_there { uncover(&path, &here) } else { make(&path) };
-        ready?;
+        (if is_there { uncover(&path, &here) } else { make(&path) })?;
         let what = format_args!("open the anchor `{path}`");
         let root = rustix::fs::open(&path, PLACE, Mode::empty()).trying(what)?;
         // Also after a start that was killed in between.

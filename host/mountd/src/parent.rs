@@ -161,10 +161,8 @@ impl Parent {
                     let ended = if signal == Some(Signal::TERM.as_raw()) { Some(0) } else { code };
                     return Some(ended.and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
                 }
-                let how = match (code, signal) {
-                    (Some(code), _) => format!("status {code}"),
-                    (None, signal) => format!("signal {}", signal.unwrap_or_default()),
-                };
+                let by_signal = || format!("signal {}", signal.unwrap_or_default());
+                let how = code.map_or_else(by_signal, |code| format!("status {code}"));
                 if code == Some(CONFIGURATION) || code == Some(CANNOT_RUN) {
                     say(format_args!("the daemon cannot run ({how}): mend that, then start again"));
                     return code.and_then(|code| u8::try_from(code).ok());

@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, Gid, Mode, OFlags, ResolveFlags, Uid, openat2};
 use rustix::io::Errno;
 use wasmvol_plan::{Fault, FaultKind};
 
+use crate::anchor::identity;
 use crate::args::Args;
 use crate::fault::{Context, fault};
 
@@ -59,7 +60,7 @@ impl Places {
         let runtime_lock = lock(&runtime, &args.runtime)?;
         let daemons = |parent, name| inner_directory(parent, name, args.uid, args.gid);
         inner_directory(&state, "secrets", 0, 0)?;
-        Ok(Self {
+        let places = Self {
             runtime: path_of(&runtime)?,
             volumes: inner_directory(&state, "volumes", 0, 0)?,
             trash: inner_directory(&state, "trash", 0, 0)?,
@@ -74,7 +75,14 @@ impl Places {
             drivers: args.drivers.as_deref().map(open).transpose()?,
             lock: state_lock,
             _runtime_lock: runtime_lock,
-        })
+        };
+        let shown = |place| identity(place, "").trying("look at `volumes` and `trash`");
+        if shown(&places.volumes)? != shown(&places.trash)? {
+            let why = "`volumes` and `trash` are not on one mount, so nothing could be removed";
+            let cure = format!("mount the file system at `{}` itself", args.state);
+            return fault(FaultKind::Invalid, format!("{why}: {cure}"));
+        }
+        Ok(places)
     }
 }
 

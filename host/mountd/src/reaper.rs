@@ -109,11 +109,7 @@ impl Volume<'_> {
             match renameat_with(directory, name, &self.top, &up, RenameFlags::NOREPLACE) {
                 // Left by a run that was killed.
                 Err(Errno::EXIST) => {}
-                Err(e) => return Err(e),
-                Ok(()) => {
-                    self.queue.push(up);
-                    break;
-                }
+                moved => return moved.map(|()| self.queue.push(up)),
             }
         }
         Ok(())

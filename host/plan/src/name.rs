@@ -169,10 +169,9 @@ impl Id {
     /// Anything else, upper case too: one id has one spelling.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let fits = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() == 32 && text.bytes().all(fits) {
-            u128::from_str_radix(text, 16).map(Self).map_err(|_| NameError::Id(Quoted::new(text)))
-        } else {
-            Err(NameError::Id(Quoted::new(text)))
+        match u128::from_str_radix(text, 16) {
+            Ok(bits) if text.len() == 32 && text.bytes().all(fits) => Ok(Self(bits)),
+            _ => Err(NameError::Id(Quoted::new(text))),
         }
     }
 }

@@ -30,6 +30,7 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     what_was_mounted_over_the_anchor_is_taken_away,
     an_anchor_that_is_not_ours_is_refused,
     directories_of_others_are_refused,
+    volumes_on_another_mount_than_the_trash_are_refused_with_the_cure,
     a_mistake_on_the_command_line_is_named_in_one_line,
     the_reaper_deletes_a_deep_tree_and_goes_on_after_a_kill,
     the_reaper_never_reaches_what_is_mounted_below,
@@ -291,6 +292,29 @@ fn directories_of_others_are_refused() {
     let output = machine.mountd().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains("belongs to uid 5"));
+}
+
+fn volumes_on_another_mount_than_the_trash_are_refused_with_the_cure() {
+    for lines in [
+        "mount -t tmpfs data state/volumes",
+        // The same file system, and still no rename between the two.
+        "mkdir data && mount --bind data state/volumes",
+    ] {
+        let mut machine = Machine::empty();
+        assert!(machine.sh(&format!("mkdir -p state/volumes && {lines}")), "{lines}");
+        let output = machine.mountd().output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{lines}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let state = machine.dir.join("state");
+        let cure = format!("mount the file system at `{}` itself", state.display());
+        assert!(said.contains(&cure), "{said}");
+
+        assert!(machine.sh("umount state/volumes && mount -t tmpfs -o mode=755 data state"));
+        machine.boot(&[]);
+        machine.make(id(1), OWNER);
+        assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed);
+    }
 }
 
 fn a_mistake_on_the_command_line_is_named_in_one_line() {
