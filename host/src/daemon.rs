@@ -185,6 +185,7 @@ async fn serve(arguments: Arguments) -> Result<(), StartError> {
     let boot_id = machine::boot_id().map_err(io("boot id"))?;
     let (catalog, records, driver_rows) = Catalog::open(&arguments.catalog_dir)?;
     let (table, mount_rows) = Table::open(&arguments.table_dir, &boot_id)?;
+    warn_of_a_disk(&arguments);
     let (catalog, table) = (Rc::new(catalog), Rc::new(table));
     let machine = Rc::new(Machine::new().map_err(io("/dev/urandom"))?);
     let engine = Engine::new(engine_options(&arguments))?;
@@ -235,6 +236,16 @@ async fn serve(arguments: Arguments) -> Result<(), StartError> {
     }
     farewell(&volumes.mounted(), &arguments.plugin_fd.0);
     Ok(())
+}
+
+/// The mount table is synced by the thread that answers everybody: in memory that takes no time, on a disk all wait for it.
+fn warn_of_a_disk(arguments: &Arguments) {
+    if !machine::is_in_memory(&arguments.table_dir) {
+        tracing::warn!(
+            "`--runtime-dir {}` is on a disk, and every request waits for its syncs: use a directory on a tmpfs, as /run is",
+            arguments.runtime_dir.display()
+        );
+    }
 }
 
 /// Takes up the drivers, recovers, and from then on tries again what waits.

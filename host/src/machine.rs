@@ -4,16 +4,20 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::Pid;
 use wasmvol_plan::{Id, steps};
 
 use crate::volumes::holders::Process;
 use crate::volumes::world;
+
+/// RAMFS_MAGIC of linux/magic.h.
+const RAMFS: FsType = FsType(0x8584_58f6);
 
 /// Clock, entropy and processes of this machine.
 #[derive(Debug)]
@@ -38,6 +42,14 @@ impl world::Machine for Machine {
     fn now(&self) -> u64 {
         // A clock before 1970 shows as 1970; nothing but a date is made of it.
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    }
+
+    fn uptime(&self) -> u64 {
+        // What cannot be read is 0: every holder is young then, and stays.
+        std::fs::read_to_string("/proc/uptime")
+            .ok()
+            .and_then(|text| parse_uptime(&text))
+            .unwrap_or(0)
     }
 
     fn mint(&self) -> Id {
@@ -94,6 +106,16 @@ fn start_of(pid: u32) -> Option<u64> {
     parse_start(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// Whole seconds of the first field of /proc/uptime, which is CLOCK_BOOTTIME.
+fn parse_uptime(text: &str) -> Option<u64> {
+    text.split('.').next()?.parse().ok()
+}
+
+/// Whether a directory is in memory. What cannot be known counts as it.
+pub(crate) fn is_in_memory(directory: &Path) -> bool {
+    statfs(directory).map_or(true, |it| [TMPFS_MAGIC, RAMFS].contains(&it.filesystem_type()))
+}
+
 /// Field 2 is the command in brackets and may hold spaces and brackets itself: count from its last `)`.
 fn parse_start(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(") ")?;
@@ -114,6 +136,12 @@ mod tests {
     fn a_command_with_brackets_and_spaces_does_not_shift_the_start() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1 1";
         assert_eq!(parse_start(stat), Some(4711));
+    }
+
+    #[test]
+    fn the_uptime_is_whole_seconds() {
+        assert_eq!(parse_uptime("350735.47 234388.90\n"), Some(350_735));
+        assert_eq!(parse_uptime(""), None);
     }
 
     #[test]

@@ -264,6 +264,12 @@ impl<W: World> Volumes<W> {
         self.world.machine().now()
     }
 
+    /// The time for holders.
+    fn now_and_uptime(&self) -> holders::Now {
+        use world::Machine;
+        holders::Now { date: self.now(), uptime: self.world.machine().uptime() }
+    }
+
     async fn step(&self, name: &'static str) {
         use world::Machine;
         self.world.machine().step(name).await;

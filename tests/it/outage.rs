@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use wasmvol_plan::steps;
 
 use crate::drivers::hostile;
+use crate::support::container::Container;
 use crate::support::docker::Docker;
 use crate::support::engine::{Engine, ask_every_engine};
 use crate::support::pair;
@@ -267,4 +268,44 @@ fn a_call_that_breaks_off_fails_clearly_and_works_when_it_is_repeated() {
     }
     assert_eq!(pair.wasmvol.volume_mounts(), []);
     assert_eq!(pair.wasmvol.plugin().list(), Vec::<String>::new());
+}
+
+#[test]
+fn the_cure_of_a_mount_table_that_cannot_be_read_takes_nothing_from_a_container() {
+    let mut wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create left -d tmpfs").ok();
+    wasmvol.cli("volume create held -d tmpfs").ok();
+    wasmvol.cli("volume mount left").ok();
+    let mountpoint = wasmvol.cli("volume mount held").ok();
+    fs::write(format!("{mountpoint}/file"), "hello").unwrap();
+    let container = Container::with(mountpoint.as_ref());
+    assert!(wasmvol.stop().success());
+    let table = wasmvol.runtime().join("table/mounts.redb").canonicalize().unwrap();
+    fs::write(&table, "something else").unwrap();
+
+    wasmvol.launch();
+    assert_eq!(wasmvol.wait_end().code(), Some(78));
+    let (log, cure) = (wasmvol.log(), format!("remove `{}`", table.display()));
+    assert!(log.lines().any(|line| line.contains("mount table") && line.contains(&cure)), "{log}");
+
+    fs::remove_file(table).unwrap();
+    wasmvol.run();
+    wasmvol.wait_unmounted("left");
+    container.mount();
+    assert_eq!(wasmvol.cli("volume mount held").ok(), mountpoint);
+    assert_eq!(fs::read_to_string(format!("{mountpoint}/file")).unwrap(), "hello");
+}
+
+#[test]
+fn a_runtime_directory_on_a_disk_is_warned_of_and_one_in_memory_is_not() {
+    let is_warned_of = |wasmvol: &Wasmvol| wasmvol.log().contains("is on a disk");
+    let anywhere = Wasmvol::start();
+    let kind = anywhere.shell(&format!("stat -fc %T {}", anywhere.runtime().display())).ok();
+    assert_eq!(is_warned_of(&anywhere), !["tmpfs", "ramfs"].contains(&kind.as_str()), "{kind}");
+
+    let mut in_memory = Wasmvol::install();
+    let line = "mkdir \"$0\" && mount -t tmpfs -o mode=755 none \"$0\"";
+    in_memory.shell(&format!("sh -c '{line}' {}", in_memory.runtime().display())).ok();
+    in_memory.run();
+    assert!(!is_warned_of(&in_memory), "{}", in_memory.log());
 }

@@ -135,8 +135,14 @@ fn read(database: &Database) -> Result<Contents, StoreError> {
     }
 }
 
-/// Reads one record; one of a later form is refused, because its meaning may be another.
+/// Reads one record; one of a later form is refused.
 pub(super) fn parse_record(bytes: &[u8]) -> Result<Record, String> {
+    check_form(bytes)?;
+    serde_json::from_slice(bytes).map_err(|e| e.to_string())
+}
+
+/// Refuses a row of a later form, because its meaning may be another.
+pub(super) fn check_form(bytes: &[u8]) -> Result<(), String> {
     #[derive(Deserialize)]
     struct Form {
         v: u32,
@@ -148,7 +154,7 @@ pub(super) fn parse_record(bytes: &[u8]) -> Result<Record, String> {
             form.v
         ));
     }
-    serde_json::from_slice(bytes).map_err(|e| e.to_string())
+    Ok(())
 }
 
 /// A row that carries no form of its own.

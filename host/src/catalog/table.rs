@@ -8,8 +8,9 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use wasmvol_plan::Id;
 
-use crate::catalog::durable::{Versioned, json};
+use crate::catalog::durable::{Versioned, check_form, json};
 use crate::catalog::file::StoreFile;
 use crate::catalog::store::{self, Counts, Layout, Store};
 use crate::catalog::{MountRow, StoreError, TableChange};
@@ -31,6 +32,10 @@ pub(crate) struct Table {
 impl Table {
     /// Opens or makes the table in `dir` and reads it whole. Rows of a boot other than `boot_id` are dropped first.
     pub(crate) fn open(dir: &Path, boot_id: &str) -> Result<(Self, Vec<MountRow>), StoreError> {
+        Self::read(dir, boot_id).map_err(|error| with_cure(error, dir))
+    }
+
+    fn read(dir: &Path, boot_id: &str) -> Result<(Self, Vec<MountRow>), StoreError> {
         let database = FILE.open(dir, |database| begin_boot(database, boot_id))?;
         let same_boot = || -> Result<bool, redb::Error> {
             let meta = database.begin_read()?.open_table(META)?;
@@ -66,17 +71,19 @@ fn begin_boot(database: &Database, boot_id: &str) -> Result<(), redb::Error> {
 }
 
 fn read(database: &Database) -> Result<Vec<MountRow>, StoreError> {
-    let rows = || -> Result<Vec<Vec<u8>>, redb::Error> {
+    let rows = || -> Result<Vec<(u128, Vec<u8>)>, redb::Error> {
         let mut rows = Vec::new();
         for row in database.begin_read()?.open_table(MOUNTS)?.iter()? {
-            rows.push(row?.1.value().to_vec());
+            let (id, value) = row?;
+            rows.push((id.value(), value.value().to_vec()));
         }
         Ok(rows)
     };
-    let parse = |bytes: Vec<u8>| {
-        serde_json::from_slice(&bytes)
-            .map(|Versioned { row, .. }| row)
-            .map_err(|e| read_error(format!("mount row: {e}")))
+    let parse = |(id, bytes): (u128, Vec<u8>)| {
+        let row = check_form(&bytes)
+            .and_then(|()| serde_json::from_slice(&bytes).map_err(|e| e.to_string()));
+        row.map(|Versioned { row, .. }| row)
+            .map_err(|why| read_error(format!("row {}: {why}", Id::from_bits(id))))
     };
     rows().map_err(|e| read_error(store::words(&e)))?.into_iter().map(parse).collect()
 }
@@ -105,13 +112,26 @@ impl Layout for Boot {
     }
 }
 
+/// What a person does about a table that cannot be read. It holds nothing that the kernel does not show again: recovery unmounts
+/// what nobody has, and leaves what somebody has.
+fn with_cure(error: StoreError, dir: &Path) -> StoreError {
+    let StoreError::Read { store, why } = error else { return error };
+    // The daemon has its directories by descriptors.
+    let file = std::fs::read_link(dir).unwrap_or_else(|_| dir.to_owned()).join(FILE.name);
+    let cure = format!(
+        "it holds only who uses volumes in this boot: stop the containers that use them, remove `{}`, start wasmvol again",
+        file.display()
+    );
+    StoreError::Read { store, why: format!("{why}; {cure}") }
+}
+
 fn read_error(why: String) -> StoreError {
     StoreError::Read { store: STORE, why }
 }
 
 #[cfg(test)]
 mod tests {
-    use wasmvol_plan::{Facts, Id, Plan, Source};
+    use wasmvol_plan::{Facts, Plan, Source};
 
     use super::*;
     use crate::volumes::world::Table as _;
@@ -144,6 +164,50 @@ mod tests {
         let put = |id| TableChange::Put(Box::new(row(id)));
         commit(dir.path(), "boot-1", vec![put(1), put(2), TableChange::Delete(Id::from_bits(1))]);
         assert_eq!(rows(dir.path(), "boot-1"), [row(2)]);
+    }
+
+    fn write(dir: &Path, value: &[u8]) {
+        let (table, _) = Table::open(dir, "boot-1").unwrap();
+        drop(table);
+        let database = FILE.open_again(dir).unwrap();
+        let tx = database.begin_write().unwrap();
+        tx.open_table(MOUNTS).unwrap().insert(7, value).unwrap();
+        tx.commit().unwrap();
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_is_named_with_the_cure_which_works() {
+        let mut later = serde_json::to_value(Versioned::new(row(7))).unwrap();
+        later["v"] = 2.into();
+        for (value, why) in [
+            (later.to_string(), "has form 2, and this wasmvol knows form 1"),
+            ("{}".to_owned(), "missing field `v`"),
+            (r#"{"v":1}"#.to_owned(), "missing field `id`"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            write(dir.path(), value.as_bytes());
+            let error = Table::open(dir.path(), "boot-1").unwrap_err().to_string();
+            let path = dir.path().join(FILE.name);
+            let (row, cure) =
+                (Id::from_bits(7).to_string(), format!("remove `{}`", path.display()));
+            assert!(
+                error.contains(&row) && error.contains(why) && error.contains(&cure),
+                "{error}"
+            );
+            std::fs::remove_file(path).unwrap();
+            assert_eq!(rows(dir.path(), "boot-1"), []);
+        }
+    }
+
+    #[test]
+    fn what_a_later_wasmvol_adds_to_a_row_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut later = serde_json::to_value(Versioned::new(row(7))).unwrap();
+        later["new"] = true.into();
+        later["holders"][0]["new"] = true.into();
+        later["facts"]["new"] = true.into();
+        write(dir.path(), later.to_string().as_bytes());
+        assert_eq!(rows(dir.path(), "boot-1"), [row(7)]);
     }
 
     #[test]

@@ -7,13 +7,22 @@
 use serde::{Deserialize, Serialize};
 use wasmvol_plan::VolumeName;
 
-/// Most holders of one volume: a table row stays under 1 MiB, and no machine runs more containers.
+/// Most holders of one volume: with the longest IDs a table row has 1.5 MB, and no machine runs more containers.
 pub(crate) const HOLDERS_MAX: usize = 4096;
 /// Longest mount ID in bytes. Docker's and podman's have 64.
 pub(crate) const HOLDER_ID_MAX: usize = 256;
 /// A holder younger than this is never dropped by Remove or by time: dockerd waits 120 s for a Mount, so its container may just
-/// be starting.
+/// be starting. Counted in the machine's uptime: nobody sets that clock.
 pub(crate) const GRACE_S: u64 = 120;
+
+/// The time, by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// Seconds since 1970, for people: it may jump.
+    pub(crate) date: u64,
+    /// Seconds since the machine's boot, suspended ones too.
+    pub(crate) uptime: u64,
+}
 
 /// One process and no later one that got its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,8 +62,17 @@ pub(crate) struct Holder {
     pub(crate) count: u32,
     /// Who mounted last with this ID.
     pub(crate) caller: Caller,
-    /// Seconds since 1970 of that Mount.
+    /// Seconds since 1970 of that Mount, to be shown.
     pub(crate) since: u64,
+    /// Seconds from the boot to that Mount: rows die with the boot. Rows that an earlier wasmvol wrote have none.
+    #[serde(default)]
+    pub(crate) uptime: u64,
+}
+
+impl Holder {
+    fn is_young(&self, now: Now) -> bool {
+        now.uptime.saturating_sub(self.uptime) < GRACE_S
+    }
 }
 
 /// The holders of one volume. It is mounted while there are any.
@@ -77,13 +95,14 @@ impl Holders {
         &mut self,
         id: &str,
         caller: Caller,
-        now: u64,
+        now: Now,
         is_running: impl Fn(Process) -> bool,
     ) -> bool {
         let Some(holder) = self.0.iter_mut().find(|h| h.id == id) else {
             let fits = self.0.len() < HOLDERS_MAX;
             if fits {
-                self.0.push(Holder { id: id.to_owned(), count: 1, caller, since: now });
+                let (id, Now { date, uptime }) = (id.to_owned(), now);
+                self.0.push(Holder { id, count: 1, caller, since: date, uptime });
             }
             return fits;
         };
@@ -94,7 +113,7 @@ impl Holders {
         };
         holder.count = if ended { 1 } else { holder.count.saturating_add(1) };
         holder.caller = caller;
-        holder.since = now;
+        (holder.since, holder.uptime) = (now.date, now.uptime);
         true
     }
 
@@ -115,7 +134,7 @@ impl Holders {
     pub(crate) fn without_rests_of(
         &self,
         caller: Caller,
-        now: u64,
+        now: Now,
         is_running: impl Fn(Process) -> bool,
     ) -> Self {
         let stays = |holder: &&Holder| {
@@ -125,18 +144,16 @@ impl Holders {
                 (Caller::Podman(_), Caller::Podman(_)) => true,
                 (Caller::Podman(_) | Caller::Cli, _) => false,
             };
-            !rest || now.saturating_sub(holder.since) < GRACE_S
+            !rest || holder.is_young(now)
         };
         Self(self.0.iter().filter(stays).cloned().collect())
     }
 
     /// Whether every holder is the rest of an engine that has ended, and none is young: then the kernel alone decides.
-    pub(crate) fn have_expired(&self, now: u64, is_running: impl Fn(Process) -> bool) -> bool {
+    pub(crate) fn have_expired(&self, now: Now, is_running: impl Fn(Process) -> bool) -> bool {
         !self.0.is_empty()
             && self.0.iter().all(|holder| match holder.caller {
-                Caller::Engine(then) => {
-                    !is_running(then) && now.saturating_sub(holder.since) >= GRACE_S
-                }
+                Caller::Engine(then) => !is_running(then) && !holder.is_young(now),
                 Caller::Podman(_) | Caller::Cli => false,
             })
     }
@@ -175,7 +192,12 @@ mod tests {
 
     const OLD: Process = Process { pid: 10, start: 1 };
     const NEW: Process = Process { pid: 10, start: 2 };
-    const NOW: u64 = 10_000;
+    const NOW: Now = Now { date: 1_700_000_000, uptime: 10_000 };
+
+    /// So many seconds later.
+    fn later(seconds: u64) -> Now {
+        Now { date: NOW.date + seconds, uptime: NOW.uptime + seconds }
+    }
 
     fn only_new(process: Process) -> bool {
         process == NEW
@@ -209,7 +231,7 @@ mod tests {
         holders.add("c", Caller::Podman(OLD), NOW, |_| false);
         holders.add("c", Caller::Podman(NEW), NOW, |_| false);
         assert_eq!(count(&holders, "c"), 2);
-        assert!(!holders.have_expired(NOW + 10 * GRACE_S, |_| false));
+        assert!(!holders.have_expired(later(10 * GRACE_S), |_| false));
     }
 
     #[test]
@@ -225,10 +247,20 @@ mod tests {
     fn remove_drops_rests_of_its_own_engine_only_when_they_are_old() {
         let mut holders = Holders::default();
         holders.add("a", Caller::Engine(NEW), NOW, only_new);
-        let young = holders.without_rests_of(Caller::Engine(NEW), NOW + GRACE_S - 1, only_new);
+        let young = holders.without_rests_of(Caller::Engine(NEW), later(GRACE_S - 1), only_new);
         assert!(!young.is_empty());
-        let old = holders.without_rests_of(Caller::Engine(NEW), NOW + GRACE_S, only_new);
+        let old = holders.without_rests_of(Caller::Engine(NEW), later(GRACE_S), only_new);
         assert!(old.is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_neither_ends_the_grace_nor_prolongs_it() {
+        let mut holders = Holders::default();
+        holders.add("a", Caller::Engine(OLD), NOW, |_| true);
+        let young = Now { date: NOW.date + 10 * GRACE_S, ..later(GRACE_S - 1) };
+        assert!(!holders.have_expired(young, only_new));
+        let old = Now { date: NOW.date - 10 * GRACE_S, ..later(GRACE_S) };
+        assert!(holders.have_expired(old, only_new));
     }
 
     #[test]
@@ -237,7 +269,7 @@ mod tests {
         let mut holders = Holders::default();
         holders.add("a", Caller::Engine(other), NOW, |_| true);
         holders.add("c", Caller::Podman(OLD), NOW, |_| true);
-        let left = holders.without_rests_of(Caller::Engine(NEW), NOW + 10 * GRACE_S, |_| true);
+        let left = holders.without_rests_of(Caller::Engine(NEW), later(10 * GRACE_S), |_| true);
         assert_eq!(left, holders);
     }
 }

@@ -37,7 +37,7 @@ impl<W: World> Volumes<W> {
                 return Err(VolumeError::NotFound);
             }
         }
-        if !holders.add(holder, caller, self.now(), self.is_running()) {
+        if !holders.add(holder, caller, self.now_and_uptime(), self.is_running()) {
             let why = format!("it has {HOLDERS_MAX} holders already");
             return Err(VolumeError::InUse(why));
         }

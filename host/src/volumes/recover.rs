@@ -222,7 +222,7 @@ impl<W: World> Volumes<W> {
 
     /// Drops holders whose engines have ended, once the kernel shows that nobody has the volume.
     async fn expire(&self, name: &VolumeName) {
-        let now = self.now();
+        let now = self.now_and_uptime();
         let expired = |entry: &super::Entry| entry.holders.have_expired(now, self.is_running());
         if self.read(name, expired) != Some(true) {
             return;

@@ -60,7 +60,7 @@ impl<W: World> Volumes<W> {
         let found = self
             .read(name, |entry| (entry.record.id, entry.holders.clone(), entry.may_be_mounted()));
         let Some((id, holders, may_be_mounted)) = found else { return Ok(()) };
-        let left = holders.without_rests_of(caller, self.now(), self.is_running());
+        let left = holders.without_rests_of(caller, self.now_and_uptime(), self.is_running());
         if !left.is_empty() {
             return Err(VolumeError::InUse(left.describe()));
         }

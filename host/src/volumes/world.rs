@@ -115,6 +115,8 @@ pub(crate) trait Drivers {
 pub(crate) trait Machine {
     /// Seconds since 1970.
     fn now(&self) -> u64;
+    /// Seconds since the machine's boot, suspended ones too.
+    fn uptime(&self) -> u64;
     /// A new id.
     fn mint(&self) -> Id;
     /// Whether that very process still runs.

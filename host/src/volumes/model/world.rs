@@ -286,6 +286,10 @@ impl Machine for Sim {
         1_700_000_000 + self.begin.elapsed().as_secs()
     }
 
+    fn uptime(&self) -> u64 {
+        self.begin.elapsed().as_secs()
+    }
+
     fn mint(&self) -> Id {
         let id = self.random_id();
         assert!(self.minted.borrow_mut().insert(id), "I24: an id was minted twice");
