@@ -59,11 +59,14 @@ pub(crate) fn identity(directory: impl AsFd, name: &str) -> Result<(u64, Device)
 impl Anchor {
     /// Takes over the anchor of an earlier start, or makes one; `lines` is this process's mountinfo.
     pub(crate) fn open(path: String, lines: &[Entry<'_>]) -> Result<Self, Fault> {
-        let here: Vec<_> = lines.iter().filter(|line| line.mount_point == path).collect();
-        // One that lies beneath a file system mounted over RUNTIME later is listed too, and out of reach.
-        let reached = identity(CWD, &path).ok().map(|(mount_id, _)| mount_id);
-        let is_there = here.iter().any(|line| reached == Some(line.mount_id));
-        (if is_there { uncover(&path, &here) } else { make(&path) })?;
+        // From the top down. One that lies beneath a file system mounted over RUNTIME later is listed too, and out of reach.
+        let (mut here, mut next) = (Vec::new(), identity(CWD, &path).ok().map(|(id, _)| id));
+        let is = |line: &&Entry<'_>, id| line.mount_id == id && line.mount_point == path;
+        while let Some(line) = next.and_then(|id| lines.iter().find(|line| is(line, id))) {
+            here.push(line);
+            next = Some(line.parent_id);
+        }
+        (if here.is_empty() { make(&path) } else { uncover(&path, &here) })?;
         let what = format_args!("open the anchor `{path}`");
         let root = rustix::fs::open(&path, PLACE, Mode::empty()).trying(what)?;
         // Also after a start that was killed in between.
@@ -134,10 +137,9 @@ fn make(path: &str) -> Result<(), Fault> {
     mount::move_mount(&tree, "", CWD, path, ATTACH).trying(what)
 }
 
-/// Makes sure that the anchor is what lies at its path, and takes away what a container mounted over it.
+/// Makes sure that the lowest mount at its path is the anchor, and takes away what a container mounted over it.
 fn uncover(path: &str, here: &[&Entry<'_>]) -> Result<(), Fault> {
-    let lowest = here.iter().find(|line| here.iter().all(|other| other.mount_id != line.parent_id));
-    if lowest.is_none_or(|line| line.filesystem != "tmpfs" || line.source != SOURCE) {
+    if here.last().is_none_or(|line| line.filesystem != "tmpfs" || line.source != SOURCE) {
         let cure = "unmount it, or use another runtime directory";
         return fault(FaultKind::Busy, format!("something else is mounted at `{path}`: {cure}"));
     }

@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     a_frame_that_cannot_be_read_is_answered_with_number_0,
     a_kill_at_any_step_leaves_nothing_half_done,
     what_was_mounted_over_the_anchor_is_taken_away,
+    an_anchor_that_is_out_of_reach_is_left_alone_at_every_start,
     an_anchor_that_is_not_ours_is_refused,
     directories_of_others_are_refused,
     volumes_on_another_mount_than_the_trash_are_refused_with_the_cure,
@@ -269,6 +270,18 @@ fn what_was_mounted_over_the_anchor_is_taken_away() {
     machine.boot(&[]);
     assert_eq!(machine.survey(Inventory::Mounts).0, [id(1)]);
     assert!(machine.volume(id(1)).exists());
+}
+
+fn an_anchor_that_is_out_of_reach_is_left_alone_at_every_start() {
+    let mut machine = Machine::start();
+    machine.kill();
+    assert!(machine.sh("mount -t tmpfs -o mode=0755 cover run"));
+    machine.boot(&[]);
+    let facts = machine.mount(id(1), tmpfs()).unwrap();
+    machine.kill();
+    machine.boot(&[]);
+    assert_eq!(machine.survey(Inventory::Mounts).0, [id(1)]);
+    assert_eq!(machine.mount(id(1), tmpfs()), Ok(facts));
 }
 
 fn an_anchor_that_is_not_ours_is_refused() {
