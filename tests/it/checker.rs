@@ -34,7 +34,7 @@ use crate::support::try_until;
 use crate::support::wasmvol::Wasmvol;
 
 /// What is tried again by itself is tried within seconds.
-const SETTLE: Duration = Duration::from_secs(20);
+const SETTLE: Duration = Duration::from_secs(60);
 
 /// What was acknowledged of one volume.
 #[derive(Debug, Clone)]

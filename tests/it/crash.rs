@@ -20,7 +20,7 @@ use crate::support::wasmvol::send;
 use subject::{Subject, creating, mounting, removing, unmounting, wire};
 
 /// A step is reached, or never.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// The named steps that begin with one of these words: all of a verb's.
 fn steps_of(verbs: &[&str]) -> Vec<&'static str> {

@@ -89,7 +89,7 @@ fn a_container_that_is_restarted_by_its_policy_keeps_its_data() {
         "run -d --name retrying --restart on-failure:2 -v retried:/data busybox sh -c '{script}'"
     ));
     assert_eq!(pair.engine.ok("wait retrying"), "1");
-    until("the policy gives up", Duration::from_secs(30), || {
+    until("the policy gives up", Duration::from_secs(60), || {
         let runs = pair.engine.ok("run --rm -v retried:/data busybox cat /data/runs");
         (runs.lines().count() == 3).then_some(())
     });

@@ -16,7 +16,7 @@ use crate::support::wasmvol::Wasmvol;
 use crate::support::{open_to_all, outcome, until};
 
 /// What is tried again by itself is tried within seconds.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A wasmvol whose state directory is a small file system.
 fn on_a_small_disk(options: &str) -> Wasmvol {

@@ -18,7 +18,7 @@ use crate::support::{mortal, open_to_all, spawn, until};
 type Pair = pair::Pair<Docker>;
 
 /// What goes on by itself goes on within seconds.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 ask_every_engine!(
     containers_keep_their_data_while_the_daemon_is_killed,

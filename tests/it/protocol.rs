@@ -14,7 +14,7 @@ const MUTATORS: [&str; 4] = ["Create", "Mount", "Unmount", "Remove"];
 /// What is said of a body that its path does not take.
 const NOT_OURS: &str = "request is not the JSON that this path takes: ";
 /// What settles by itself settles within seconds.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// One exchange on a connection of its own.
 fn exchange(wasmvol: &Wasmvol, bytes: &str) -> Answer {

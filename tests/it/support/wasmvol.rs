@@ -18,7 +18,7 @@ const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// A stop drains what runs: the longest is a Mount.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// What is tried again by itself is tried every few seconds.
-const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
+const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where the built programs are: beside this test's own directory.
 pub(crate) static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {

@@ -1,9 +1,10 @@
 //! What the tests share: where the guests are, engines, volumes, and a log that can be read.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{LazyLock, Once};
 
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{CallError, Compiler, Created, Driver, Engine, EngineOptions, Value, Volume};
@@ -17,6 +18,7 @@ pub(crate) static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
 });
 
 pub(crate) fn engine(cache: &Path, compiler: Compiler, calls_max: u32) -> Engine {
+    listen();
     Engine::new(EngineOptions { cache: cache.to_owned(), compiler, calls_max }).expect("engine")
 }
 
@@ -74,24 +76,32 @@ pub(crate) fn create(driver: &Driver, act: &str) -> Result<Created, CallError> {
 
 /// Runs `body` and returns what was logged on this thread.
 pub(crate) fn logged<T>(body: impl FnOnce() -> T) -> (T, String) {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .without_time()
-        .with_writer(move || writer.clone())
-        .finish();
-    let result = tracing::subscriber::with_default(subscriber, body);
-    let bytes = lines.0.lock().expect("log").clone();
+    listen();
+    LOGGED.replace(Some(Vec::new()));
+    let result = body();
+    let bytes = LOGGED.take().expect("it was not taken meanwhile");
     (result, String::from_utf8(bytes).expect("log is text"))
 }
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+/// One subscriber for all threads: of those that a thread has for a while, tracing may miss a line while another comes or goes.
+fn listen() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(|| Lines).init();
+    });
+}
+
+thread_local! {
+    /// What was logged on this thread, while somebody asks for it.
+    static LOGGED: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+struct Lines;
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("log").write(bytes)
+        LOGGED.with_borrow_mut(|logged| logged.iter_mut().for_each(|all| all.extend(bytes)));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

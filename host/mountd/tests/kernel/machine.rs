@@ -19,7 +19,7 @@ use wasmvol_plan::{
 /// The daemon's uid in these tests.
 pub(crate) const UID: u32 = 64817;
 /// Waiting for something that will happen: only a broken program reaches it.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 static MACHINES: AtomicU32 = AtomicU32::new(0);
 
