@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::names::in_parallel;
 use crate::support::container::Container;
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
-use crate::support::{Outcome, Scratch, outcome, until};
+use crate::support::{Outcome, Scratch, copy_program, outcome, until};
 
 /// A command that was refused: one line on stderr that begins with the program's name, nothing on stdout.
 #[track_caller]
@@ -626,7 +626,7 @@ fn doctor_finds_that_the_mount_namespace_of_the_daemon_has_become_private() {
 fn doctor_finds_that_the_program_that_mounts_is_not_there() {
     let place = Scratch::new();
     let alone = place.path().join("wasmvol");
-    fs::copy(PROGRAMS.join("wasmvol"), &alone).unwrap();
+    copy_program(&PROGRAMS.join("wasmvol"), &alone);
     let wasmvol = Wasmvol::install();
     let line = format!("{} doctor --json", alone.display());
     let outcome = wasmvol.shell(&line);

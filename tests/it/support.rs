@@ -50,6 +50,13 @@ pub(crate) fn try_until<T>(deadline: Duration, mut look: impl FnMut() -> Option<
     }
 }
 
+/// Copies a program that is run afterwards. In a process of its own: a child that another thread forks meanwhile would have the copy
+/// open for writing, and who starts it would be told that the file is busy.
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(status.success(), "`{}` cannot be copied: {status}", from.display());
+}
+
 /// A directory of one test, gone when dropped.
 pub(crate) struct Scratch(PathBuf);
 
