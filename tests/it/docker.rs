@@ -62,7 +62,9 @@ fn creates_of_one_name_at_once_make_one_volume() {
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| pair.volume("one"));
-            scope.spawn(|| pair.engine.ok("run --rm -v one:/data busybox true"));
+            scope.spawn(|| {
+                pair.engine.ok("run --rm --volume-driver wasmvol -v one:/data busybox true")
+            });
         }
     });
     assert_eq!(pair.engine.ok("volume ls -q"), "one");
