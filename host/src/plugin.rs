@@ -1,8 +1,8 @@
 //! Docker's volume plugin protocol and nothing else: requests in, [`Volumes`] asked, answers out.
 //!
 //! Called by the server for every request on a plugin's socket. It keeps no state. Get, List, Path, Capabilities and Activate are
-//! answered at once from memory. A verb that changes something runs in a task of its own, because hyper drops a request's future the
-//! moment the client closes: the verb still ends, and a Mount that nobody waits for is undone.
+//! answered at once from memory. A verb that changes something runs in a task of its own: it ends whatever becomes of its connection,
+//! and a Mount whose answer reaches nobody is undone.
 
 #[cfg(test)]
 mod tests;
@@ -121,7 +121,7 @@ impl<W: World> Plugin<W> {
             let mounted = volumes.mount(&request.name, &request.id, caller).await;
             let undo = mounted.is_ok();
             let (written, told) = oneshot::channel();
-            // A client that has gone drops the receiver, and `written` with it.
+            // A connection that has ended drops the receiver, and `written` with it.
             drop(answer.send((mounted, written)));
             if undo && told.await.is_err() {
                 tracing::info!("volume {}: client has gone: its mount is undone", request.name);

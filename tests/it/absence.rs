@@ -4,18 +4,15 @@
 
 use std::fs;
 use std::thread;
-use std::time::Duration;
 
 use crate::support::docker::Docker;
 use crate::support::engine::Engine;
-use crate::support::until;
+use crate::support::{SOON, until};
 
 type Pair = crate::support::pair::Pair<Docker>;
 
 /// What dockerd logs when it finds no plugin, or nobody at its socket.
 const MISSED: &str = ", retrying in ";
-/// dockerd logs at the first failure of a request.
-const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_needs_no_volume_asks_wasmvol_nothing() {

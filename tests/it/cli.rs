@@ -3,14 +3,13 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::names::in_parallel;
 use crate::support::container::Container;
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
-use crate::support::{Outcome, Scratch, copy_program, outcome, until};
+use crate::support::{Outcome, SOON, Scratch, copy_program, outcome, until};
 
 /// A command that was refused: one line on stderr that begins with the program's name, nothing on stdout.
 #[track_caller]
@@ -99,7 +98,7 @@ fn inspect_shows_what_ls_leaves_out() {
 fn measured(wasmvol: &mut Wasmvol, volume: &str) -> Value {
     wasmvol.cli(&format!("volume mount {volume}")).ok();
     wasmvol.kill_daemon();
-    until("its use is known", Duration::from_secs(60), || {
+    until("its use is known", SOON, || {
         let status = wasmvol.json(&format!("volume inspect {volume}"))["status"].clone();
         status.get("used-at").is_some().then_some(status)
     })
@@ -471,7 +470,7 @@ fn doctor_finds_a_volume_that_cannot_be_mounted_again_and_its_cure_lets_it_go() 
     fs::remove_dir(&data).unwrap();
     fs::write(&data, "in the way").unwrap();
     wasmvol.run();
-    until("it could not be mounted again", Duration::from_secs(60), || {
+    until("it could not be mounted again", SOON, || {
         let status = wasmvol.json("volume inspect lost");
         status["status"]["health"].as_str().unwrap().contains("is not mounted").then_some(())
     });

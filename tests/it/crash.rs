@@ -6,7 +6,6 @@
 mod subject;
 
 use std::fs;
-use std::time::Duration;
 
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
@@ -15,12 +14,9 @@ use wasmvol_plan::steps;
 
 use crate::checker::{self, Verb};
 use crate::support::plugin::{Socket, request};
-use crate::support::until;
 use crate::support::wasmvol::send;
+use crate::support::{SOON, until};
 use subject::{Subject, creating, mounting, removing, unmounting, wire};
-
-/// A step is reached, or never.
-const SOON: Duration = Duration::from_secs(60);
 
 /// The named steps that begin with one of these words: all of a verb's.
 fn steps_of(verbs: &[&str]) -> Vec<&'static str> {

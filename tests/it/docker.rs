@@ -3,13 +3,12 @@
 //! All tests share one dockerd and one wasmvol, with volumes of their own names.
 
 use std::fs;
-use std::time::Duration;
 
 use std::thread;
 
 use crate::support::docker::Docker;
 use crate::support::engine::Engine;
-use crate::support::until;
+use crate::support::{SOON, until};
 
 type Pair = crate::support::pair::Pair<Docker>;
 
@@ -91,7 +90,7 @@ fn a_container_that_is_restarted_by_its_policy_keeps_its_data() {
         "run -d --name retrying --restart on-failure:2 -v retried:/data busybox sh -c '{script}'"
     ));
     assert_eq!(pair.engine.ok("wait retrying"), "1");
-    until("the policy gives up", Duration::from_secs(60), || {
+    until("the policy gives up", SOON, || {
         let runs = pair.engine.ok("run --rm -v retried:/data busybox cat /data/runs");
         (runs.lines().count() == 3).then_some(())
     });

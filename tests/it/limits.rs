@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount};
 use serde_json::json;
@@ -13,10 +12,7 @@ use serde_json::json;
 use crate::names::in_parallel;
 use crate::support::plugin::{Socket, request};
 use crate::support::wasmvol::Wasmvol;
-use crate::support::{open_to_all, outcome, until};
-
-/// What is tried again by itself is tried within seconds.
-const SOON: Duration = Duration::from_secs(60);
+use crate::support::{SOON, open_to_all, outcome, until};
 
 /// A wasmvol whose state directory is a small file system.
 fn on_a_small_disk(options: &str) -> Wasmvol {

@@ -13,12 +13,9 @@ use crate::support::docker::Docker;
 use crate::support::engine::{Engine, ask_every_engine};
 use crate::support::pair;
 use crate::support::wasmvol::{Wasmvol, send};
-use crate::support::{mortal, open_to_all, spawn, until};
+use crate::support::{SOON, mortal, open_to_all, spawn, until};
 
 type Pair = pair::Pair<Docker>;
-
-/// What goes on by itself goes on within seconds.
-const SOON: Duration = Duration::from_secs(60);
 
 ask_every_engine!(
     containers_keep_their_data_while_the_daemon_is_killed,

@@ -1,20 +1,16 @@
 //! Do we speak Docker's protocol to every client, also to one that breaks off, dawdles or sends rubbish? Raw bytes on the socket.
 
-use std::time::Duration;
-
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::plugin::{Answer, Socket, request};
-use crate::support::until;
 use crate::support::wasmvol::{Wasmvol, send};
+use crate::support::{SOON, until};
 
 /// The calls that change something.
 const MUTATORS: [&str; 4] = ["Create", "Mount", "Unmount", "Remove"];
 /// What is said of a body that its path does not take.
 const NOT_OURS: &str = "request is not the JSON that this path takes: ";
-/// What settles by itself settles within seconds.
-const SOON: Duration = Duration::from_secs(60);
 
 /// One exchange on a connection of its own.
 fn exchange(wasmvol: &Wasmvol, bytes: &str) -> Answer {
