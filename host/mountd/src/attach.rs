@@ -44,9 +44,10 @@ impl Mounter {
             return self.show_to(peer, id, &facts).map(|()| facts);
         }
         self.kill.at("attach.begin");
-        let tree = self.assemble(id, plan, last)?;
+        let origin = self.origin(id, plan, &grants)?;
+        let tree = self.assemble(id, plan, origin.as_ref(), last)?;
         restrict(&tree, plan, &grants)?;
-        let facts = self.facts(id, plan, &tree)?;
+        let facts = self.facts(id, plan, origin.as_ref(), &tree)?;
         self.kill.at("attach.assembled");
         let shown = self.commit(id, &tree, &facts).and_then(|()| self.show_to(peer, id, &facts));
         // An open fd would keep the mount busy.

@@ -29,37 +29,42 @@ pub(crate) struct Mounter {
     pub(crate) places: Places,
     pub(crate) anchor: Anchor,
     pub(crate) processes: Processes,
-    pub(crate) store: Store,
+    /// Where `volumes/` lies.
+    pub(crate) store: Place,
     pub(crate) kill: KillAt,
     /// Whether something was moved into the trash since this was last asked.
     pub(crate) discarded: Cell<bool>,
 }
 
-/// The file system that `volumes/` is in, as mountinfo shows it.
-pub(crate) struct Store {
+/// Where a directory lies, as mountinfo shows a mount of it.
+pub(crate) struct Place {
     pub(crate) device: Device,
     /// The device that its files show: some file systems have another one for them.
     shown: Device,
     pub(crate) filesystem: String,
-    root: String,
+    pub(crate) root: String,
 }
 
-impl Store {
-    fn find(places: &Places, lines: &[Entry<'_>]) -> Result<Self, Fault> {
-        let (mount_id, shown) = identity(&places.volumes, "").trying("look at `volumes`")?;
-        let path = path_of(&places.volumes)?;
-        let store = lines.iter().find(|line| line.mount_id == mount_id).and_then(|line| {
+impl Place {
+    pub(crate) fn of(directory: &OwnedFd, lines: &[Entry<'_>]) -> Result<Self, Fault> {
+        let path = path_of(directory)?;
+        let what = format_args!("look at `{path}`");
+        let (mount_id, shown) = identity(directory, "").trying(what)?;
+        let place = lines.iter().find(|line| line.mount_id == mount_id).and_then(|line| {
             let inside = path.strip_prefix(line.mount_point.trim_end_matches('/'))?;
-            let root = format!("{}{inside}", line.root.trim_end_matches('/'));
+            let root = match (line.root.trim_end_matches('/'), inside) {
+                ("", "") => "/".to_owned(),
+                (root, inside) => format!("{root}{inside}"),
+            };
             Some(Self { device: line.device, shown, filesystem: line.filesystem.to_string(), root })
         });
-        store.ok_or(Errno::XDEV).trying("find `volumes` among this process's mounts")
+        place.ok_or(Errno::XDEV).trying(format_args!("find `{path}` among this process's mounts"))
     }
 
-    /// Root of a mount of a volume's directory, or of one inside it.
+    /// Root of a mount of a volume's directory, or of one inside it, where this is `volumes/`.
     pub(crate) fn data(&self, id: Id, subpath: Option<&str>) -> String {
         let inside = subpath.map(|path| format!("/{path}")).unwrap_or_default();
-        format!("{}/{id}/data{inside}", self.root)
+        format!("{}/{id}/data{inside}", self.root.trim_end_matches('/'))
     }
 }
 
@@ -100,7 +105,7 @@ impl Mounter {
         let processes = Processes::open()?;
         let text = processes.own_mounts()?;
         let lines = parse(&text)?;
-        let store = Store::find(&places, &lines)?;
+        let store = Place::of(&places.volumes, &lines)?;
         let anchor = Anchor::open(format!("{}/mnt", places.runtime), &lines)?;
         for name in names(&anchor.writable).trying("list the anchor")? {
             let Ok(id) = Id::parse(&name) else { continue };
@@ -186,11 +191,18 @@ impl Mounter {
         }));
     }
 
-    /// Who holds a volume: who shows its own superblock, or else its directory.
+    /// Who holds a volume: who shows its own superblock, or else its directory. What others use too is held by nobody.
     fn scan(&self, id: Id) -> Result<Evidence, Fault> {
         let there = self.anchor.mounted(id)?;
         let (device, root) = match there {
-            Some((_, own)) if own != self.store.shown => (own, None),
+            Some((mount_id, own)) if own != self.store.shown => {
+                let text = self.processes.own_mounts()?;
+                let lines = parse(&text)?;
+                if !lines.iter().any(|line| line.mount_id == mount_id && line.source == tag(id)) {
+                    return Ok(Evidence::default());
+                }
+                (own, None)
+            }
             _ => (self.store.device, Some(self.store.data(id, None))),
         };
         let lost = there.is_none().then(|| tag(id));

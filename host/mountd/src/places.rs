@@ -35,8 +35,10 @@ pub(crate) const BENEATH: ResolveFlags = ResolveFlags::BENEATH
 
 /// The opened directories.
 pub(crate) struct Places {
-    /// Canonical path of the runtime directory.
+    /// Canonical paths of the runtime, the state and the configuration directory.
     pub(crate) runtime: String,
+    pub(crate) state: String,
+    pub(crate) config: String,
     pub(crate) volumes: OwnedFd,
     pub(crate) trash: OwnedFd,
     /// `grants.d` in the configuration directory: what the daemon may read of it, whatever the mode around it.
@@ -60,11 +62,14 @@ impl Places {
         let runtime_lock = lock(&runtime, &args.runtime)?;
         let daemons = |parent, name| inner_directory(parent, name, args.uid, args.gid);
         inner_directory(&state, "secrets", 0, 0)?;
+        let grants = root_directory(&format!("{}/grants.d", args.config))?;
         let places = Self {
             runtime: path_of(&runtime)?,
+            state: path_of(&state)?,
+            config: path_of(&open(&args.config)?)?,
             volumes: inner_directory(&state, "volumes", 0, 0)?,
             trash: inner_directory(&state, "trash", 0, 0)?,
-            grants: root_directory(&format!("{}/grants.d", args.config))?,
+            grants,
             empty: inner_directory(&runtime, "empty", 0, 0)?,
             daemons: [
                 daemons(&state, "catalog")?,

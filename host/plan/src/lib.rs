@@ -7,10 +7,11 @@ pub mod frame;
 pub mod grants;
 pub mod mountinfo;
 pub mod name;
+pub mod path;
 pub mod plan;
 pub mod steps;
 
 pub use frame::{Evidence, Facts, Fault, FaultKind, Release, Reply, Request, Sighting, Usage};
 pub use grants::Grants;
 pub use name::{DriverName, Id, NameError, VolumeName};
-pub use plan::{Directory, Owner, Plan, Source, Storage, Tmpfs};
+pub use plan::{Directory, HostDirectory, Owner, Plan, Source, Storage, Tmpfs};

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::name::Quoted;
+use crate::path::{PATH_MAX, is_plain};
 use crate::{Fault, FaultKind, Grants};
 
 /// Owner and permission bits of a directory that mountd makes.
@@ -49,6 +50,15 @@ pub struct Tmpfs {
     pub owner: Owner,
 }
 
+/// A directory of the host, beneath a root that the operator granted: `host-directory=ROOT`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostDirectory {
+    /// Absolute, without `.`, `..` and empty parts.
+    pub path: String,
+    /// Where it is missing it is made, with this owner; parents that are missing too belong to root.
+    pub make: Option<Owner>,
+}
+
 /// Where a volume's data is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -57,6 +67,8 @@ pub enum Source {
     Storage,
     /// A tmpfs of the volume's own.
     Tmpfs(Tmpfs),
+    /// A directory that is there without the volume, and that others may use.
+    HostDirectory(HostDirectory),
 }
 
 /// How a volume is mounted: everything but the target, which mountd derives from the id.
@@ -71,9 +83,6 @@ pub struct Plan {
     /// A directory inside the source.
     pub subpath: Option<String>,
 }
-
-/// Longest subpath in bytes: the kernel's own limit of a path.
-pub const SUBPATH_MAX: usize = 4096;
 
 fn invalid<T>(why: impl Into<String>) -> Result<T, Fault> {
     Err(Fault::new(FaultKind::Invalid, why))
@@ -100,7 +109,7 @@ impl Plan {
     ///
     /// # Errors
     /// `Denied` names the grant to add, `Invalid` the value that no host can serve.
-    pub fn check(&self, storage: &Storage, _grants: &Grants) -> Result<(), Fault> {
+    pub fn check(&self, storage: &Storage, grants: &Grants) -> Result<(), Fault> {
         match (&self.source, &self.subpath) {
             (Source::Storage, _) if *storage == Storage::None => {
                 invalid("plan mounts the volume's storage, but none was made at create")
@@ -109,7 +118,25 @@ impl Plan {
             (Source::Storage, None) => Ok(()),
             (Source::Tmpfs(_), Some(_)) => invalid("a new tmpfs is empty: it has no subpath"),
             (Source::Tmpfs(tmpfs), None) => tmpfs.check(),
+            (Source::HostDirectory(directory), subpath) => {
+                subpath.as_deref().map_or(Ok(()), check_subpath)?;
+                directory.check(grants)
+            }
         }
+    }
+}
+
+impl HostDirectory {
+    fn check(&self, grants: &Grants) -> Result<(), Fault> {
+        let beneath = self.path.strip_prefix('/').filter(|path| is_plain(path));
+        if beneath.is_none() || self.path.len() > PATH_MAX {
+            let shown = Quoted::new(&self.path);
+            return invalid(format!(
+                "directory {shown} is not allowed: use an absolute path without `.`, `..` and `//`"
+            ));
+        }
+        grants.host_directory(&self.path)?;
+        self.make.map_or(Ok(()), Owner::check)
     }
 }
 
@@ -146,15 +173,13 @@ impl Tmpfs {
 /// # Errors
 /// `Invalid` shows the subpath.
 pub fn check_subpath(subpath: &str) -> Result<(), Fault> {
-    if subpath.len() > SUBPATH_MAX {
+    if subpath.len() > PATH_MAX {
         let length = subpath.len();
-        return invalid(format!("subpath has {length} bytes: at most {SUBPATH_MAX} are allowed"));
+        return invalid(format!("subpath has {length} bytes: at most {PATH_MAX} are allowed"));
     }
-    let odd = |part: &str| part.is_empty() || part == "." || part == "..";
-    if subpath.split('/').any(odd) || subpath.chars().any(char::is_control) {
-        let shown = Quoted::new(subpath);
-        let why = "is not allowed: use plain names, with `/` between";
-        return invalid(format!("subpath {shown} {why}"));
+    if is_plain(subpath) {
+        return Ok(());
     }
-    Ok(())
+    let shown = Quoted::new(subpath);
+    invalid(format!("subpath {shown} is not allowed: use plain names, with `/` between"))
 }

@@ -5,8 +5,11 @@
 
 use wasmtime::Store;
 use wasmtime::component::{Component, HasSelf, Linker};
+use wasmvol_plan::path::PATH_MAX;
 use wasmvol_plan::plan::check_subpath;
-use wasmvol_plan::{Directory, DriverName, Id, Owner, Plan, Source, Storage, Tmpfs, VolumeName};
+use wasmvol_plan::{
+    Directory, DriverName, HostDirectory, Id, Owner, Plan, Source, Storage, Tmpfs, VolumeName,
+};
 
 use crate::LoadError;
 use crate::answer::{
@@ -203,7 +206,11 @@ fn plan(plan: types::Plan) -> Result<Plan, CallError> {
         types::Source::Tmpfs(types::Tmpfs { size, inodes, owner: by }) => {
             Source::Tmpfs(Tmpfs { size, inodes, owner: owner(by)? })
         }
-        types::Source::HostDirectory(_) => return Err(unserved("source `host-directory`")),
+        types::Source::HostDirectory(types::HostDirectory { path, make }) => {
+            let make = make.map(owner).transpose()?;
+            let path = line("path", path, PATH_MAX)?;
+            Source::HostDirectory(HostDirectory { path, make })
+        }
         types::Source::Share(_) => return Err(unserved("source `share`")),
         types::Source::Overlay(_) => return Err(unserved("source `overlay`")),
         types::Source::Device(_) => return Err(unserved("source `device`")),

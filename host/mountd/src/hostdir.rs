@@ -1,0 +1,80 @@
+//! Directories of the host that an operator granted: opened beneath their granted root, made where a plan says so.
+//!
+//! The root is the operator's word and may be a link; beneath it nothing is followed, so that who may write there cannot lead a
+//! mount elsewhere. What holds wasmvol's own directories is refused, whatever was granted: secrets lie there.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use wasmvol_plan::name::Quoted;
+use wasmvol_plan::path::rest;
+use wasmvol_plan::{Fault, FaultKind, Grants, HostDirectory, Owner};
+
+use crate::fault::{Context, fault};
+use crate::places::{PLACE, Places, own, path_of};
+
+/// Beneath a granted root; mounts of the operator's may lie there.
+const INSIDE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+/// Who owns the missing parents of a directory that is made.
+const PARENT: Owner = Owner { uid: 0, gid: 0, mode: 0o755 };
+
+impl Places {
+    /// Opens a granted directory; makes it and its missing parents if the plan says so.
+    pub(crate) fn open_host_directory(
+        &self,
+        wanted: &HostDirectory,
+        grants: &Grants,
+    ) -> Result<OwnedFd, Fault> {
+        let (root, inside) = grants.host_directory(&wanted.path)?;
+        let what = format!("open the host's directory {}", Quoted::new(&wanted.path));
+        let flags = PLACE.difference(OFlags::NOFOLLOW);
+        let mut place = rustix::fs::open(root, flags, Mode::empty()).trying(&what)?;
+        let mut parts = inside.split('/').filter(|part| !part.is_empty()).peekable();
+        while let Some(part) = parts.next() {
+            let open = || openat2(&place, part, PLACE, Mode::empty(), INSIDE);
+            place = match (open(), wanted.make) {
+                (Err(Errno::NOENT), Some(owner)) => {
+                    let owner = if parts.peek().is_some() { PARENT } else { owner };
+                    make(&place, part, owner).trying(&what)?;
+                    open()
+                }
+                (opened, _) => opened,
+            }
+            .map_err(refusal)
+            .trying(&what)?;
+        }
+        self.refuse_own(&path_of(&place)?)?;
+        Ok(place)
+    }
+
+    /// Refuses a directory that holds one of ours, or lies in one.
+    fn refuse_own(&self, path: &str) -> Result<(), Fault> {
+        for own in [&self.runtime, &self.state, &self.config] {
+            if rest(own, path).is_some() || rest(path, own).is_some() || path == "/" {
+                let why = "wasmvol keeps its own files there: use another directory";
+                return fault(FaultKind::Denied, format!("{} is refused: {why}", Quoted::new(path)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// To openat2 a link where none is followed is a loop; to a person it is a link.
+fn refusal(errno: Errno) -> Errno {
+    if errno == Errno::LOOP { Errno::NOTDIR } else { errno }
+}
+
+fn make(parent: &OwnedFd, name: &str, owner: Owner) -> Result<(), Errno> {
+    match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) => {}
+        // Somebody else made it meanwhile, and it is theirs.
+        Err(Errno::EXIST) => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = openat2(parent, name, flags, Mode::empty(), INSIDE)?;
+    own(&made, owner.uid, owner.gid, Mode::from_raw_mode(owner.mode))
+}
