@@ -13,16 +13,37 @@ use wasmvol_plan::grants::GRANTS_MAX;
 use wasmvol_plan::mountinfo::Entry;
 use wasmvol_plan::{DriverName, Facts, Fault, FaultKind, Grants, Id, Plan, Source, Storage};
 
-use crate::anchor::{CLONE, NONE, identity, superblock};
+use crate::anchor::{CLONE, Device, NONE, identity, superblock};
 use crate::fault::{Context, fault};
-use crate::mounter::{Mounter, facts_of};
+use crate::mounter::{Mounter, Place, facts_of};
 use crate::places::BENEATH;
 use crate::scan;
+use crate::storage::open_subpath;
 use crate::sys::{Flags, Propagation, mount_setattr};
 
 /// The source of a superblock that is one volume's own: by it the volume is known in every namespace.
 pub(crate) fn tag(id: Id) -> String {
-    format!("wasmvol-{id}")
+    format!("{TAG}{id}")
+}
+const TAG: &str = "wasmvol-";
+
+/// A directory that becomes a volume, and what mountinfo will show of it.
+struct Origin {
+    directory: OwnedFd,
+    device: Device,
+    root: String,
+    filesystem: String,
+}
+
+/// What mountinfo will show of a tree. A file system may show its files another device than its mounts.
+fn facts(plan: &Plan, origin: Option<Origin>, tree: &OwnedFd) -> Result<Facts, Fault> {
+    let (mount_id, own) = identity(tree, "").trying("look at the new mount")?;
+    let (device, root, filesystem) = match origin {
+        None => (own, "/".to_owned(), "tmpfs".to_owned()),
+        Some(_) if plan.read_only => (own, "/".to_owned(), "overlay".to_owned()),
+        Some(Origin { device, root, filesystem, .. }) => (device, root, filesystem),
+    };
+    Ok(Facts { device, root, filesystem, mount_id })
 }
 
 impl Mounter {
@@ -47,7 +68,7 @@ impl Mounter {
         let origin = self.origin(id, plan, &grants)?;
         let tree = self.assemble(id, plan, origin.as_ref(), last)?;
         restrict(&tree, plan, &grants)?;
-        let facts = self.facts(id, plan, origin.as_ref(), &tree)?;
+        let facts = facts(plan, origin, &tree)?;
         self.kill.at("attach.assembled");
         let shown = self.commit(id, &tree, &facts).and_then(|()| self.show_to(peer, id, &facts));
         // An open fd would keep the mount busy.
@@ -75,47 +96,76 @@ impl Mounter {
 
     /// The facts of a mount that is there, if it is what the plan would make.
     fn existing(&self, id: Id, plan: &Plan) -> Result<Facts, Fault> {
-        let facts = self.facts(id, plan, &self.anchor.open_volume(id)?)?;
+        let (mount_id, _) =
+            identity(&self.anchor.open_volume(id)?, "").trying("look at a mount")?;
         let text = self.processes.own_mounts()?;
-        let is_shared = facts.device == self.store.device;
-        let is_ours = |line: &Entry<'_>| is_shared || line.source == tag(id);
-        match scan::parse(&text)?.iter().find(|line| facts_of(line) == facts) {
-            Some(line) if is_ours(line) => Ok(facts),
-            _ => fault(FaultKind::Busy, format!("something else is mounted at `{id}`: umount it")),
+        let own = |line: &Entry<'_>, kind| line.source == tag(id) && line.filesystem == kind;
+        let is_it = |line: &&Entry<'_>| match &plan.source {
+            Source::Tmpfs(_) => own(line, "tmpfs"),
+            Source::Storage | Source::HostDirectory(_) if plan.read_only => own(line, "overlay"),
+            Source::Storage => {
+                let root = self.store.data(id, plan.subpath.as_deref());
+                line.device == self.store.device && line.root == root
+            }
+            // The directory may have got another name since.
+            Source::HostDirectory(_) => !line.source.starts_with(TAG),
+        };
+        let line = scan::parse(&text)?.into_iter().find(|line| line.mount_id == mount_id);
+        match line.as_ref().filter(is_it) {
+            Some(line) => Ok(facts_of(line)),
+            None => {
+                fault(FaultKind::Busy, format!("something else is mounted at `{id}`: umount it"))
+            }
         }
     }
 
-    /// What mountinfo will show of a tree.
-    fn facts(&self, id: Id, plan: &Plan, tree: &OwnedFd) -> Result<Facts, Fault> {
-        let (mount_id, device) = identity(tree, "").trying("look at the new mount")?;
-        let own = |kind: &str| (device, "/".to_owned(), kind.to_owned());
-        let (device, root, filesystem) = match &plan.source {
-            Source::Tmpfs(_) => own("tmpfs"),
-            Source::Storage if plan.read_only => own("overlay"),
-            // A file system may show its files another device than its mounts.
+    /// The directory that is to be shown, and where it lies; none where the file system is the volume's own.
+    fn origin(&self, id: Id, plan: &Plan, grants: &Grants) -> Result<Option<Origin>, Fault> {
+        match &plan.source {
+            Source::Tmpfs(_) => Ok(None),
             Source::Storage => {
-                let root = self.store.data(id, plan.subpath.as_deref());
-                (self.store.device, root, self.store.filesystem.clone())
+                let subpath = plan.subpath.as_deref();
+                let directory = self.places.open_data(id, subpath)?;
+                let (device, root) = (self.store.device, self.store.data(id, subpath));
+                Ok(Some(Origin {
+                    directory,
+                    device,
+                    root,
+                    filesystem: self.store.filesystem.clone(),
+                }))
             }
-        };
-        Ok(Facts { device, root, filesystem, mount_id })
+            Source::HostDirectory(wanted) => {
+                let directory = self.places.open_host_directory(wanted, grants)?;
+                let directory = match &plan.subpath {
+                    None => directory,
+                    Some(subpath) => open_subpath(&directory, subpath)?,
+                };
+                let text = self.processes.own_mounts()?;
+                let Place { device, root, filesystem, .. } =
+                    Place::of(&directory, &scan::parse(&text)?)?;
+                Ok(Some(Origin { directory, device, root, filesystem }))
+            }
+        }
     }
 
-    fn assemble(&self, id: Id, plan: &Plan, last: Option<&Facts>) -> Result<OwnedFd, Fault> {
+    fn assemble(
+        &self,
+        id: Id,
+        plan: &Plan,
+        origin: Option<&Origin>,
+        last: Option<&Facts>,
+    ) -> Result<OwnedFd, Fault> {
         let source = ("source", tag(id));
-        match &plan.source {
-            Source::Storage => {
-                let data = self.places.open_data(id, plan.subpath.as_deref())?;
-                if !plan.read_only {
-                    return open_tree(&data, "", CLONE)
-                        .trying(format_args!("clone the directory of `{id}`"));
-                }
+        match (&plan.source, origin) {
+            (_, Some(origin)) if plan.read_only => {
                 // An overlay without an upper layer refuses writes whatever an engine's remount says.
-                let (data, empty) = (data.as_raw_fd(), self.places.empty.as_raw_fd());
-                let layers = format!("/proc/self/fd/{data}:/proc/self/fd/{empty}");
+                let fds = [origin.directory.as_raw_fd(), self.places.empty.as_raw_fd()];
+                let layers = fds.map(|fd| format!("/proc/self/fd/{fd}")).join(":");
                 superblock("overlay", &[source, ("lowerdir", layers)], true)
             }
-            Source::Tmpfs(tmpfs) => {
+            (_, Some(origin)) => open_tree(&origin.directory, "", CLONE)
+                .trying(format_args!("clone the directory of `{id}`")),
+            (Source::Tmpfs(tmpfs), None) => {
                 // What is in memory lives as long as anybody has it: a second tmpfs would hide it.
                 if let Some(last) = last.filter(|last| last.filesystem == "tmpfs")
                     && let Some(tree) = self.processes.take_back(last, &tag(id))?
@@ -132,6 +182,9 @@ impl Mounter {
                 options.extend(tmpfs.size.map(|size| ("size", size.to_string())));
                 options.extend(tmpfs.inodes.map(|inodes| ("nr_inodes", inodes.to_string())));
                 superblock("tmpfs", &options, plan.read_only)
+            }
+            (Source::Storage | Source::HostDirectory(_), None) => {
+                fault(FaultKind::Missing, format!("volume `{id}` has no directory"))
             }
         }
     }

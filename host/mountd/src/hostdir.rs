@@ -13,11 +13,11 @@ use wasmvol_plan::{Fault, FaultKind, Grants, HostDirectory, Owner};
 
 use crate::fault::{Context, fault};
 use crate::places::{PLACE, Places, own, path_of};
+use crate::storage::open_beneath;
 
 /// Beneath a granted root; mounts of the operator's may lie there.
-const INSIDE: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS);
+const INSIDE: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 /// Who owns the missing parents of a directory that is made.
 const PARENT: Owner = Owner { uid: 0, gid: 0, mode: 0o755 };
 
@@ -34,17 +34,15 @@ impl Places {
         let mut place = rustix::fs::open(root, flags, Mode::empty()).trying(&what)?;
         let mut parts = inside.split('/').filter(|part| !part.is_empty()).peekable();
         while let Some(part) = parts.next() {
-            let open = || openat2(&place, part, PLACE, Mode::empty(), INSIDE);
+            let open = || open_beneath(&place, part, INSIDE, &what);
             place = match (open(), wanted.make) {
-                (Err(Errno::NOENT), Some(owner)) => {
+                (Err(missing), Some(owner)) if missing.kind == FaultKind::Missing => {
                     let owner = if parts.peek().is_some() { PARENT } else { owner };
                     make(&place, part, owner).trying(&what)?;
-                    open()
+                    open()?
                 }
-                (opened, _) => opened,
-            }
-            .map_err(refusal)
-            .trying(&what)?;
+                (opened, _) => opened?,
+            };
         }
         self.refuse_own(&path_of(&place)?)?;
         Ok(place)
@@ -55,16 +53,14 @@ impl Places {
         for own in [&self.runtime, &self.state, &self.config] {
             if rest(own, path).is_some() || rest(path, own).is_some() || path == "/" {
                 let why = "wasmvol keeps its own files there: use another directory";
-                return fault(FaultKind::Denied, format!("{} is refused: {why}", Quoted::new(path)));
+                return fault(
+                    FaultKind::Denied,
+                    format!("{} is refused: {why}", Quoted::new(path)),
+                );
             }
         }
         Ok(())
     }
-}
-
-/// To openat2 a link where none is followed is a loop; to a person it is a link.
-fn refusal(errno: Errno) -> Errno {
-    if errno == Errno::LOOP { Errno::NOTDIR } else { errno }
 }
 
 fn make(parent: &OwnedFd, name: &str, owner: Owner) -> Result<(), Errno> {

@@ -10,6 +10,7 @@ mod attach;
 mod daemon;
 mod doors;
 mod fault;
+mod hostdir;
 mod mounter;
 mod namespaces;
 mod parent;

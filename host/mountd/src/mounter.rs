@@ -197,9 +197,14 @@ impl Mounter {
         let (device, root) = match there {
             Some((mount_id, own)) if own != self.store.shown => {
                 let text = self.processes.own_mounts()?;
-                let lines = parse(&text)?;
-                if !lines.iter().any(|line| line.mount_id == mount_id && line.source == tag(id)) {
-                    return Ok(Evidence::default());
+                let place = format!("{}/{id}", self.anchor.path);
+                let here: Vec<_> =
+                    parse(&text)?.into_iter().filter(|line| line.mount_point == place).collect();
+                match here.as_slice() {
+                    [line] if line.mount_id == mount_id && line.source == tag(id) => {}
+                    [_] => return Ok(Evidence::default()),
+                    // Somebody mounted over it, or is doing so.
+                    _ => return Ok(Evidence { holders: Vec::new(), unknown: 1 }),
                 }
                 (own, None)
             }

@@ -3,10 +3,11 @@
 //! `volumes/ID/data` is a volume's directory. No path inside it is ever resolved here but a subpath, and that beneath it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::ops::Bound;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags, RenameFlags, openat2};
+use rustix::fs::{Mode, OFlags, RenameFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use wasmvol_plan::frame::{PAGE, STRANGERS_MAX};
 use wasmvol_plan::name::Quoted;
@@ -43,17 +44,34 @@ impl Places {
     pub(crate) fn open_data(&self, id: Id, subpath: Option<&str>) -> Result<OwnedFd, Fault> {
         let data = openat2(&self.volumes, format!("{id}/data"), PLACE, Mode::empty(), BENEATH)
             .trying(format_args!("open the directory of volume `{id}`"))?;
-        let Some(subpath) = subpath else { return Ok(data) };
-        let shown = Quoted::new(subpath);
-        // Without NOFOLLOW the kernel says that it met a link.
-        let flags = PLACE.difference(OFlags::NOFOLLOW);
-        match openat2(data, subpath, flags, Mode::empty(), BENEATH) {
-            Err(Errno::LOOP | Errno::XDEV) => {
-                let why = format!("subpath {shown} leads over a link or a mount: use a directory");
-                fault(FaultKind::Denied, why)
-            }
-            other => other.trying(format_args!("open subpath {shown}")),
+        match subpath {
+            None => Ok(data),
+            Some(subpath) => open_subpath(&data, subpath),
         }
+    }
+}
+
+/// Opens a directory inside a volume's source.
+pub(crate) fn open_subpath(directory: &OwnedFd, subpath: &str) -> Result<OwnedFd, Fault> {
+    let shown = Quoted::new(subpath);
+    open_beneath(directory, subpath, BENEATH, format_args!("open subpath {shown}"))
+}
+
+/// Opens a directory beneath another; nothing on the way is followed. `what` is tried.
+pub(crate) fn open_beneath(
+    directory: &OwnedFd,
+    path: &str,
+    resolve: ResolveFlags,
+    what: impl Display,
+) -> Result<OwnedFd, Fault> {
+    // Without NOFOLLOW the kernel says that it met a link.
+    let flags = PLACE.difference(OFlags::NOFOLLOW);
+    match openat2(directory, path, flags, Mode::empty(), resolve) {
+        Err(Errno::LOOP | Errno::XDEV) => {
+            let why = "it leads over a link or a mount: use a directory";
+            fault(FaultKind::Denied, format!("cannot {what}: {why}"))
+        }
+        other => other.trying(what),
     }
 }
 

@@ -20,6 +20,8 @@ macro_rules! tests {
 
 #[path = "kernel/holders.rs"]
 mod holders;
+#[path = "kernel/hostdir.rs"]
+mod hostdir;
 #[path = "kernel/life.rs"]
 mod life;
 
@@ -45,7 +47,7 @@ fn main() {
     let asked = |name: &str| name.contains(&part) && !left_out.iter().any(|left| left == name);
     let is_root = rustix::process::geteuid().is_root();
     let [mut passed, mut failed, mut ignored, mut filtered] = [0; 4];
-    for (name, test) in [volumes::TESTS, holders::TESTS, life::TESTS].concat() {
+    for (name, test) in [volumes::TESTS, hostdir::TESTS, holders::TESTS, life::TESTS].concat() {
         let (result, count) = match () {
             () if !asked(name) => {
                 filtered += 1;

@@ -106,6 +106,12 @@ impl Kernel {
                 filesystem: "ext4".into(),
                 mount_id,
             },
+            Source::HostDirectory(directory) => Facts {
+                device: (254, 0),
+                root: directory.path.clone(),
+                filesystem: "ext4".into(),
+                mount_id,
+            },
             Source::Tmpfs(_) => {
                 let is_held = |d: &(u32, u32)| {
                     self.copies.iter().any(|copy| copy.id == id && copy.device == *d)
