@@ -97,7 +97,8 @@ fn duration(text: &str) -> Option<u64> {
 
 fn secret(text: &str) -> Option<String> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let named = !text.is_empty() && text.len() <= SECRET_MAX && text.bytes().all(plain);
+    let named =
+        (1..=SECRET_MAX).contains(&text.len()) && !text.starts_with('-') && text.bytes().all(plain);
     named.then(|| text.to_owned())
 }
 

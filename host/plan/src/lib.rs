@@ -13,5 +13,5 @@ pub mod steps;
 
 pub use frame::{Evidence, Facts, Fault, FaultKind, Release, Reply, Request, Sighting, Usage};
 pub use grants::Grants;
-pub use name::{DriverName, Id, NameError, VolumeName};
+pub use name::{DriverName, Id, NameError, SecretName, VolumeName};
 pub use plan::{Directory, HostDirectory, Owner, Plan, Source, Storage, Tmpfs};

@@ -1,4 +1,4 @@
-//! Names as they are parsed at the edge: a volume's, a driver's, and the id that every path is built from.
+//! Names as they are parsed at the edge: a volume's, a driver's, a secret's, and the id that every path is built from.
 //!
 //! A user's name never becomes a path: directories, mountpoints and trash are named by [`Id`], so that no spelling of a name can
 //! leave its directory.
@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub const VOLUME_NAME_MAX: usize = 128;
 /// Longest driver name in bytes.
 pub const DRIVER_NAME_MAX: usize = 32;
+/// Longest name of a secret in bytes.
+pub const SECRET_NAME_MAX: usize = 64;
 
 /// Why a name was refused. The text is one line whatever the name held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +33,11 @@ pub enum NameError {
         "driver name {0} is not allowed: use at most {DRIVER_NAME_MAX} lower-case letters, digits and `-`, and start with a letter"
     )]
     Driver(Quoted),
+    /// Not a secret's name. It may be the secret itself, given in the wrong place, so it is not repeated.
+    #[error(
+        "a secret's name has at most {SECRET_NAME_MAX} lower-case letters, digits and `-`, and starts with a letter or digit"
+    )]
+    Secret,
     /// Not 32 lower-case hex digits.
     #[error("{0} is no volume id: it has 32 hex digits")]
     Id(Quoted),
@@ -147,6 +154,32 @@ impl DriverName {
 }
 
 text_name!(DriverName);
+
+/// A secret's name: `[a-z0-9][a-z0-9-]{0,63}`; also the name of its file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SecretName(String);
+
+impl SecretName {
+    /// Parses a secret's name.
+    ///
+    /// # Errors
+    /// Every name outside the pattern above.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let starts = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let fits = |b: u8| starts(b) || b == b'-';
+        if text.bytes().next().is_some_and(starts)
+            && text.len() <= SECRET_NAME_MAX
+            && text.bytes().all(fits)
+        {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NameError::Secret)
+        }
+    }
+}
+
+text_name!(SecretName);
 
 /// 128 random bits, minted by each create and never used again. Written as 32 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,7 +2,7 @@
 
 #[cfg(test)]
 mod names {
-    use wasmvol_plan::{DriverName, Id, VolumeName};
+    use wasmvol_plan::{DriverName, Id, SecretName, VolumeName};
 
     #[test]
     fn a_volume_name_is_plain_text_that_starts_with_a_letter_or_digit() {
@@ -35,6 +35,17 @@ mod names {
         assert!(DriverName::parse("nfs-4").is_ok());
         for bad in ["", "4nfs", "Nfs", "n/s", "..", "n.s", &"n".repeat(33)] {
             assert!(DriverName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_secrets_name_can_be_a_file_name_and_a_bad_one_is_not_repeated() {
+        for good in ["nas", "0", "nas-2-", &"a".repeat(64)] {
+            assert_eq!(SecretName::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "-nas", "Nas", "n/s", "..", "n.new", "hunter2!", &"a".repeat(65)] {
+            let error = SecretName::parse(bad).unwrap_err().to_string();
+            assert!(bad.len() < 4 || !error.contains(bad), "{error}");
         }
     }
 

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{Description, OptionSpec, Reclaim, Value, ValueType};
-use wasmvol_plan::DriverName;
 use wasmvol_plan::name::Quoted;
+use wasmvol_plan::{DriverName, SecretName};
 
-use super::VolumeError;
+use super::{VolumeError, clear_text};
 
 /// Most options of one volume: no driver of today takes a third of it.
 const OPTIONS_MAX: usize = 64;
@@ -65,10 +65,12 @@ pub(crate) fn parse(
 ) -> Result<Options, VolumeError> {
     let mut options = Options::new();
     for (key, text) in given {
-        let Some(spec) = description.options.iter().find(|spec| &spec.key == key) else {
-            return refuse(unknown(driver, description, key));
-        };
-        options.insert(key.clone(), value(spec, text)?);
+        let spec = description.options.iter().find(|spec| &spec.key == key);
+        if is_password(spec, key, text) {
+            return refuse(password(driver, description, key));
+        }
+        let Some(spec) = spec else { return refuse(unknown(driver, description, key)) };
+        options.insert(key.clone(), value(driver, spec, text)?);
     }
     for spec in &description.options {
         if options.contains_key(&spec.key) {
@@ -76,7 +78,7 @@ pub(crate) fn parse(
         }
         match &spec.default {
             Some(text) => {
-                options.insert(spec.key.clone(), value(spec, text)?);
+                options.insert(spec.key.clone(), value(driver, spec, text)?);
             }
             None if spec.required => {
                 let OptionSpec { key, help, .. } = spec;
@@ -129,7 +131,43 @@ fn unknown(driver: &DriverName, description: &Description, key: &str) -> String 
     format!("no option {}{hint} (`{driver}` takes: {list})", Quoted::new(key))
 }
 
-fn value(spec: &OptionSpec, text: &str) -> Result<Value, VolumeError> {
+/// Whether an option that is no secret looks like a password given in clear: whoever may look at the volume would see it.
+fn is_password(spec: Option<&OptionSpec>, key: &str, text: &str) -> bool {
+    match spec.map(|spec| spec.value_type) {
+        Some(ValueType::Secret) => false,
+        Some(ValueType::Boolean) if boolean(text).is_some() => false,
+        _ => {
+            let is_named_so = clear_text::is_password_key(key) && !text.is_empty();
+            is_named_so || clear_text::holds_password(text) || clear_text::holds_password(key)
+        }
+    }
+}
+
+/// Says why and what to do instead. What was given is not repeated.
+fn password(driver: &DriverName, description: &Description, key: &str) -> String {
+    let what = if clear_text::is_password_key(key) {
+        format!("option {} looks like a password given in clear", Quoted::new(key))
+    } else if clear_text::holds_password(key) {
+        "an option holds what looks like a password given in clear".to_owned()
+    } else {
+        format!("option {} holds what looks like a password given in clear", Quoted::new(key))
+    };
+    let why = "which everybody sees who may look at the volume";
+    match description.options.iter().find(|spec| spec.value_type == ValueType::Secret) {
+        Some(OptionSpec { key, .. }) => format!(
+            "{what}, {why}: keep it with `{}` and give `-o {key}=NAME`",
+            make_secret(driver)
+        ),
+        None => format!("{what}, {why}: leave it out, since `{driver}` takes no secret"),
+    }
+}
+
+/// What an operator types so that a driver has a secret.
+fn make_secret(driver: &DriverName) -> String {
+    format!("wasmvol secret set NAME --driver {driver} --peer HOST")
+}
+
+fn value(driver: &DriverName, spec: &OptionSpec, text: &str) -> Result<Value, VolumeError> {
     let key = &spec.key;
     if text.len() > VALUE_MAX {
         let length = text.len();
@@ -146,7 +184,7 @@ fn value(spec: &OptionSpec, text: &str) -> Result<Value, VolumeError> {
         ValueType::Number => number(text).map(Value::Number),
         ValueType::Boolean => boolean(text).map(Value::Boolean),
         ValueType::Duration => duration(text).map(Value::Duration),
-        ValueType::Secret => secret(text).map(Value::Secret),
+        ValueType::Secret => SecretName::parse(text).ok().map(|name| Value::Secret(name.into())),
     };
     let wanted = match spec.value_type {
         ValueType::Text => "text",
@@ -159,7 +197,10 @@ fn value(spec: &OptionSpec, text: &str) -> Result<Value, VolumeError> {
     parsed.map_or_else(
         // A secret's text may be the secret itself, given in the wrong place: it is not repeated.
         || match spec.value_type {
-            ValueType::Secret => refuse(format!("option `{key}` is not {wanted}")),
+            ValueType::Secret => {
+                let cure = make_secret(driver);
+                refuse(format!("option `{key}` is not {wanted}: make one with `{cure}`"))
+            }
             _ => refuse(format!("option `{key}` is not {wanted}: {}", Quoted::new(text))),
         },
         Ok,
@@ -211,11 +252,6 @@ fn duration(text: &str) -> Option<u64> {
         _ => return None,
     };
     digits(count)?.checked_mul(factor)
-}
-
-fn secret(text: &str) -> Option<String> {
-    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (!text.is_empty() && text.len() <= 64 && text.bytes().all(fits)).then(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -276,13 +312,14 @@ mod tests {
 
     #[test]
     fn what_a_user_writes_is_read_as_the_contract_says() {
+        let (driver, _) = local();
         let rows = TABLE.lines().filter(|line| !line.starts_with('#'));
         let mut kept = 0;
         for row in rows {
             let cells: Vec<_> = row.split('\t').collect();
             let [value_type, text, meaning] = cells[..] else { panic!("three cells: `{row}`") };
             let value_type = serde_json::from_value(value_type.into()).expect(row);
-            let read = match value(&spec("key", value_type), text) {
+            let read = match value(&driver, &spec("key", value_type), text) {
                 Ok(Value::Text(text) | Value::Secret(text)) => text,
                 Ok(Value::Size(count) | Value::Duration(count)) => count.to_string(),
                 Ok(Value::Number(number)) => number.to_string(),
@@ -304,6 +341,48 @@ mod tests {
     fn what_may_be_a_secret_is_not_repeated() {
         let error = parsed(&[("key", "hunter2!")]).unwrap_err();
         assert!(!error.contains("hunter2"), "{error}");
+        assert!(error.contains("`wasmvol secret set NAME --driver local --peer HOST`"), "{error}");
+    }
+
+    #[test]
+    fn a_password_given_in_clear_is_refused_with_the_cure_and_not_repeated() {
+        let given = [
+            ("password", "hunter2"),
+            ("size", "password=hunter2"),
+            ("wait", "//user:hunter2@host/share"),
+            ("fast", "o=username=u,pass=hunter2"),
+            ("token", "hunter2"),
+            ("https://user:hunter2@host", ""),
+        ];
+        for (key, text) in given {
+            let error = parsed(&[(key, text)]).unwrap_err();
+            assert!(error.contains("a password given in clear"), "{key}: {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+            let cure =
+                "`wasmvol secret set NAME --driver local --peer HOST` and give `-o key=NAME`";
+            assert!(error.ends_with(cure), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_for_a_driver_that_takes_no_secret_is_to_be_left_out() {
+        let (driver, mut description) = local();
+        description.options.retain(|spec| spec.value_type != ValueType::Secret);
+        let given = BTreeMap::from([("password".to_owned(), "hunter2".to_owned())]);
+        let error = parse(&driver, &description, &given).unwrap_err().to_string();
+        assert!(error.ends_with("leave it out, since `local` takes no secret"), "{error}");
+    }
+
+    #[test]
+    fn a_flag_may_be_named_like_a_password() {
+        let (driver, mut description) = local();
+        description.options.push(spec("no-password", ValueType::Boolean));
+        let parsed = |text: &str| {
+            let given = BTreeMap::from([("no-password".to_owned(), text.to_owned())]);
+            parse(&driver, &description, &given).map_err(|e| e.to_string())
+        };
+        assert_eq!(parsed("true").unwrap()["no-password"], Value::Boolean(true));
+        assert!(!parsed("hunter2").unwrap_err().contains("hunter2"));
     }
 
     #[test]
