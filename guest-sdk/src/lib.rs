@@ -22,8 +22,8 @@ pub use error::{Error, Result};
 /// serve with an error.
 pub mod contract {
     pub use crate::bindings::wasmvol::driver::types::{
-        Device, Directory, Filesystem, HostDirectory, Image, MountOption, MountValue, Overlay,
-        Program, Share, Source, Subvolume,
+        Compression, Device, Directory, Filesystem, HostDirectory, IdMap, IdRange, Image,
+        MountOption, MountValue, Overlay, Program, Share, Source, Subvolume,
     };
 }
 

@@ -44,7 +44,7 @@ impl Plan {
     /// A plan for a source that has no builder of its own.
     #[must_use]
     pub fn new(source: Source) -> Self {
-        Self { source, read_only: false, no_exec: false, subpath: None }
+        Self { source, read_only: false, no_exec: false, subpath: None, id_map: None }
     }
 
     /// Nobody can write, also after an engine's own remount.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::net::UnixDatagram;
 use tokio::sync::oneshot;
-use wasmvol_plan::frame::{FRAME_MAX, Frame, Inventory};
+use wasmvol_plan::frame::{FRAME_MAX, Frame, Inventory, Mount};
 use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, Reply, Request, Storage, Usage,
 };
@@ -148,14 +148,14 @@ impl world::Mounter for Mounter {
     }
 
     async fn mount(&self, request: MountRequest<'_>) -> Result<Facts, Fault> {
-        let request = Request::Mount {
+        let request = Request::Mount(Box::new(Mount {
             id: request.id,
             driver: request.driver.clone(),
             storage: request.storage.clone(),
             plan: request.plan.clone(),
             peer: request.peer,
             last: request.last.cloned(),
-        };
+        }));
         match self.ask(request, MOUNT_DEADLINE).await? {
             Reply::Mounted(facts) => Ok(facts),
             other => Err(unexpected(&other)),

@@ -46,7 +46,7 @@ const MISDEEDS: [(&str, &str); 15] = [
     ("large-state", "driver broke the contract: state has 65537 bytes: at most 65536 are allowed"),
     ("giant-state", "driver asked for more than its limit of 1 MiB in one answer"),
     ("bad-mode", "driver broke the contract: mode 10755 is not allowed"),
-    ("image", "storage `image` is not served by this version of wasmvol"),
+    ("image", "images are not granted: load the driver again with `--grant image`"),
     ("log-huge", "driver asked for more than its limit of 1 MiB in one answer"),
 ];
 

@@ -4,7 +4,7 @@
 //! mountpoints through a writable clone that is attached nowhere. It is shared, so that an engine in a slave namespace sees volumes
 //! come and go. Everything is done relative to its fd: whoever mounts over the path changes nothing here.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, Mode, StatxFlags};
 use rustix::io::Errno;
@@ -76,6 +76,11 @@ impl Anchor {
         mount_setattr(&writable, NONE, read_only, Propagation::PRIVATE).trying(what)?;
         let (mount_id, device) = identity(&root, "").trying(what)?;
         Ok(Self { path, device, mount_id, root, writable })
+    }
+
+    /// Its fd, for a child to keep.
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
     }
 
     /// The number of the mount on a volume's mountpoint, and the device that it shows.

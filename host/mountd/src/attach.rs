@@ -4,189 +4,124 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{FileType, Mode, OFlags, StatVfsMountFlags, openat2};
 use rustix::io::Errno;
-use rustix::mount::open_tree;
+use wasmvol_plan::frame::Mount;
 use wasmvol_plan::grants::GRANTS_MAX;
 use wasmvol_plan::mountinfo::Entry;
-use wasmvol_plan::{DriverName, Facts, Fault, FaultKind, Grants, Id, Plan, Source, Storage};
+use wasmvol_plan::{DriverName, Facts, Fault, FaultKind, Grants, Id, Plan};
 
-use crate::anchor::{CLONE, Device, NONE, identity, superblock};
+use crate::anchor::{Device, NONE, identity};
 use crate::fault::{Context, fault};
+use crate::kinds::{self, Assembled, Shows};
 use crate::mounter::{Mounter, Place, facts_of};
 use crate::places::BENEATH;
 use crate::scan;
-use crate::storage::open_subpath;
 use crate::sys::{Flags, Propagation, mount_setattr};
 
 /// The source of a superblock that is one volume's own: by it the volume is known in every namespace.
 pub(crate) fn tag(id: Id) -> String {
     format!("{TAG}{id}")
 }
-const TAG: &str = "wasmvol-";
-
-/// A directory that becomes a volume, and what mountinfo will show of it.
-struct Origin {
-    directory: OwnedFd,
-    device: Device,
-    root: String,
-    filesystem: String,
-}
-
-/// What mountinfo will show of a tree. A file system may show its files another device than its mounts.
-fn facts(plan: &Plan, origin: Option<Origin>, tree: &OwnedFd) -> Result<Facts, Fault> {
-    let (mount_id, own) = identity(tree, "").trying("look at the new mount")?;
-    let (device, root, filesystem) = match origin {
-        None => (own, "/".to_owned(), "tmpfs".to_owned()),
-        Some(_) if plan.read_only => (own, "/".to_owned(), "overlay".to_owned()),
-        Some(Origin { device, root, filesystem, .. }) => (device, root, filesystem),
-    };
-    Ok(Facts { device, root, filesystem, mount_id })
-}
+pub(crate) const TAG: &str = "wasmvol-";
 
 impl Mounter {
     /// Mounts a volume, or answers the facts of the mount that is there.
-    pub(crate) fn mount(
-        &self,
-        id: Id,
-        driver: &DriverName,
-        storage: &Storage,
-        plan: &Plan,
-        peer: Option<u32>,
-        last: Option<&Facts>,
-    ) -> Result<Facts, Fault> {
-        let grants = self.grants(driver)?;
-        storage.check(&grants)?;
-        plan.check(storage, &grants)?;
-        if self.anchor.mounted(id)?.is_some() {
-            let facts = self.existing(id, plan)?;
-            return self.show_to(peer, id, &facts).map(|()| facts);
+    pub(crate) fn mount(&self, wanted: &Mount) -> Result<Facts, Fault> {
+        if let Some(facts) = self.mounted(wanted)? {
+            return Ok(facts);
         }
+        let grants = self.grants(&wanted.driver)?;
         self.kill.at("attach.begin");
-        let origin = self.origin(id, plan, &grants)?;
-        let tree = self.assemble(id, plan, origin.as_ref(), last)?;
-        restrict(&tree, plan, &grants)?;
-        let facts = facts(plan, origin, &tree)?;
-        self.kill.at("attach.assembled");
-        let shown = self.commit(id, &tree, &facts).and_then(|()| self.show_to(peer, id, &facts));
-        // An open fd would keep the mount busy.
-        drop(tree);
-        match shown {
-            Ok(()) => Ok(facts),
-            Err(first) => match self.take_away(id) {
-                Ok(_) => Err(first),
-                Err(undo) => fault(first.kind, format!("{first}; and undoing it failed: {undo}")),
-            },
-        }
+        let assembled = self.assemble(wanted, &grants)?;
+        self.attach(wanted, &grants, assembled)
     }
 
-    fn commit(&self, id: Id, tree: &OwnedFd, facts: &Facts) -> Result<(), Fault> {
+    /// Checks a plan; the facts of the mount that is there, if one is.
+    pub(crate) fn mounted(&self, wanted: &Mount) -> Result<Option<Facts>, Fault> {
+        let grants = self.grants(&wanted.driver)?;
+        wanted.storage.check(&grants)?;
+        wanted.plan.check(&wanted.storage, &grants)?;
+        if self.anchor.mounted(wanted.id)?.is_none() {
+            return Ok(None);
+        }
+        let facts = self.existing(wanted)?;
+        self.show_to(wanted.peer, wanted.id, &facts).map(|()| Some(facts))
+    }
+
+    /// Puts a tree on the mountpoint, restricted and verified.
+    pub(crate) fn attach(
+        &self,
+        wanted: &Mount,
+        grants: &Grants,
+        Assembled { tree, shows }: Assembled,
+    ) -> Result<Facts, Fault> {
+        let id = wanted.id;
+        if wanted.plan.id_map.is_some() {
+            return kinds::unserved("id maps");
+        }
+        restrict(&tree, &wanted.plan, grants)?;
+        let (mount_id, own) = identity(&tree, "").trying("look at the new mount")?;
+        self.kill.at("attach.assembled");
+        let shown = self.commit(id, &tree, mount_id).and_then(|()| {
+            let facts = self.facts(shows, mount_id, own)?;
+            self.show_to(wanted.peer, id, &facts).map(|()| facts)
+        });
+        // An open fd would keep the mount busy.
+        drop(tree);
+        shown.or_else(|first| match self.take_away(id) {
+            Ok(_) => Err(first),
+            Err(undo) => fault(first.kind, format!("{first}; and undoing it failed: {undo}")),
+        })
+    }
+
+    fn commit(&self, id: Id, tree: &OwnedFd, mount_id: u64) -> Result<(), Fault> {
         self.anchor.attach(id, tree)?;
         self.kill.at("attach.moved");
         // On the anchor it became shared: containers could send mounts back.
         mount_setattr(tree, NONE, NONE, Propagation::PRIVATE).trying("make a mount private")?;
         self.kill.at("attach.private");
         match self.anchor.mounted(id)? {
-            Some((mount_id, _)) if mount_id == facts.mount_id => Ok(()),
+            Some((there, _)) if there == mount_id => Ok(()),
             _ => fault(FaultKind::Failed, format!("something else was mounted for `{id}`")),
         }
     }
 
-    /// The facts of a mount that is there, if it is what the plan would make.
-    fn existing(&self, id: Id, plan: &Plan) -> Result<Facts, Fault> {
-        let (mount_id, _) =
-            identity(&self.anchor.open_volume(id)?, "").trying("look at a mount")?;
-        let text = self.processes.own_mounts()?;
-        let own = |line: &Entry<'_>, kind| line.source == tag(id) && line.filesystem == kind;
-        let is_it = |line: &&Entry<'_>| match &plan.source {
-            Source::Tmpfs(_) => own(line, "tmpfs"),
-            Source::Storage | Source::HostDirectory(_) if plan.read_only => own(line, "overlay"),
-            Source::Storage => {
-                let root = self.store.data(id, plan.subpath.as_deref());
-                line.device == self.store.device && line.root == root
+    /// What mountinfo shows of a new mount, read there only where its kind cannot know it.
+    fn facts(&self, shows: Shows, mount_id: u64, own: Device) -> Result<Facts, Fault> {
+        let (device, root, filesystem) = match shows {
+            Shows::Own(kind) => (own, "/".to_owned(), kind.to_owned()),
+            Shows::Place(Place { device, root, filesystem, .. }) => (device, root, filesystem),
+            Shows::Unknown => {
+                let facts = self.line(mount_id, |line| line.map(facts_of))?;
+                return facts.ok_or(Errno::NOENT).trying("find the new mount among this process's");
             }
-            // The directory may have got another name since.
-            Source::HostDirectory(_) => !line.source.starts_with(TAG),
         };
-        let line = scan::parse(&text)?.into_iter().find(|line| line.mount_id == mount_id);
-        match line.as_ref().filter(is_it) {
-            Some(line) => Ok(facts_of(line)),
-            None => {
-                fault(FaultKind::Busy, format!("something else is mounted at `{id}`: umount it"))
-            }
-        }
+        Ok(Facts { device, root, filesystem, mount_id })
     }
 
-    /// The directory that is to be shown, and where it lies; none where the file system is the volume's own.
-    fn origin(&self, id: Id, plan: &Plan, grants: &Grants) -> Result<Option<Origin>, Fault> {
-        match &plan.source {
-            Source::Tmpfs(_) => Ok(None),
-            Source::Storage => {
-                let subpath = plan.subpath.as_deref();
-                let directory = self.places.open_data(id, subpath)?;
-                let (device, root) = (self.store.device, self.store.data(id, subpath));
-                Ok(Some(Origin {
-                    directory,
-                    device,
-                    root,
-                    filesystem: self.store.filesystem.clone(),
-                }))
-            }
-            Source::HostDirectory(wanted) => {
-                let directory = self.places.open_host_directory(wanted, grants)?;
-                let directory = match &plan.subpath {
-                    None => directory,
-                    Some(subpath) => open_subpath(&directory, subpath)?,
-                };
-                let text = self.processes.own_mounts()?;
-                let Place { device, root, filesystem, .. } =
-                    Place::of(&directory, &scan::parse(&text)?)?;
-                Ok(Some(Origin { directory, device, root, filesystem }))
-            }
-        }
-    }
-
-    fn assemble(
+    /// What `look` makes of the line of a mount in this process's mountinfo.
+    fn line<T>(
         &self,
-        id: Id,
-        plan: &Plan,
-        origin: Option<&Origin>,
-        last: Option<&Facts>,
-    ) -> Result<OwnedFd, Fault> {
-        let source = ("source", tag(id));
-        match (&plan.source, origin) {
-            (_, Some(origin)) if plan.read_only => {
-                // An overlay without an upper layer refuses writes whatever an engine's remount says.
-                let fds = [origin.directory.as_raw_fd(), self.places.empty.as_raw_fd()];
-                let layers = fds.map(|fd| format!("/proc/self/fd/{fd}")).join(":");
-                superblock("overlay", &[source, ("lowerdir", layers)], true)
-            }
-            (_, Some(origin)) => open_tree(&origin.directory, "", CLONE)
-                .trying(format_args!("clone the directory of `{id}`")),
-            (Source::Tmpfs(tmpfs), None) => {
-                // What is in memory lives as long as anybody has it: a second tmpfs would hide it.
-                if let Some(last) = last.filter(|last| last.filesystem == "tmpfs")
-                    && let Some(tree) = self.processes.take_back(last, &tag(id))?
-                {
-                    return Ok(tree);
-                }
-                let owner = tmpfs.owner;
-                let mut options = vec![
-                    source,
-                    ("mode", format!("{:04o}", owner.mode)),
-                    ("uid", owner.uid.to_string()),
-                    ("gid", owner.gid.to_string()),
-                ];
-                options.extend(tmpfs.size.map(|size| ("size", size.to_string())));
-                options.extend(tmpfs.inodes.map(|inodes| ("nr_inodes", inodes.to_string())));
-                superblock("tmpfs", &options, plan.read_only)
-            }
-            (Source::Storage | Source::HostDirectory(_), None) => {
-                fault(FaultKind::Missing, format!("volume `{id}` has no directory"))
-            }
-        }
+        mount_id: u64,
+        look: impl FnOnce(Option<&Entry<'_>>) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
+        let text = self.processes.own_mounts()?;
+        Ok(look(scan::parse(&text)?.iter().find(|line| line.mount_id == mount_id)))
+    }
+
+    /// The facts of a mount that is there, if it is what the plan would make.
+    fn existing(&self, wanted: &Mount) -> Result<Facts, Fault> {
+        let id = wanted.id;
+        let mount_id = self.anchor.mounted(id)?.map_or(0, |(mount_id, _)| mount_id);
+        let is_it = |line: &&Entry<'_>| kinds::is_it(self, wanted, line);
+        let facts = self.line(mount_id, |line| line.filter(is_it).map(facts_of))?;
+        facts.map_or_else(
+            || fault(FaultKind::Busy, format!("something else is mounted at `{id}`: umount it")),
+            Ok,
+        )
     }
 
     /// What the operator granted to a driver, from a file that only root may have written.

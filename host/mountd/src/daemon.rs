@@ -167,7 +167,7 @@ impl Daemon {
                 },
             }
         }
-        for reply in mounter.serve(requests) {
+        for reply in mounter.serve(requests).into_iter().chain(mounter.work()) {
             self.queue(reply);
         }
         there && self.send()

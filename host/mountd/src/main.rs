@@ -10,7 +10,7 @@ mod attach;
 mod daemon;
 mod doors;
 mod fault;
-mod hostdir;
+mod kinds;
 mod mounter;
 mod namespaces;
 mod parent;

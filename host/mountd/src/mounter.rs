@@ -2,7 +2,7 @@
 //!
 //! What has to be durable is synced once a round.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
@@ -19,6 +19,8 @@ use wasmvol_plan::{
 use crate::anchor::{Anchor, Device, NONE, identity};
 use crate::attach::tag;
 use crate::fault::{Context, fault};
+use crate::kinds;
+use crate::kinds::job::Jobs;
 use crate::places::{Places, path_of};
 use crate::scan::{Processes, Target, names, parse};
 use crate::storage::{page, sync};
@@ -34,6 +36,7 @@ pub(crate) struct Mounter {
     pub(crate) kill: KillAt,
     /// Whether something was moved into the trash since this was last asked.
     pub(crate) discarded: Cell<bool>,
+    pub(crate) jobs: RefCell<Jobs>,
 }
 
 /// Where a directory lies, as mountinfo shows a mount of it.
@@ -59,6 +62,11 @@ impl Place {
             Some(Self { device: line.device, shown, filesystem: line.filesystem.to_string(), root })
         });
         place.ok_or(Errno::XDEV).trying(format_args!("find `{path}` among this process's mounts"))
+    }
+
+    /// The same file system, at another root.
+    pub(crate) fn at(&self, root: String) -> Self {
+        Self { root, filesystem: self.filesystem.clone(), ..*self }
     }
 
     /// Root of a mount of a volume's directory, or of one inside it, where this is `volumes/`.
@@ -117,7 +125,8 @@ impl Mounter {
             }
         }
         let kill = KillAt::from_environment();
-        Ok(Self { places, anchor, processes, store, kill, discarded: Cell::new(false) })
+        let (discarded, jobs) = (Cell::new(false), RefCell::default());
+        Ok(Self { places, anchor, processes, store, kill, discarded, jobs })
     }
 
     /// Answers a round of requests. Those that need no sync go first; durable ones share theirs.
@@ -126,14 +135,15 @@ impl Mounter {
         let (mut makes, mut trashes) = (Vec::new(), Vec::new());
         for Frame { number, body } in round {
             let reply = match body {
+                slow if kinds::is_slow(&slow) => {
+                    self.jobs.borrow_mut().queue(number, slow);
+                    continue;
+                }
                 Request::Survey { kind, after } => self.survey(kind, after),
                 Request::Usage(id) => self.usage(id).map(Reply::Used),
                 Request::Scan(id) => self.scan(id).map(Reply::Scanned),
                 Request::Unmount(id) => self.unmount(id).map(Reply::Unmounted),
-                Request::Mount { id, driver, storage, plan, peer, last } => {
-                    let facts = self.mount(id, &driver, &storage, &plan, peer, last.as_ref());
-                    facts.map(Reply::Mounted)
-                }
+                Request::Mount(wanted) => self.mount(&wanted).map(Reply::Mounted),
                 Request::Make { id, driver, storage } => {
                     makes.push((number, id, driver, storage));
                     continue;
@@ -158,7 +168,7 @@ impl Mounter {
         self.kill.at("make.begin");
         let make = |(_, id, driver, storage): &(u64, Id, DriverName, Storage)| {
             storage.check(&self.grants(driver)?)?;
-            self.places.make(*id, storage)
+            self.make_storage(*id, storage)
         };
         let made: Vec<_> = wanted.iter().map(make).collect();
         self.kill.at("make.made");
@@ -201,7 +211,7 @@ impl Mounter {
                 let here: Vec<_> =
                     parse(&text)?.into_iter().filter(|line| line.mount_point == place).collect();
                 match here.as_slice() {
-                    [line] if line.mount_id == mount_id && line.source == tag(id) => {}
+                    [line] if line.mount_id == mount_id && kinds::is_own(id, line) => {}
                     [_] => return Ok(Evidence::default()),
                     // Somebody mounted over it, or is doing so.
                     _ => return Ok(Evidence { holders: Vec::new(), unknown: 1 }),

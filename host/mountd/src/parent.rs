@@ -112,11 +112,13 @@ impl Parent {
 
     /// Sleeps until something is to do.
     fn wait(&self, signals: &OwnedFd) {
-        let daemon = self.daemon.as_ref();
+        let (daemon, jobs) = (self.daemon.as_ref(), self.mounter.jobs.borrow());
+        let talks = daemon.filter(|daemon| daemon.leaves_by.is_none());
         let times = [
             Some(self.start_at).filter(|_| daemon.is_none() && self.drain_until.is_none()),
             self.reap_at.filter(|_| self.reaper.is_none()),
             self.reaper.map(|(_, deadline)| deadline),
+            talks.and(jobs.next()),
             daemon.and_then(|daemon| daemon.leaves_by),
             self.drain_until,
         ];
@@ -126,7 +128,8 @@ impl Parent {
             Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() }
         });
         let mut files = vec![PollFd::new(signals, PollFlags::IN)];
-        if let Some(daemon) = daemon.filter(|daemon| daemon.leaves_by.is_none()) {
+        if let Some(daemon) = talks {
+            files.extend(jobs.files().map(|job| PollFd::new(job, PollFlags::IN)));
             let flags = if daemon.outbox.is_empty() { PollFlags::IN } else { PollFlags::OUT };
             files.push(PollFd::new(&daemon.socket, flags));
         }
@@ -155,7 +158,9 @@ impl Parent {
             {
                 self.reap_at.get_or_insert(Instant::now() + REAP_AGAIN);
             }
+            self.mounter.jobs.borrow_mut().ended(pid);
             if let Some(daemon) = self.daemon.take_if(|daemon| daemon.pid == pid) {
+                self.mounter.jobs.borrow_mut().forget();
                 let (code, signal) = (status.exit_status(), status.terminating_signal());
                 if self.drain_until.is_some() {
                     let ended = if signal == Some(Signal::TERM.as_raw()) { Some(0) } else { code };

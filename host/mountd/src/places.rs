@@ -4,7 +4,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::time::{Duration, Instant};
 
@@ -88,6 +88,11 @@ impl Places {
             return fault(FaultKind::Invalid, format!("{why}: {cure}"));
         }
         Ok(places)
+    }
+
+    /// What a child that makes or mounts a volume needs.
+    pub(crate) fn of_a_child(&self) -> Vec<BorrowedFd<'_>> {
+        [&self.volumes, &self.trash, &self.grants, &self.empty].map(AsFd::as_fd).into()
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2};
 use rustix::io::Errno;
@@ -57,6 +57,11 @@ impl Processes {
         let proc = rustix::fs::open("/proc", DIRECTORY, Mode::empty()).trying("open `/proc`")?;
         let namespace = open_file(&proc, "self/ns/mnt").trying("open `/proc/self/ns/mnt`")?;
         Ok(Self { proc, namespace, devices: std::cell::RefCell::default() })
+    }
+
+    /// What a child keeps of it.
+    pub(crate) fn files(&self) -> [BorrowedFd<'_>; 2] {
+        [self.proc.as_fd(), self.namespace.as_fd()]
     }
 
     /// The mountinfo of this process.

@@ -1,6 +1,6 @@
-//! Storage beneath the state directory: made, moved into the trash, opened for a mount, listed.
+//! Storage beneath the state directory: moved into the trash, opened for a mount, listed. What it is made of is its kind's.
 //!
-//! `volumes/ID/data` is a volume's directory. No path inside it is ever resolved here but a subpath, and that beneath it.
+//! No path inside a volume is ever resolved here but a subpath, and that beneath it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -11,42 +11,21 @@ use rustix::fs::{Mode, OFlags, RenameFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use wasmvol_plan::frame::{PAGE, STRANGERS_MAX};
 use wasmvol_plan::name::Quoted;
-use wasmvol_plan::{Facts, Fault, FaultKind, Id, Reply, Storage};
+use wasmvol_plan::{Facts, Fault, FaultKind, Id, Reply};
 
 use crate::fault::{Context, fault};
-use crate::places::{BENEATH, PLACE, Places, make_and_open, own};
+use crate::places::{BENEATH, PLACE, Places};
 
 /// Most bytes of the entries of one page: with the strangers and the last entry's root they fit a frame.
 const PAGE_BYTES: usize = 40 * 1024;
 
 impl Places {
-    /// Makes one volume's storage; what has to be synced comes back.
-    pub(crate) fn make(&self, id: Id, storage: &Storage) -> Result<Vec<OwnedFd>, Fault> {
-        let what = format_args!("make the directory of volume `{id}`");
-        let Storage::Directory(directory) = storage else { return Ok(Vec::new()) };
-        let outer = make_and_open(&self.volumes, &id.to_string(), BENEATH).trying(what)?;
-        let data = make_and_open(&outer, "data", BENEATH).trying(what)?;
-        let owner = directory.owner;
-        own(&data, owner.uid, owner.gid, Mode::from_raw_mode(owner.mode)).trying(what)?;
-        Ok(vec![data, outer])
-    }
-
     /// Moves a volume's storage into the trash, if there is any.
     pub(crate) fn discard(&self, id: Id) -> Result<(), Fault> {
         let (name, flags) = (id.to_string(), RenameFlags::NOREPLACE);
         match rustix::fs::renameat_with(&self.volumes, &name, &self.trash, &name, flags) {
             Err(Errno::NOENT) => Ok(()),
             other => other.trying(format_args!("move volume `{id}` into the trash")),
-        }
-    }
-
-    /// Opens a volume's directory, or one inside it.
-    pub(crate) fn open_data(&self, id: Id, subpath: Option<&str>) -> Result<OwnedFd, Fault> {
-        let data = openat2(&self.volumes, format!("{id}/data"), PLACE, Mode::empty(), BENEATH)
-            .trying(format_args!("open the directory of volume `{id}`"))?;
-        match subpath {
-            None => Ok(data),
-            Some(subpath) => open_subpath(&data, subpath),
         }
     }
 }

@@ -103,26 +103,58 @@ pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
 pub(crate) fn fork(fds: &[BorrowedFd<'_>], run: impl FnOnce() -> i32) -> Result<Pid, Errno> {
     let copies: Vec<OwnedFd> =
         fds.iter().map(|fd| fcntl_dupfd_cloexec(fd, WAITING_FD)).collect::<Result<_, _>>()?;
+    split(|| {
+        let mut next = FIRST_FD;
+        for copy in &copies {
+            // SAFETY: both are plain numbers. What `next` was before belongs to a value of the parent's that the child never
+            // touches: it leaves by `_exit` or exec.
+            if unsafe { libc::dup2(copy.as_raw_fd(), next) } < 0 {
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(126) }
+            }
+            next += 1;
+        }
+        close_between(next, RawFd::MAX);
+        run()
+    })
+}
+
+/// Starts a child that has only stdio and `keep`, under the numbers that they have; it ends with what `run` returns. It must not
+/// touch any other file of the parent's.
+pub(crate) fn fork_keeping(
+    keep: &[BorrowedFd<'_>],
+    run: impl FnOnce() -> i32,
+) -> Result<Pid, Errno> {
+    let mut numbers: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+    numbers.sort_unstable();
+    split(|| {
+        let mut next = FIRST_FD;
+        for number in numbers {
+            close_between(next, number - 1);
+            next = number + 1;
+        }
+        close_between(next, RawFd::MAX);
+        run()
+    })
+}
+
+fn split(child: impl FnOnce() -> i32) -> Result<Pid, Errno> {
     // SAFETY: this process has one thread, so the child may do all that the parent could.
     let pid = done(unsafe { libc::fork() })?;
     if let Some(pid) = Pid::from_raw(pid) {
         return Ok(pid);
     }
-    let mut next = FIRST_FD;
-    for copy in &copies {
-        // SAFETY: both are plain numbers. What `next` was before belongs to a value of the parent's that the child never
-        // touches: it leaves by `_exit` or exec.
-        if unsafe { libc::dup2(copy.as_raw_fd(), next) } < 0 {
-            // SAFETY: ends the process.
-            unsafe { libc::_exit(126) }
-        }
-        next += 1;
-    }
-    // SAFETY: as above; everything beyond the child's own files goes.
-    unsafe { libc::close_range(next.unsigned_abs(), u32::MAX, 0) };
-    let code = catch_unwind(AssertUnwindSafe(run)).unwrap_or(101);
+    let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(101);
     // SAFETY: ends the child without running what the parent meant for its own end.
     unsafe { libc::_exit(code) }
+}
+
+/// Closes a child's files with these numbers.
+fn close_between(first: RawFd, last: RawFd) {
+    if first <= last {
+        // SAFETY: what has these numbers belongs to values of the parent's that the child never touches.
+        unsafe { libc::close_range(first.unsigned_abs(), last.unsigned_abs(), 0) };
+    }
 }
 
 /// Replaces this process by the program behind `program`, with this environment and no other; returns only on failure.

@@ -34,20 +34,7 @@ pub enum Request {
         storage: Storage,
     },
     /// Mount a volume at its mountpoint. Already mounted there: its facts.
-    Mount {
-        /// The volume.
-        id: Id,
-        /// Whose grants apply.
-        driver: DriverName,
-        /// What was made at create.
-        storage: Storage,
-        /// How it is mounted.
-        plan: Plan,
-        /// The process that asked (SO_PEERCRED): its mount namespace must see the result. None for the CLI and recovery.
-        peer: Option<u32>,
-        /// Facts of the mount that this one follows in the same boot: a superblock that a container still holds is taken back.
-        last: Option<Facts>,
-    },
+    Mount(Box<Mount>),
     /// Unmount a volume unless somebody holds it.
     Unmount(Id),
     /// Who holds a volume.
@@ -56,6 +43,23 @@ pub enum Request {
     Trash(Id),
     /// Size and use of a mounted volume, as statfs tells.
     Usage(Id),
+}
+
+/// What [`Request::Mount`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// The volume.
+    pub id: Id,
+    /// Whose grants apply.
+    pub driver: DriverName,
+    /// What was made at create.
+    pub storage: Storage,
+    /// How it is mounted.
+    pub plan: Plan,
+    /// The process that asked (SO_PEERCRED): its mount namespace must see the result. None for the CLI and recovery.
+    pub peer: Option<u32>,
+    /// Facts of the mount that this one follows in the same boot: a superblock that a container still holds is taken back.
+    pub last: Option<Facts>,
 }
 
 /// A directory that [`Request::Survey`] lists.

@@ -5,12 +5,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::kinds::host_directory::is_absolute;
+use crate::kinds::share::ShareGrant;
 use crate::name::Quoted;
-use crate::path::{PATH_MAX, is_plain, rest};
 use crate::{Fault, FaultKind};
 
 /// Most bytes of a grants file: two hundred lines with their comments. Who reads it stops one byte later.
 pub const GRANTS_MAX: usize = 16 * 1024;
+
+/// What a line may be.
+const GRANTS: &str = "use `suid`, `dev`, `image`, `host-directory=PATH`, `device=PATH`, `share=KIND:HOST` or `program=NAME`";
 
 /// What one driver was given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +25,14 @@ pub struct Grants {
     pub dev: bool,
     /// Directories of the host; what is beneath each is granted with it.
     pub host_directories: Vec<String>,
+    /// Files with a file system inside.
+    pub image: bool,
+    /// File systems that servers share.
+    pub shares: Vec<ShareGrant>,
+    /// Block devices, or directories of them.
+    pub devices: Vec<String>,
+    /// Programs that serve a file system.
+    pub programs: Vec<String>,
 }
 
 impl Grants {
@@ -43,30 +55,25 @@ impl Grants {
                 ("", "") => {}
                 ("suid", "") => grants.suid = true,
                 ("dev", "") => grants.dev = true,
-                ("host-directory", path) if is_directory(path) => {
+                ("image", "") => grants.image = true,
+                ("host-directory", path) if is_absolute(path) => {
                     grants.host_directories.push(path.to_owned());
                 }
-                ("host-directory", _) => {
+                ("device", path) if is_absolute(path) => grants.devices.push(path.to_owned()),
+                ("host-directory" | "device", _) => {
                     return Err(add("use an absolute path without `.`, `..` and `//`, not `/`"));
                 }
-                _ => return Err(add("use `suid`, `dev` or `host-directory=PATH`")),
+                ("share", share) => {
+                    let parsed = ShareGrant::parse(share).ok_or_else(|| {
+                        add("use `share=KIND:` with a host name, an address or a network")
+                    });
+                    grants.shares.push(parsed?);
+                }
+                ("program", name) if is_program(name) => grants.programs.push(name.to_owned()),
+                _ => return Err(add(GRANTS)),
             }
         }
         Ok(grants)
-    }
-
-    /// The granted root that a path is beneath, and what is left of the path, which is empty for the root itself.
-    ///
-    /// # Errors
-    /// `Denied` names the grant to add.
-    pub fn host_directory<'a>(&'a self, path: &'a str) -> Result<(&'a str, &'a str), Fault> {
-        let found =
-            self.host_directories.iter().find_map(|root| Some((root.as_str(), rest(root, path)?)));
-        found.ok_or_else(|| {
-            let path = Quoted::new(path);
-            let cure = "load the driver again with `--grant host-directory=PATH` for it or a directory above it";
-            Fault::new(FaultKind::Denied, format!("directory {path} of the host is not granted: {cure}"))
-        })
     }
 }
 
@@ -77,7 +84,6 @@ fn without_comment(line: &str) -> &str {
     comment.map_or(line, |at| &line[..at]).trim()
 }
 
-/// All of the host is no directory to grant: who has it is root.
-fn is_directory(path: &str) -> bool {
-    path.len() <= PATH_MAX && path.strip_prefix('/').is_some_and(is_plain)
+fn is_program(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }

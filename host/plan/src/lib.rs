@@ -5,6 +5,7 @@
 
 pub mod frame;
 pub mod grants;
+pub mod kinds;
 pub mod mountinfo;
 pub mod name;
 pub mod path;
@@ -13,5 +14,16 @@ pub mod steps;
 
 pub use frame::{Evidence, Facts, Fault, FaultKind, Release, Reply, Request, Sighting, Usage};
 pub use grants::Grants;
+pub use kinds::device::Device;
+pub use kinds::directory::Directory;
+pub use kinds::host_directory::HostDirectory;
+pub use kinds::image::{Filesystem, Image};
+pub use kinds::options::{MountOption, MountValue};
+pub use kinds::overlay::Overlay;
+pub use kinds::peer::Peer;
+pub use kinds::program::Program;
+pub use kinds::share::{Share, ShareGrant};
+pub use kinds::subvolume::{Compression, Subvolume};
+pub use kinds::tmpfs::Tmpfs;
 pub use name::{DriverName, Id, NameError, SecretName, VolumeName};
-pub use plan::{Directory, HostDirectory, Owner, Plan, Source, Storage, Tmpfs};
+pub use plan::{IdMap, IdRange, Owner, Plan, Source, Storage};

@@ -5,6 +5,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::kinds::device::Device;
+use crate::kinds::directory::Directory;
+use crate::kinds::host_directory::HostDirectory;
+use crate::kinds::image::Image;
+use crate::kinds::overlay::Overlay;
+use crate::kinds::program::Program;
+use crate::kinds::share::Share;
+use crate::kinds::subvolume::Subvolume;
+use crate::kinds::tmpfs::Tmpfs;
 use crate::name::Quoted;
 use crate::path::{PATH_MAX, is_plain};
 use crate::{Fault, FaultKind, Grants};
@@ -20,15 +29,6 @@ pub struct Owner {
     pub mode: u32,
 }
 
-/// A directory beneath the state directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Directory {
-    /// Owner of the directory.
-    pub owner: Owner,
-    /// Most bytes it may hold; no host serves this yet, so `Some` is refused by [`Storage::check`].
-    pub limit: Option<u64>,
-}
-
 /// What the host makes for a volume when it is created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -37,26 +37,10 @@ pub enum Storage {
     None,
     /// A directory.
     Directory(Directory),
-}
-
-/// A file system in memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tmpfs {
-    /// Most bytes; the kernel's default is half of the memory.
-    pub size: Option<u64>,
-    /// Most inodes.
-    pub inodes: Option<u64>,
-    /// Owner of its root.
-    pub owner: Owner,
-}
-
-/// A directory of the host, beneath a root that the operator granted: `host-directory=ROOT`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostDirectory {
-    /// Absolute, without `.`, `..` and empty parts.
-    pub path: String,
-    /// Where it is missing it is made, with this owner; parents that are missing too belong to root.
-    pub make: Option<Owner>,
+    /// A file with a file system inside.
+    Image(Image),
+    /// A btrfs subvolume.
+    Subvolume(Subvolume),
 }
 
 /// Where a volume's data is.
@@ -69,6 +53,14 @@ pub enum Source {
     Tmpfs(Tmpfs),
     /// A directory that is there without the volume, and that others may use.
     HostDirectory(HostDirectory),
+    /// What a server shares.
+    Share(Share),
+    /// A layer over directories.
+    Overlay(Overlay),
+    /// A file system on a block device.
+    Device(Device),
+    /// A file system that a program serves.
+    Program(Program),
 }
 
 /// How a volume is mounted: everything but the target, which mountd derives from the id.
@@ -82,7 +74,32 @@ pub struct Plan {
     pub no_exec: bool,
     /// A directory inside the source.
     pub subpath: Option<String>,
+    /// Owners are shown as other ids than the disk has.
+    pub id_map: Option<IdMap>,
 }
+
+/// How owners on the disk are shown in the volume: an idmapped mount, mount_setattr(2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// Ranges of users.
+    pub users: Vec<IdRange>,
+    /// Ranges of groups.
+    pub groups: Vec<IdRange>,
+}
+
+/// `count` ids from `disk` on are shown as those from `shown` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The first id on the disk.
+    pub disk: u32,
+    /// The id that it is shown as.
+    pub shown: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// Most ranges of one map; the kernel takes 340.
+const RANGES_MAX: usize = 16;
 
 fn invalid<T>(why: impl Into<String>) -> Result<T, Fault> {
     Err(Fault::new(FaultKind::Invalid, why))
@@ -93,13 +110,12 @@ impl Storage {
     ///
     /// # Errors
     /// `Denied` names the grant to add, `Invalid` the value that no host can serve.
-    pub fn check(&self, _grants: &Grants) -> Result<(), Fault> {
+    pub fn check(&self, grants: &Grants) -> Result<(), Fault> {
         match self {
             Self::None => Ok(()),
-            Self::Directory(Directory { limit: Some(_), .. }) => invalid(
-                "a directory has no size of its own: use `-o driver=tmpfs -o size=…` for a volume that has one",
-            ),
-            Self::Directory(Directory { owner, limit: None }) => owner.check(),
+            Self::Directory(directory) => directory.check(),
+            Self::Image(image) => image.check(grants),
+            Self::Subvolume(subvolume) => subvolume.check(),
         }
     }
 }
@@ -110,33 +126,44 @@ impl Plan {
     /// # Errors
     /// `Denied` names the grant to add, `Invalid` the value that no host can serve.
     pub fn check(&self, storage: &Storage, grants: &Grants) -> Result<(), Fault> {
-        match (&self.source, &self.subpath) {
-            (Source::Storage, _) if *storage == Storage::None => {
+        self.subpath.as_deref().map_or(Ok(()), check_subpath)?;
+        self.id_map.as_ref().map_or(Ok(()), IdMap::check)?;
+        match &self.source {
+            Source::Storage if *storage == Storage::None => {
                 invalid("plan mounts the volume's storage, but none was made at create")
             }
-            (Source::Storage, Some(subpath)) => check_subpath(subpath),
-            (Source::Storage, None) => Ok(()),
-            (Source::Tmpfs(_), Some(_)) => invalid("a new tmpfs is empty: it has no subpath"),
-            (Source::Tmpfs(tmpfs), None) => tmpfs.check(),
-            (Source::HostDirectory(directory), subpath) => {
-                subpath.as_deref().map_or(Ok(()), check_subpath)?;
-                directory.check(grants)
+            Source::Tmpfs(_) if self.subpath.is_some() => {
+                invalid("a new tmpfs is empty: it has no subpath")
             }
+            Source::Storage => Ok(()),
+            Source::Tmpfs(tmpfs) => tmpfs.check(),
+            Source::HostDirectory(directory) => directory.check(grants),
+            Source::Share(share) => share.check(grants),
+            Source::Overlay(overlay) => overlay.check(storage, grants),
+            Source::Device(device) => device.check(grants),
+            Source::Program(program) => program.check(grants),
         }
     }
 }
 
-impl HostDirectory {
-    fn check(&self, grants: &Grants) -> Result<(), Fault> {
-        let beneath = self.path.strip_prefix('/').filter(|path| is_plain(path));
-        if beneath.is_none() || self.path.len() > PATH_MAX {
-            let shown = Quoted::new(&self.path);
-            return invalid(format!(
-                "directory {shown} is not allowed: use an absolute path without `.`, `..` and `//`"
-            ));
+impl IdMap {
+    fn check(&self) -> Result<(), Fault> {
+        for ranges in [&self.users, &self.groups] {
+            if ranges.is_empty() || ranges.len() > RANGES_MAX {
+                return invalid(format!(
+                    "an id map has 1 to {RANGES_MAX} ranges of users and of groups"
+                ));
+            }
+            let ends = |range: &IdRange| {
+                range.count > 0
+                    && range.disk.checked_add(range.count).is_some()
+                    && range.shown.checked_add(range.count).is_some()
+            };
+            if !ranges.iter().all(ends) {
+                return invalid("a range of an id map is empty or goes beyond the last id");
+            }
         }
-        grants.host_directory(&self.path)?;
-        self.make.map_or(Ok(()), Owner::check)
+        Ok(())
     }
 }
 
@@ -154,16 +181,6 @@ impl Owner {
             return invalid(format!("mode {:o} is not allowed: use at most 7777", self.mode));
         }
         Ok(())
-    }
-}
-
-impl Tmpfs {
-    fn check(&self) -> Result<(), Fault> {
-        // To the kernel 0 means "without a limit".
-        if self.size == Some(0) || self.inodes == Some(0) {
-            return invalid("a tmpfs with 0 as `size` or `inodes` holds nothing: use at least 1");
-        }
-        self.owner.check()
     }
 }
 

@@ -76,7 +76,7 @@ mod plan {
 
     fn plan(source: Source, subpath: Option<&str>) -> Plan {
         let subpath = subpath.map(str::to_owned);
-        Plan { source, read_only: true, no_exec: true, subpath }
+        Plan { source, read_only: true, no_exec: true, subpath, id_map: None }
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod mountinfo {
 #[cfg(test)]
 mod frame {
     use proptest::prelude::*;
-    use wasmvol_plan::frame::{FRAME_MAX, Frame};
+    use wasmvol_plan::frame::{FRAME_MAX, Frame, Mount};
     use wasmvol_plan::{
         Directory, DriverName, Facts, Fault, FaultKind, Id, Owner, Plan, Reply, Request, Source,
         Storage, Tmpfs,
@@ -253,7 +253,7 @@ mod frame {
             filesystem: "tmpfs".to_owned(),
             mount_id: 612,
         };
-        let body = Request::Mount {
+        let body = Request::Mount(Box::new(Mount {
             id: Id::from_bits(u128::MAX),
             driver: DriverName::parse("tmpfs").unwrap(),
             storage: Storage::Directory(Directory { owner, limit: None }),
@@ -262,10 +262,11 @@ mod frame {
                 read_only: true,
                 no_exec: false,
                 subpath: Some("a/b".to_owned()),
+                id_map: None,
             },
             peer: Some(1),
             last: Some(facts),
-        };
+        }));
         Frame { number: u64::MAX, body }
     }
 

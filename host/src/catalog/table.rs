@@ -141,7 +141,7 @@ mod tests {
             Facts { device: (0, 63), root: "/".into(), filesystem: "tmpfs".into(), mount_id: 7 };
         let holders = r#"[{"id":"a","count":2,"caller":{"engine":{"pid":7,"start":9}},"since":1}]"#;
         let source = Source::Storage;
-        let plan = Plan { source, read_only: false, no_exec: false, subpath: None };
+        let plan = Plan { source, read_only: false, no_exec: false, subpath: None, id_map: None };
         let holders = serde_json::from_str(holders).unwrap();
         MountRow { id: Id::from_bits(id), facts, plan, holders }
     }

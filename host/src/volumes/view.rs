@@ -241,10 +241,12 @@ fn option(value: &OptionValue) -> Cow<'_, str> {
     }
 }
 
-/// Without storage of the host's making a plan can only be a tmpfs: [`wasmvol_plan::Plan::check`] refuses anything else.
+/// What the host made; what a plan mounts without it is the driver's.
 fn storage(storage: &Storage) -> &'static str {
     match storage {
-        Storage::None => "memory",
+        Storage::None => "none",
         Storage::Directory(_) => "directory",
+        Storage::Image(_) => "image",
+        Storage::Subvolume(_) => "subvolume",
     }
 }

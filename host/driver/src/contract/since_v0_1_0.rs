@@ -5,11 +5,7 @@
 
 use wasmtime::Store;
 use wasmtime::component::{Component, HasSelf, Linker};
-use wasmvol_plan::path::PATH_MAX;
-use wasmvol_plan::plan::check_subpath;
-use wasmvol_plan::{
-    Directory, DriverName, HostDirectory, Id, Owner, Plan, Source, Storage, Tmpfs, VolumeName,
-};
+use wasmvol_plan::{DriverName, Id, Plan, VolumeName};
 
 use crate::LoadError;
 use crate::answer::{
@@ -23,10 +19,13 @@ use crate::types::{
     ValueType, Volume,
 };
 
+mod answers;
+
 mod generated {
     wasmtime::component::bindgen!({ path: "../../wit/since_v0.1.0", world: "driver" });
 }
 
+use answers::{plan, storage};
 use generated::DriverPre;
 use generated::exports::wasmvol::driver::volumes as wire;
 use generated::exports::wasmvol::driver::volumes::Guest;
@@ -180,52 +179,6 @@ fn failed(error: types::Error) -> CallError {
 fn state(state: Vec<u8>) -> Result<Vec<u8>, CallError> {
     count("state", state.len(), STATE_MAX, "bytes")?;
     Ok(state)
-}
-
-fn owner(owner: types::Owner) -> Result<Owner, CallError> {
-    let types::Owner { uid, gid, mode } = owner;
-    let owner = Owner { uid, gid, mode };
-    owner.check().map_err(|fault| broken(fault.message))?;
-    Ok(owner)
-}
-
-fn storage(storage: types::Storage) -> Result<Storage, CallError> {
-    match storage {
-        types::Storage::None => Ok(Storage::None),
-        types::Storage::Directory(types::Directory { owner: by, limit }) => {
-            Ok(Storage::Directory(Directory { owner: owner(by)?, limit }))
-        }
-        types::Storage::Image(_) => Err(unserved("storage `image`")),
-        types::Storage::Subvolume(_) => Err(unserved("storage `subvolume`")),
-    }
-}
-
-fn plan(plan: types::Plan) -> Result<Plan, CallError> {
-    let source = match plan.source {
-        types::Source::Storage => Source::Storage,
-        types::Source::Tmpfs(types::Tmpfs { size, inodes, owner: by }) => {
-            Source::Tmpfs(Tmpfs { size, inodes, owner: owner(by)? })
-        }
-        types::Source::HostDirectory(types::HostDirectory { path, make }) => {
-            let make = make.map(owner).transpose()?;
-            let path = line("path", path, PATH_MAX)?;
-            Source::HostDirectory(HostDirectory { path, make })
-        }
-        types::Source::Share(_) => return Err(unserved("source `share`")),
-        types::Source::Overlay(_) => return Err(unserved("source `overlay`")),
-        types::Source::Device(_) => return Err(unserved("source `device`")),
-        types::Source::Program(_) => return Err(unserved("source `program`")),
-        types::Source::Served => return Err(unserved("source `served`")),
-    };
-    if let Some(subpath) = &plan.subpath {
-        check_subpath(subpath).map_err(|fault| broken(fault.message))?;
-    }
-    let types::Plan { read_only, no_exec, subpath, .. } = plan;
-    Ok(Plan { source, read_only, no_exec, subpath })
-}
-
-fn unserved(what: &str) -> CallError {
-    CallError::Unsupported(what.to_owned())
 }
 
 fn found(found: wire::Found) -> Result<Found, CallError> {

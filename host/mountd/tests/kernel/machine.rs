@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, test_kill_process};
-use wasmvol_plan::frame::{Frame, Inventory};
+use wasmvol_plan::frame::{Frame, Inventory, Mount};
 use wasmvol_plan::{
     Directory, DriverName, Facts, Fault, Id, Owner, Plan, Release, Reply, Request, Source, Storage,
     Tmpfs,
@@ -346,7 +346,7 @@ pub(crate) fn directory() -> Storage {
 
 /// A plan that mounts the volume's directory.
 pub(crate) fn plain() -> Plan {
-    Plan { source: Source::Storage, read_only: false, no_exec: false, subpath: None }
+    Plan { source: Source::Storage, read_only: false, no_exec: false, subpath: None, id_map: None }
 }
 
 /// A plan that mounts a tmpfs of one MiB.
@@ -356,5 +356,5 @@ pub(crate) fn tmpfs() -> Plan {
 }
 
 pub(crate) fn mount_request(id: Id, plan: Plan, peer: Option<u32>, last: Option<Facts>) -> Request {
-    Request::Mount { id, driver: driver(), storage: directory(), plan, peer, last }
+    Request::Mount(Box::new(Mount { id, driver: driver(), storage: directory(), plan, peer, last }))
 }

@@ -193,7 +193,7 @@ impl Drivers for Sim {
             "tmpfs" => Source::Tmpfs(Tmpfs { size: None, inodes: None, owner }),
             _ => Source::Storage,
         };
-        Ok(Plan { source, read_only: false, no_exec: false, subpath: None })
+        Ok(Plan { source, read_only: false, no_exec: false, subpath: None, id_map: None })
     }
 
     async fn list(&self, driver: &DriverName) -> Result<Vec<Found>, CallError> {

@@ -112,6 +112,10 @@ impl Kernel {
                 filesystem: "ext4".into(),
                 mount_id,
             },
+            // No driver of the model asks for these.
+            Source::Share(_) | Source::Overlay(_) | Source::Device(_) | Source::Program(_) => {
+                return Err(Fault::new(FaultKind::Invalid, "the model has no such kind"));
+            }
             Source::Tmpfs(_) => {
                 let is_held = |d: &(u32, u32)| {
                     self.copies.iter().any(|copy| copy.id == id && copy.device == *d)

@@ -143,8 +143,13 @@ impl Guest for Hostile {
     fn path(volume: Volume) -> Result<Plan, Error> {
         let act = act(&volume.options);
         misbehave(&act);
-        let mut plan =
-            Plan { source: Source::Storage, read_only: false, no_exec: false, subpath: None };
+        let mut plan = Plan {
+            source: Source::Storage,
+            read_only: false,
+            no_exec: false,
+            subpath: None,
+            id_map: None,
+        };
         let owner = Owner { uid: 0, gid: 0, mode: u32::MAX };
         match act.as_str() {
             "parent" => plan.subpath = Some("a/../../b".to_owned()),

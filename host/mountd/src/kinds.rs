@@ -1,0 +1,109 @@
+//! What root makes of a plan: each kind of storage and of source has a file of its own beneath here.
+//!
+//! Called by `mounter` and `attach`. A kind opens or makes the data and hands over a tree that is attached nowhere; flags, the commit
+//! and everything after it are the core's. What may take longer than a frame may wait runs in a child: see [`job`].
+
+mod device;
+mod directory;
+mod host_directory;
+mod image;
+pub(crate) mod job;
+mod overlay;
+mod program;
+mod share;
+mod subvolume;
+mod tmpfs;
+
+use std::os::fd::OwnedFd;
+
+use wasmvol_plan::frame::Mount;
+use wasmvol_plan::mountinfo::Entry;
+use wasmvol_plan::{Fault, FaultKind, Grants, Id, Request, Source, Storage};
+
+use crate::attach::{TAG, tag};
+use crate::fault::fault;
+use crate::mounter::{Mounter, Place};
+
+/// A tree that is attached nowhere, and what mountinfo will show of it.
+pub(crate) struct Assembled {
+    pub(crate) tree: OwnedFd,
+    pub(crate) shows: Shows,
+}
+
+/// What mountinfo will show of a tree.
+pub(crate) enum Shows {
+    /// The root of a file system of the volume's own, of this type.
+    Own(&'static str),
+    /// A directory that lies somewhere. A file system may show its files another device than its mounts.
+    Place(Place),
+    /// Known only once it is attached.
+    Unknown,
+}
+
+/// Whether a request may take longer than the others can wait.
+pub(crate) fn is_slow(request: &Request) -> bool {
+    match request {
+        Request::Make { storage, .. } => matches!(storage, Storage::Image(_)),
+        Request::Mount(wanted) => match wanted.plan.source {
+            Source::Share(_) | Source::Device(_) | Source::Program(_) => true,
+            Source::Storage => matches!(wanted.storage, Storage::Image(_)),
+            Source::Tmpfs(_) | Source::HostDirectory(_) | Source::Overlay(_) => false,
+        },
+        _ => false,
+    }
+}
+
+/// Whether a line of mountinfo is what a plan makes.
+pub(crate) fn is_it(mounter: &Mounter, wanted: &Mount, line: &Entry<'_>) -> bool {
+    let own = |kind| line.source == tag(wanted.id) && line.filesystem == kind;
+    match (&wanted.plan.source, &wanted.storage) {
+        (Source::Tmpfs(_), _) => own("tmpfs"),
+        (Source::Overlay(_), _) => own("overlay"),
+        (Source::Storage, Storage::Image(image)) => image::is_it(wanted.id, image, line),
+        (Source::Storage | Source::HostDirectory(_), _) if wanted.plan.read_only => own("overlay"),
+        (Source::Storage, _) => directory::is_it(mounter, wanted, line),
+        // The directory may have got another name since.
+        (Source::HostDirectory(_), _) => !line.source.starts_with(TAG),
+        (Source::Share(share), _) => share::is_it(share, line),
+        (Source::Device(device), _) => device::is_it(device, line),
+        (Source::Program(_), _) => program::is_it(line),
+    }
+}
+
+/// Whether the superblock of a line is one volume's own: who shows it, shows the volume.
+pub(crate) fn is_own(id: Id, line: &Entry<'_>) -> bool {
+    line.source == tag(id) || image::backs(id, line)
+}
+
+impl Mounter {
+    /// Makes one volume's storage; what has to be synced comes back.
+    pub(crate) fn make_storage(&self, id: Id, storage: &Storage) -> Result<Vec<OwnedFd>, Fault> {
+        match storage {
+            Storage::None => Ok(Vec::new()),
+            Storage::Directory(wanted) => directory::make(&self.places, id, wanted),
+            Storage::Image(wanted) => image::make(&self.places, id, wanted),
+            Storage::Subvolume(wanted) => subvolume::make(&self.places, id, wanted),
+        }
+    }
+
+    /// Makes the tree of a plan.
+    pub(crate) fn assemble(&self, wanted: &Mount, grants: &Grants) -> Result<Assembled, Fault> {
+        match (&wanted.plan.source, &wanted.storage) {
+            (Source::Storage, Storage::Image(image)) => image::assemble(self, wanted, image),
+            (Source::Storage, _) => directory::assemble(self, wanted),
+            (Source::Tmpfs(tmpfs), _) => tmpfs::assemble(self, wanted, tmpfs),
+            (Source::HostDirectory(directory), _) => {
+                host_directory::assemble(self, wanted, directory, grants)
+            }
+            (Source::Share(share), _) => share::assemble(self, wanted, share, grants),
+            (Source::Overlay(overlay), _) => overlay::assemble(self, wanted, overlay, grants),
+            (Source::Device(device), _) => device::assemble(self, wanted, device),
+            (Source::Program(program), _) => program::assemble(self, wanted, program),
+        }
+    }
+}
+
+/// A kind that this host does not serve yet.
+pub(crate) fn unserved<T>(what: &str) -> Result<T, Fault> {
+    fault(FaultKind::Invalid, format!("this host does not serve {what}"))
+}

@@ -1,0 +1,68 @@
+//! A directory of the volume's own, `volumes/ID/data`: made, opened, and shown at the mountpoint. Read-only, it is an overlay without an
+//! upper layer: that refuses writes whatever an engine's remount says.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::fs::{Mode, openat2};
+use rustix::mount::open_tree;
+use wasmvol_plan::frame::Mount;
+use wasmvol_plan::mountinfo::Entry;
+use wasmvol_plan::{Directory, Fault, Id};
+
+use super::{Assembled, Shows};
+use crate::anchor::{CLONE, superblock};
+use crate::attach::tag;
+use crate::fault::Context;
+use crate::mounter::{Mounter, Place};
+use crate::places::{BENEATH, PLACE, Places, make_and_open, own};
+use crate::storage::open_subpath;
+
+pub(super) fn make(places: &Places, id: Id, wanted: &Directory) -> Result<Vec<OwnedFd>, Fault> {
+    let what = format_args!("make the directory of volume `{id}`");
+    let outer = make_and_open(&places.volumes, &id.to_string(), BENEATH).trying(what)?;
+    let data = make_and_open(&outer, "data", BENEATH).trying(what)?;
+    let owner = wanted.owner;
+    own(&data, owner.uid, owner.gid, Mode::from_raw_mode(owner.mode)).trying(what)?;
+    Ok(vec![data, outer])
+}
+
+/// Opens a volume's directory.
+pub(super) fn open(places: &Places, id: Id) -> Result<OwnedFd, Fault> {
+    openat2(&places.volumes, format!("{id}/data"), PLACE, Mode::empty(), BENEATH)
+        .trying(format_args!("open the directory of volume `{id}`"))
+}
+
+pub(super) fn assemble(mounter: &Mounter, wanted: &Mount) -> Result<Assembled, Fault> {
+    let directory = open(&mounter.places, wanted.id)?;
+    let subpath = wanted.plan.subpath.as_deref();
+    let directory = match subpath {
+        None => directory,
+        Some(subpath) => open_subpath(&directory, subpath)?,
+    };
+    let root = mounter.store.data(wanted.id, subpath);
+    show(mounter, wanted, &directory, || Ok(mounter.store.at(root)))
+}
+
+pub(super) fn is_it(mounter: &Mounter, wanted: &Mount, line: &Entry<'_>) -> bool {
+    let root = mounter.store.data(wanted.id, wanted.plan.subpath.as_deref());
+    line.device == mounter.store.device && line.root == root
+}
+
+/// Shows a directory at the mountpoint. `place` tells where it lies.
+pub(super) fn show(
+    mounter: &Mounter,
+    wanted: &Mount,
+    directory: &OwnedFd,
+    place: impl FnOnce() -> Result<Place, Fault>,
+) -> Result<Assembled, Fault> {
+    if wanted.plan.read_only {
+        let fds = [directory.as_raw_fd(), mounter.places.empty.as_raw_fd()];
+        let layers = fds.map(|fd| format!("/proc/self/fd/{fd}")).join(":");
+        let options = [("source", tag(wanted.id)), ("lowerdir", layers)];
+        let tree = superblock("overlay", &options, true)?;
+        return Ok(Assembled { tree, shows: Shows::Own("overlay") });
+    }
+    let what = format_args!("clone the directory of `{}`", wanted.id);
+    let tree = open_tree(directory, "", CLONE).trying(what)?;
+    Ok(Assembled { tree, shows: Shows::Place(place()?) })
+}

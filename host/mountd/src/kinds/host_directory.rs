@@ -1,0 +1,92 @@
+//! Directories of the host that an operator granted: opened beneath their granted root, made where a plan says so.
+//!
+//! The root is the operator's word and may be a link; beneath it nothing is followed, so that who may write there cannot lead a
+//! mount elsewhere. What holds wasmvol's own directories is refused, whatever was granted: secrets lie there.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use wasmvol_plan::frame::Mount;
+use wasmvol_plan::name::Quoted;
+use wasmvol_plan::path::rest;
+use wasmvol_plan::{Fault, FaultKind, Grants, HostDirectory, Owner};
+
+use super::{Assembled, directory};
+use crate::fault::{Context, fault};
+use crate::mounter::{Mounter, Place};
+use crate::places::{PLACE, Places, own, path_of};
+use crate::scan::parse;
+use crate::storage::{open_beneath, open_subpath};
+
+/// Beneath a granted root; mounts of the operator's may lie there.
+const INSIDE: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+/// Who owns the missing parents of a directory that is made.
+const PARENT: Owner = Owner { uid: 0, gid: 0, mode: 0o755 };
+
+pub(super) fn assemble(
+    mounter: &Mounter,
+    wanted: &Mount,
+    directory: &HostDirectory,
+    grants: &Grants,
+) -> Result<Assembled, Fault> {
+    let found = open(&mounter.places, directory, grants)?;
+    let found = match &wanted.plan.subpath {
+        None => found,
+        Some(subpath) => open_subpath(&found, subpath)?,
+    };
+    directory::show(mounter, wanted, &found, || {
+        let text = mounter.processes.own_mounts()?;
+        Place::of(&found, &parse(&text)?)
+    })
+}
+
+/// Opens a granted directory; makes it and its missing parents if the plan says so.
+pub(super) fn open(
+    places: &Places,
+    wanted: &HostDirectory,
+    grants: &Grants,
+) -> Result<OwnedFd, Fault> {
+    let (root, inside) = grants.host_directory(&wanted.path)?;
+    let what = format!("open the host's directory {}", Quoted::new(&wanted.path));
+    let flags = PLACE.difference(OFlags::NOFOLLOW);
+    let mut place = rustix::fs::open(root, flags, Mode::empty()).trying(&what)?;
+    let mut parts = inside.split('/').filter(|part| !part.is_empty()).peekable();
+    while let Some(part) = parts.next() {
+        let open = || open_beneath(&place, part, INSIDE, &what);
+        place = match (open(), wanted.make) {
+            (Err(missing), Some(owner)) if missing.kind == FaultKind::Missing => {
+                let owner = if parts.peek().is_some() { PARENT } else { owner };
+                make(&place, part, owner).trying(&what)?;
+                open()?
+            }
+            (opened, _) => opened?,
+        };
+    }
+    refuse_own(places, &path_of(&place)?)?;
+    Ok(place)
+}
+
+/// Refuses a directory that holds one of ours, or lies in one.
+fn refuse_own(places: &Places, path: &str) -> Result<(), Fault> {
+    for own in [&places.runtime, &places.state, &places.config] {
+        if rest(own, path).is_some() || rest(path, own).is_some() || path == "/" {
+            let why = "wasmvol keeps its own files there: use another directory";
+            return fault(FaultKind::Denied, format!("{} is refused: {why}", Quoted::new(path)));
+        }
+    }
+    Ok(())
+}
+
+fn make(parent: &OwnedFd, name: &str, owner: Owner) -> Result<(), Errno> {
+    match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) => {}
+        // Somebody else made it meanwhile, and it is theirs.
+        Err(Errno::EXIST) => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = openat2(parent, name, flags, Mode::empty(), INSIDE)?;
+    own(&made, owner.uid, owner.gid, Mode::from_raw_mode(owner.mode))
+}

@@ -1,0 +1,289 @@
+//! Slow work: what may take longer than the other requests can wait runs in a child with a deadline, and hands back a tree.
+//!
+//! `mounter` queues such requests, the parent's loop starts them, hears them and ends them. At most one child works for a volume:
+//! one that cannot be killed, because its server is gone, delays its own volume only. A child has root and mountd's directories, but
+//! none of its sockets and locks; it dies with mountd. What it hands over is attached nowhere, so a killed child leaves nothing.
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg,
+};
+use rustix::process::{Pid, Signal, kill_process_group};
+use wasmvol_plan::frame::{FRAME_MAX, Frame};
+use wasmvol_plan::{Fault, FaultKind, Id, Reply, Request};
+
+use super::{Assembled, Shows};
+use crate::daemon::die_with;
+use crate::fault::{Context, fault};
+use crate::mounter::Mounter;
+use crate::storage::sync;
+use crate::sys;
+
+/// Most children at once: as many mounts of servers begin at a boot, and each is a process.
+const JOBS_MAX: usize = 16;
+/// How long a request waits for a child before it and takes itself; the daemon waits longer, so that it hears why.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a child says: an answer, and the tree that belongs to a mount.
+type Said = (Reply, Option<OwnedFd>);
+
+/// The slow requests.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    waiting: VecDeque<Waiting>,
+    running: Vec<Job>,
+}
+
+struct Waiting {
+    number: u64,
+    request: Request,
+    until: Instant,
+}
+
+struct Job {
+    pid: Pid,
+    socket: OwnedFd,
+    id: Id,
+    until: Instant,
+    /// Nobody is there any more to speak.
+    has_ended: bool,
+    /// What to answer; none once that is done, or once nobody waits for it.
+    asked: Option<(u64, Request)>,
+}
+
+impl Jobs {
+    /// Takes a request that is slow.
+    pub(crate) fn queue(&mut self, number: u64, request: Request) {
+        self.waiting.push_back(Waiting { number, request, until: Instant::now() + DEADLINE });
+    }
+
+    /// Forgets what the daemon that has gone wanted; what runs is ended.
+    pub(crate) fn forget(&mut self) {
+        self.waiting.clear();
+        for job in &mut self.running {
+            job.asked = None;
+            job.kill();
+        }
+    }
+
+    /// A child has ended. What it has said is still to be heard.
+    pub(crate) fn ended(&mut self, pid: Pid) {
+        self.running.retain(|job| job.pid != pid || job.asked.is_some());
+        for job in self.running.iter_mut().filter(|job| job.pid == pid) {
+            job.has_ended = true;
+            job.until = Instant::now();
+        }
+    }
+
+    /// What to wait for.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.running.iter().filter(|job| job.asked.is_some()).map(|job| &job.socket)
+    }
+
+    /// When something is to be done.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let asked = self.running.iter().filter(|job| job.asked.is_some());
+        let running = asked.map(|job| job.until);
+        running.chain(self.waiting.iter().map(|waiting| waiting.until)).min()
+    }
+
+    /// The first waiting request whose volume has no child.
+    fn startable(&mut self) -> Option<Waiting> {
+        let busy = |id: Id| self.running.iter().any(|job| job.id == id);
+        let room = self.running.len() < JOBS_MAX;
+        let at = self.waiting.iter().position(|waiting| room && !busy(id_of(&waiting.request)))?;
+        self.waiting.remove(at)
+    }
+
+    /// The requests that have waited for too long.
+    fn late(&mut self) -> Vec<u64> {
+        let now = Instant::now();
+        // They came in order, and each may wait equally long.
+        let late = self.waiting.iter().take_while(|waiting| waiting.until <= now).count();
+        self.waiting.drain(..late).map(|waiting| waiting.number).collect()
+    }
+}
+
+impl Job {
+    fn kill(&self) {
+        // It and what it started are a group of their own; to have ended already is no failure.
+        let _ended = kill_process_group(self.pid, Signal::KILL);
+    }
+
+    /// What the child says, once it says it, has ended, or is late.
+    fn hear(&self) -> Option<Result<Said, Fault>> {
+        self.asked.as_ref()?;
+        let heard = receive(&self.socket);
+        match heard {
+            Ok(Some(heard)) => Some(Ok(heard)),
+            Ok(None) => Some(fault(
+                FaultKind::Failed,
+                format!("the work for volume `{}` broke off", self.id),
+            )),
+            Err(_) if self.until > Instant::now() => None,
+            Err(_) => {
+                self.kill();
+                let (id, seconds) = (self.id, DEADLINE.as_secs());
+                Some(fault(
+                    FaultKind::Failed,
+                    format!(
+                        "the work for volume `{id}` did not end within {seconds} s: see whether its server answers"
+                    ),
+                ))
+            }
+        }
+    }
+}
+
+impl Mounter {
+    /// Starts what can be started, and answers what has ended.
+    pub(crate) fn work(&self) -> Vec<Frame<Reply>> {
+        let mut answers = self.hear();
+        let mut jobs = self.jobs.borrow_mut();
+        while let Some(Waiting { number, request, .. }) = jobs.startable() {
+            match self.begin(&request) {
+                Ok(None) => {}
+                Ok(Some(reply)) => {
+                    answers.push(Frame { number, body: reply });
+                    continue;
+                }
+                Err(fault) => {
+                    answers.push(Frame { number, body: Reply::Failed(fault) });
+                    continue;
+                }
+            }
+            match self.start(number, request) {
+                Ok(job) => jobs.running.push(job),
+                Err(fault) => answers.push(Frame { number, body: Reply::Failed(fault) }),
+            }
+        }
+        let why = "an earlier request for it, or 16 for others, did not end: try again";
+        let busy = Reply::Failed(Fault::new(FaultKind::Busy, why));
+        answers.extend(jobs.late().into_iter().map(|number| Frame { number, body: busy.clone() }));
+        answers
+    }
+
+    fn hear(&self) -> Vec<Frame<Reply>> {
+        let mut heard = Vec::new();
+        let mut jobs = self.jobs.borrow_mut();
+        for job in &mut jobs.running {
+            if let Some(result) = job.hear() {
+                heard.extend(job.asked.take().map(|asked| (asked, result)));
+            }
+        }
+        jobs.running.retain(|job| !job.has_ended || job.asked.is_some());
+        drop(jobs);
+        let answer = |((number, request), said): ((u64, Request), Result<Said, Fault>)| {
+            let body = said.and_then(|(reply, tree)| self.end(&request, reply, tree));
+            Frame { number, body: body.unwrap_or_else(Reply::Failed) }
+        };
+        heard.into_iter().map(answer).collect()
+    }
+
+    /// What can be answered without a child.
+    fn begin(&self, request: &Request) -> Result<Option<Reply>, Fault> {
+        match request {
+            Request::Mount(wanted) => self.mounted(wanted).map(|facts| facts.map(Reply::Mounted)),
+            _ => Ok(None),
+        }
+    }
+
+    /// What the parent does with the child's answer.
+    fn end(&self, request: &Request, reply: Reply, tree: Option<OwnedFd>) -> Result<Reply, Fault> {
+        match (request, tree) {
+            (Request::Mount(wanted), Some(tree)) => {
+                let assembled = Assembled { tree, shows: Shows::Unknown };
+                let grants = self.grants(&wanted.driver)?;
+                self.attach(wanted, &grants, assembled).map(Reply::Mounted)
+            }
+            _ => Ok(reply),
+        }
+    }
+
+    fn start(&self, number: u64, request: Request) -> Result<Job, Fault> {
+        let what = "start a child";
+        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = rustix::net::socketpair(family, kind, flags, None).trying(what)?;
+        let parent = rustix::process::getpid();
+        let mut keep = self.places.of_a_child();
+        keep.extend([self.anchor.root(), self.anchor.writable.as_fd(), theirs.as_fd()]);
+        keep.extend(self.processes.files());
+        let pid = sys::fork_keeping(&keep, || {
+            let prepare = || {
+                rustix::process::setsid()?;
+                sys::unblock_signals()?;
+                die_with(parent)
+            };
+            let done = prepare().trying("prepare a child").and_then(|()| self.child(&request));
+            let (reply, tree) = done.unwrap_or_else(|fault| (Reply::Failed(fault), None));
+            i32::from(send(&theirs, reply, tree.as_ref()).is_err())
+        });
+        let pid = pid.trying(what)?;
+        let (id, until) = (id_of(&request), Instant::now() + DEADLINE);
+        let asked = Some((number, request));
+        Ok(Job { pid, socket: ours, id, until, has_ended: false, asked })
+    }
+
+    /// The child's whole life.
+    fn child(&self, request: &Request) -> Result<Said, Fault> {
+        match request {
+            Request::Mount(wanted) => {
+                let grants = self.grants(&wanted.driver)?;
+                let Assembled { tree, .. } = self.assemble(wanted, &grants)?;
+                Ok((Reply::Made, Some(tree)))
+            }
+            Request::Make { id, driver, storage } => {
+                storage.check(&self.grants(driver)?)?;
+                let made = self.make_storage(*id, storage)?;
+                made.iter().try_for_each(|made| sync(made, "a new volume"))?;
+                sync(&self.places.volumes, "volumes")?;
+                Ok((Reply::Made, None))
+            }
+            _ => fault(FaultKind::Invalid, "this request needs no child"),
+        }
+    }
+}
+
+/// The volume that a slow request is about.
+fn id_of(request: &Request) -> Id {
+    match request {
+        Request::Make { id, .. } => *id,
+        Request::Mount(wanted) => wanted.id,
+        Request::Unmount(id) | Request::Scan(id) | Request::Trash(id) | Request::Usage(id) => *id,
+        Request::Survey { .. } => Id::from_bits(0),
+    }
+}
+
+fn send(socket: &OwnedFd, reply: Reply, tree: Option<&OwnedFd>) -> Result<(), Errno> {
+    let bytes = Frame { number: 0, body: reply }.encode().map_err(|_| Errno::MSGSIZE)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<BorrowedFd<'_>> = tree.iter().map(|tree| tree.as_fd()).collect();
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL).map(|_| ())
+}
+
+/// One answer with the file that came along; `None` at the end, an error where nothing has come yet.
+fn receive(socket: &OwnedFd) -> Result<Option<Said>, Errno> {
+    let mut bytes = vec![0u8; FRAME_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let heard = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags)?;
+    let tree = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    let frame = Frame::<Reply>::decode(bytes.get(..heard.bytes).unwrap_or_default());
+    Ok(frame.ok().map(|frame| (frame.body, tree)))
+}

@@ -1,0 +1,34 @@
+//! A private writable layer over directories that stay as they are: the volume's own directory is the layer, the directories
+//! beneath it are granted by `host-directory=ROOT`.
+
+use serde::{Deserialize, Serialize};
+
+use super::host_directory::check_granted;
+use super::invalid;
+use crate::{Fault, Grants, Storage};
+
+/// Most directories beneath a layer; the kernel takes 500.
+const LOWER_MAX: usize = 16;
+
+/// An overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// Absolute paths, the topmost first.
+    pub lower: Vec<String>,
+    /// Nothing is synced: faster, and lost with a crash of the machine.
+    pub volatile: bool,
+}
+
+impl Overlay {
+    pub(crate) fn check(&self, storage: &Storage, grants: &Grants) -> Result<(), Fault> {
+        if !matches!(storage, Storage::Directory(_)) {
+            return invalid(
+                "an overlay keeps its layer in a directory, but none was made at create",
+            );
+        }
+        if self.lower.is_empty() || self.lower.len() > LOWER_MAX {
+            return invalid(format!("an overlay lies over 1 to {LOWER_MAX} directories"));
+        }
+        self.lower.iter().try_for_each(|path| check_granted(path, grants))
+    }
+}
