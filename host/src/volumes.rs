@@ -158,6 +158,14 @@ pub(crate) enum VolumeError {
     /// mountd or a grant refused.
     #[error(transparent)]
     Fault(#[from] Fault),
+    /// What a driver answered is not granted, or no host can serve it.
+    #[error("driver `{driver}`: {fault}")]
+    Refused {
+        /// Whose answer.
+        driver: DriverName,
+        /// Why.
+        fault: Fault,
+    },
     /// A store could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -121,7 +121,8 @@ impl<W: World> Volumes<W> {
         let created =
             created.map_err(|error| VolumeError::Driver { driver: driver.clone(), error })?;
         self.step("create.driver").await;
-        created.storage.check(&drivers.grants(driver)?)?;
+        let checked = created.storage.check(&drivers.grants(driver)?);
+        checked.map_err(|fault| VolumeError::Refused { driver: driver.clone(), fault })?;
         self.world.mounter().make(*id, driver, &created.storage).await?;
         self.step("create.made").await;
         record.phase = Phase::Ready;

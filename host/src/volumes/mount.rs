@@ -127,7 +127,8 @@ impl<W: World> Volumes<W> {
                 plan.map_err(|error| VolumeError::Driver { driver: driver.clone(), error })?
             }
         };
-        plan.check(&storage, &drivers.grants(&driver)?)?;
+        let checked = plan.check(&storage, &drivers.grants(&driver)?);
+        checked.map_err(|fault| VolumeError::Refused { driver: driver.clone(), fault })?;
         self.step("mount.planned").await;
         let request = MountRequest {
             id,
