@@ -1,13 +1,14 @@
 #!/bin/sh
-# The tests that need no engine, on the kernel of Debian's cloud images, in a virtual machine: `tests/vm.sh [FILTER]...`.
+# The tests that need no engine, on the kernel of Debian's cloud images, in a virtual machine: `tests/vm.sh [FILTER]`.
 #
 # Called by tests/run.sh after everything was built. Older kernels lack system calls that a newer one has (Linux 6.1 of Debian 12: no
-# statmount, listmount, PAGEMAP_SCAN), and kernels of a container's host lack file systems. Needs no root: the machine is qemu's, its
-# disk and its initramfs lie beneath target/vm. Prints what the tests print; exit status 1 if one failed.
+# statmount, listmount, PAGEMAP_SCAN), and kernels of a container's host lack file systems: NFS and SMB are served and mounted here, by
+# nfsd and smbd. Needs no root: the machine is qemu's, its disk and its initramfs lie beneath target/vm. Prints what the tests print;
+# exit status 1 if one failed.
 set -eu
 cd "$(dirname "$0")/.."
 
-host/packages.sh qemu-system-x86 busybox-static cpio kmod e2fsprogs
+host/packages.sh qemu-system-x86 busybox-static cpio kmod e2fsprogs iproute2
 PATH="$PATH:${HOME:-/root}/.cargo/bin:/usr/sbin:/sbin"
 
 # Seconds of the whole run: emulation without KVM takes some 20 times as long as the machine itself.
@@ -23,18 +24,41 @@ if [ ! -d "$vm/$kernel" ]; then
 fi
 release=${kernel#linux-image-}
 
+# Servers and tools of the tests, unpacked and not installed: nothing of them runs on this machine. What it has already is taken from it.
+packages="nfs-kernel-server rpcbind samba xfsprogs"
+tools=$vm/tools
+if [ "$(cat "$tools/packages" 2>/dev/null)" != "$packages" ]; then
+    rm -rf "$tools" "$vm/archives"
+    mkdir -p "$tools" "$vm/archives/partial"
+    # shellcheck disable=SC2086 # one word a package
+    apt-get -q -y --no-install-recommends --download-only \
+        -o Dir::Cache::archives="$vm/archives" -o Debug::NoLocking=1 install $packages
+    for archive in "$vm"/archives/*.deb; do
+        [ ! -e "$archive" ] || dpkg -x "$archive" "$tools"
+    done
+    rm -rf "$vm/archives"
+    echo "$packages" >"$tools/packages"
+fi
+PATH="$tools/usr/sbin:$tools/usr/bin:$tools/sbin:$PATH"
+libraries=x86_64-linux-gnu
+libraries=$tools/usr/lib/$libraries:$tools/lib/$libraries:$tools/usr/lib/$libraries/samba
+
 root=$vm/root
 rm -rf "$root"
 mkdir -p "$root/bin" "$root/lib/modules/$release"
 
-# Copies programs, and the libraries that they name, to the same places.
+# Copies programs, and the libraries that they name, to the same places, which unpacked ones have beneath $tools.
 take() {
     for program in "$@"; do
         file=$(command -v "$program")
-        { echo "$file" && { ldd "$file" 2>/dev/null | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) .*/\1/p'; }; } |
+        { echo "$file" && {
+            LD_LIBRARY_PATH=$libraries ldd "$file" 2>/dev/null |
+                sed -n 's/.* => \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) .*/\1/p'
+        }; } |
             while read -r each; do
-                mkdir -p "$root$(dirname "$each")"
-                cp -Lf "$each" "$root$each"
+                place=$root${each#"$tools"}
+                mkdir -p "$(dirname "$place")"
+                cp -Lf "$each" "$place"
             done
     done
 }
@@ -42,7 +66,8 @@ take() {
 # Modules with all that they depend on, in the order in which they are loaded.
 cp -r "$vm/$kernel/lib/modules/$release/." "$root/lib/modules/$release/"
 depmod -b "$root" "$release"
-for module in virtio_pci virtio_blk overlay fuse loop xfs btrfs; do
+for module in virtio_pci virtio_blk overlay fuse loop xfs btrfs dm_crypt xts quota_v2 veth nfsd nfs nfsv3 nfsv4 \
+    cifs cmac sha512_generic gcm ccm ctr ghash_generic; do
     modprobe -d "$root" -S "$release" --show-depends "$module"
 done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' >"$vm/modules"
 mkdir "$vm/root/modules"
@@ -52,24 +77,33 @@ find "$root/lib/modules" -name '*.ko' | grep -vxFf "$vm/modules" | xargs rm -f
 # The program of a test target.
 default="semantics::"
 built() {
-    cargo test --release --workspace --no-run --message-format json 2>/dev/null |
-        sed -n 's/.*"target":{"kind":\["test"\][^}]*"name":"'"$1"'".*"executable":"\([^"]*\)".*/\1/p'
+    cargo test --release --workspace --no-run --message-format json "$@" 2>/dev/null |
+        sed -n 's/.*"target":{"kind":\["test"\][^}]*"name":"'"$2"'".*"executable":"\([^"]*\)".*/\1/p'
 }
-kernel_tests=$(built kernel)
-system_tests=$(built it)
+kernel_tests=$(built --test kernel)
+system_tests=$(built --test it)
+vm_tests=$(built --test vm)
 # Of what busybox has too it runs its own, with fewer options, wherever it starts a program.
-take /bin/busybox bash setpriv unshare nsenter setsid timeout mount umount sleep "$kernel_tests" "$system_tests"
+take /bin/busybox bash setpriv unshare nsenter setsid timeout mount umount sleep ip "$kernel_tests" "$system_tests" "$vm_tests"
 take "$PWD/target/release/wasmvol" "$PWD/target/release/wasmvol-mountd"
+take rpcbind nfsdcld exportfs rpc.nfsd rpc.mountd smbd smbpasswd mkfs.xfs
 for wasm in target/drivers target/guests; do
     mkdir -p "$root$PWD/$wasm"
     cp "$wasm"/*.wasm "$root$PWD/$wasm/"
+done
+mkdir -p "$root/etc" "$root$PWD/tests/vm"
+cp tests/vm/server.sh "$root$PWD/tests/vm/"
+# By these rpcbind and nfsd know what their protocols are called.
+for table in netconfig services protocols rpc; do
+    cp "$tools/etc/$table" "$root/etc/" 2>/dev/null || cp "/etc/$table" "$root/etc/"
 done
 cp tests/vm/init.sh "$root/init"
 {
     echo "workspace='$PWD'"
     # Before Linux 6.6 a tmpfs takes any number of inodes.
-    echo "kernel_tests='$kernel_tests --skip an_option_that_the_kernel_refuses_is_told_in_its_words'"
+    echo "kernel_tests='$kernel_tests --skip an_option_that_the_kernel_refuses_is_told_in_its_words $*'"
     echo "system_tests='$system_tests ${*:-$default}'"
+    echo "vm_tests='$vm_tests $*'"
 } >"$root/parameters"
 (cd "$root" && find . | cpio --quiet -o -H newc -R 0:0) >"$vm/initramfs"
 

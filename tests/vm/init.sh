@@ -4,15 +4,18 @@
 /bin/busybox --install -s /bin
 # Its own shell would run its own programs in the place of those that were brought.
 ln -sf "$(PATH=/usr/bin:/bin /bin/busybox which bash)" /bin/sh
-export PATH=/usr/bin:/usr/sbin:/bin:/sbin HOME=/ RUST_BACKTRACE=0 TMPDIR=/disk
-mkdir -p /proc /sys /dev /run /tmp /disk /etc /mnt /var/lib
+export PATH=/usr/bin:/usr/sbin:/sbin:/bin HOME=/ RUST_BACKTRACE=0 TMPDIR=/disk
+mkdir -p /proc /sys /dev /run /tmp /disk /etc /mnt /export /var/lib/nfs /var/log/samba
+ln -s /run /var/run
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t tmpfs run /run
 mount -t tmpfs tmp /tmp
-echo 'root:x:0:0::/:/bin/sh' >/etc/passwd
+printf '%s:x:%s::/:/bin/sh\n' root 0:0 alice 1000:1000 _rpc 100:65534 nobody 65534:65534 >/etc/passwd
+printf '%s:x:%s:\n' root 0 alice 1000 nogroup 65534 >/etc/group
+touch /etc/exports
 while read -r module; do insmod "$module"; done </modules/order
 mount -t ext4 /dev/vda /disk
 chmod 1777 /disk /tmp
@@ -22,7 +25,10 @@ workspace='' kernel_tests='' system_tests=''
 echo "vm: Linux $(uname -r)"
 cd "$workspace" || exit
 failed=0
-for test in "$kernel_tests" "$system_tests"; do
+# Meanwhile the servers start.
+for number in 1 2; do bash "$workspace/tests/vm/server.sh" $number & done
+for test in "$kernel_tests" "$system_tests" "$vm_tests"; do
+    [ "$test" != "$vm_tests" ] || wait
     # shellcheck disable=SC2086 # a program and its arguments
     unshare --mount --propagation private sh -c 'mount --make-rshared / && exec "$@"' sh $test || failed=1
 done

@@ -1,0 +1,20 @@
+//! Tests of what only the machine of tests/vm.sh has: file servers, and kernels with the file systems for them.
+//!
+//! One module a question; `it` says how such tests are written, and its `support` is shared.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test says what it expects by failing"
+)]
+
+#[path = "../it"]
+mod it {
+    #[allow(dead_code, unused_imports, unused_macros, reason = "the tests of engines use the rest")]
+    pub(crate) mod support;
+}
+mod shares;
+
+pub(crate) use it::support;
