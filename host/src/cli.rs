@@ -10,6 +10,8 @@ mod driver;
 mod grants;
 mod namespace;
 mod output;
+mod rooted;
+mod secret;
 mod serve;
 mod status;
 mod volume;
@@ -53,6 +55,9 @@ enum Command {
     /// Create, list, mount and remove volumes without Docker
     #[command(subcommand)]
     Volume(volume::Command),
+    /// Keep, list and remove passwords and keys that volumes name
+    #[command(subcommand)]
+    Secret(secret::Command),
     /// Show the daemon and what holds what
     Status,
     /// Find what is wrong, and the command that mends it
@@ -85,6 +90,21 @@ impl ConfigFile {
     /// The directory that it lies in.
     fn directory(&self) -> Result<PathBuf, CliError> {
         Ok(self.path()?.parent().unwrap_or(Path::new("/")).to_owned())
+    }
+}
+
+/// Which state directory: the operator says it to `serve` and to what reads or writes there, and both take it for the same.
+#[derive(Debug, clap::Args)]
+struct StateDir {
+    /// Where records, data and secrets are kept
+    #[arg(long, value_name = "DIR", env = "WASMVOL_STATE_DIR", default_value = serve::STATE_DIR)]
+    state_dir: PathBuf,
+}
+
+impl StateDir {
+    fn path(&self) -> Result<PathBuf, CliError> {
+        let shown = || self.state_dir.display().to_string();
+        std::path::absolute(&self.state_dir).map_err(|e| CliError::Io(shown(), e))
     }
 }
 
@@ -151,6 +171,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments, &runtime_dir),
         Command::Driver(command) => driver::run(command, &client, &output),
         Command::Volume(command) => volume::run(command, &client, &output),
+        Command::Secret(command) => secret::run(command, &client, &output),
         Command::Status => status::run(&client, &output),
         Command::Doctor(arguments) => doctor::run(&arguments, &runtime_dir, &client, &output),
         Command::Catalog(command) => catalog::run(command, &client, &output),

@@ -497,6 +497,9 @@ const COMMANDS: &[&str] = &[
     "driver inspect extra",
     "driver inspect COMPONENT",
     "driver unload extra",
+    "secret set nas --driver cifs --peer nas.example --file EXPORT",
+    "secret ls",
+    "secret rm nas",
     "doctor",
     "catalog import EXPORT --state-dir STATE",
 ];
@@ -505,6 +508,7 @@ const COMMANDS: &[&str] = &[
 fn every_command_prints_json_when_asked() {
     let mut wasmvol = Wasmvol::start();
     let mut kept = String::new();
+    fs::write(wasmvol.path("export"), "anything").unwrap();
     for command in COMMANDS {
         if command.starts_with("catalog import") {
             let export = wasmvol.cli("catalog export --json").ok();

@@ -26,6 +26,7 @@ mod podman;
 mod protocol;
 mod removal;
 mod run;
+mod secrets;
 mod semantics;
 mod support;
 mod units;

@@ -11,6 +11,7 @@ pub mod options;
 pub mod overlay;
 pub mod peer;
 pub mod program;
+pub mod secret;
 pub mod share;
 pub mod subvolume;
 pub mod tmpfs;

@@ -22,6 +22,7 @@ pub use kinds::options::{MountOption, MountValue};
 pub use kinds::overlay::Overlay;
 pub use kinds::peer::Peer;
 pub use kinds::program::Program;
+pub use kinds::secret::{self, Secret, Server};
 pub use kinds::share::{Share, ShareGrant};
 pub use kinds::subvolume::{Compression, Subvolume};
 pub use kinds::tmpfs::Tmpfs;

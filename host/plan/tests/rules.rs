@@ -162,6 +162,152 @@ mod grants {
 }
 
 #[cfg(test)]
+mod secrets {
+    use std::net::IpAddr;
+
+    use wasmvol_plan::secret::{BYTES_MAX, Bytes, FILE_MAX, FOR_MAX};
+    use wasmvol_plan::{DriverName, Fault, FaultKind, Peer, Secret, SecretName, Server};
+
+    fn driver(name: &str) -> DriverName {
+        DriverName::parse(name).unwrap()
+    }
+
+    fn secret(peers: &[&str], bytes: &[u8]) -> Result<Secret, Fault> {
+        let peers = peers.iter().map(|peer| peer.parse().unwrap()).collect();
+        Secret::new(vec![driver("cifs")], peers, Bytes::new(bytes.to_owned()))
+    }
+
+    fn spent(secret: &Secret, by: &str, host: &str, address: Option<&str>) -> Result<(), Fault> {
+        let name = SecretName::parse("nas").unwrap();
+        let address = address.map(|address| address.parse::<IpAddr>().unwrap());
+        secret.check(&name, &driver(by), Some(Server { host, address }))
+    }
+
+    #[test]
+    fn a_secret_is_read_back_as_it_was_written_whatever_its_bytes_are() {
+        for bytes in [&b"p"[..], b"\n\ndriver x\n", b"\0\xff\r\n", &[b'x'; BYTES_MAX]] {
+            let peers = ["fs.example", "10.0.0.0/8", "::1"];
+            let file = secret(&peers, bytes).unwrap().file();
+            assert!(file.expose().len() <= FILE_MAX);
+            let read = Secret::parse(&file).unwrap();
+            assert_eq!(read.drivers, [driver("cifs")]);
+            assert_eq!(read.peers.iter().map(Peer::to_string).collect::<Vec<_>>(), peers);
+            assert_eq!(read.bytes(), bytes);
+        }
+        let file = secret(&["fs.example"], b"p\n").unwrap().file();
+        assert_eq!(file.expose(), b"driver cifs\npeer fs.example\n\np\n");
+    }
+
+    #[test]
+    fn the_longest_lines_fit_the_file() {
+        let name = |n: usize| {
+            let label = "a".repeat(61);
+            format!("{n:03}.{label}.{label}.{label}.{label}aa").parse().unwrap()
+        };
+        let drivers = vec![driver(&"d".repeat(32)); FOR_MAX];
+        let peers: Vec<Peer> = (0..FOR_MAX).map(name).collect();
+        assert_eq!(peers[0].to_string().len(), 253);
+        let bytes = Bytes::new(vec![b'x'; BYTES_MAX]);
+        let file = Secret::new(drivers, peers, bytes).unwrap().file();
+        assert!(file.expose().len() <= FILE_MAX);
+        assert!(Secret::parse(&file).is_ok());
+    }
+
+    #[test]
+    fn nothing_and_too_much_are_refused() {
+        assert!(secret(&[], b"p").is_ok());
+        assert!(secret(&[], b"").is_err());
+        assert!(secret(&[], &[b'x'; BYTES_MAX + 1]).is_err());
+        assert!(secret(&["a"; FOR_MAX + 1], b"p").is_err());
+        let bytes = || Bytes::new(vec![b'p']);
+        assert!(Secret::new(Vec::new(), Vec::new(), bytes()).is_err());
+        assert!(Secret::new(vec![driver("a"); FOR_MAX + 1], Vec::new(), bytes()).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_refused_and_not_repeated() {
+        for text in [
+            "",
+            "\n",
+            "hunter2",
+            "hunter2\n\np",
+            "driver hunter2!\n\np",
+            "peer hunter2!\n\np",
+            "driver cifs\nhunter2 cifs\n\np",
+            "driver cifs\n\n",
+            "peer a\n\nhunter2",
+        ] {
+            let fault = Secret::parse(&Bytes::new(text.into())).unwrap_err();
+            assert_eq!(fault.kind, FaultKind::Invalid, "{text:?}");
+            assert!(!fault.message.contains("hunter2"), "{text:?}: {fault}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_spent_for_its_drivers_alone() {
+        let secret = secret(&["fs.example"], b"p").unwrap();
+        assert_eq!(spent(&secret, "cifs", "fs.example", None), Ok(()));
+        let fault = spent(&secret, "sshfs", "fs.example", None).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Denied);
+        assert!(fault.message.contains("is not for driver `sshfs`"), "{fault}");
+        let cure = "`wasmvol secret set nas --driver sshfs --peer fs.example`";
+        assert!(fault.message.contains(cure), "{fault}");
+    }
+
+    #[test]
+    fn a_secret_goes_to_its_peers_alone() {
+        let secret = secret(&["Fs.example", "10.0.0.0/8"], b"p").unwrap();
+        for (host, address) in [
+            ("fs.example", None),
+            ("FS.EXAMPLE", None),
+            ("10.1.2.3", None),
+            ("other.example", Some("10.1.2.3")),
+        ] {
+            assert_eq!(spent(&secret, "cifs", host, address), Ok(()), "{host}");
+        }
+        for (host, address) in [
+            ("other.example", None),
+            ("other.example", Some("11.0.0.1")),
+            ("fs.example.evil", None),
+            ("xfs.example", None),
+            ("11.0.0.1", None),
+            ("", None),
+        ] {
+            let fault = spent(&secret, "cifs", host, address).unwrap_err();
+            assert_eq!(fault.kind, FaultKind::Denied, "{host}");
+            assert!(fault.message.contains(&format!("is not for server `{host}`")), "{fault}");
+        }
+        let fault = spent(&secret, "cifs", "$(reboot)", None).unwrap_err();
+        assert!(fault.message.ends_with("--driver cifs --peer HOST`"), "{fault}");
+    }
+
+    #[test]
+    fn a_secret_without_peers_leaves_the_machine_for_nobody() {
+        let secret = secret(&[], b"p").unwrap();
+        let name = SecretName::parse("key").unwrap();
+        assert_eq!(secret.check(&name, &driver("cifs"), None), Ok(()));
+        assert!(spent(&secret, "cifs", "fs.example", None).is_err());
+    }
+
+    #[test]
+    fn a_password_is_one_line_without_its_end() {
+        for (bytes, password) in [(&b"p w"[..], "p w"), (b"p\n", "p"), (b"p\r\n", "p")] {
+            assert_eq!(secret(&[], bytes).unwrap().password(), Ok(password));
+        }
+        for bytes in [&b"\n"[..], b"p\nq", b"p\n\n", b"p\0", b"\xff"] {
+            assert!(secret(&[], bytes).unwrap().password().is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_for_a_programmer_shows_no_byte() {
+        let shown = format!("{:?}", secret(&["fs.example"], b"hunter2").unwrap());
+        assert!(shown.contains("cifs") && !shown.contains("hunter2"), "{shown}");
+        assert!(!shown.contains("104"), "{shown}");
+    }
+}
+
+#[cfg(test)]
 mod mountinfo {
     use proptest::prelude::*;
     use wasmvol_plan::mountinfo::{Entry, is_beneath, parse};

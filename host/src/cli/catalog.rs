@@ -14,27 +14,25 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use serde_json::json;
 
-use super::CliError;
 use super::output::{Output, say};
-use super::serve::STATE_DIR;
+use super::{CliError, StateDir};
 use crate::admin::client::{Client, ClientError};
 use crate::catalog::durable::Catalog;
 use crate::catalog::transfer;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Print all records, as lines of JSON
+    /// Print all records, as lines of JSON; without a daemon, those in its state directory
     Export {
-        /// Read this directory if no daemon runs
-        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-        state_dir: PathBuf,
+        #[command(flatten)]
+        state: StateDir,
     },
     /// Fill a new wasmvol's catalog from an export, after its first start and while none runs; data in `volumes/` is copied apart
     Import {
         /// The export; `-` is stdin
         file: PathBuf,
-        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-        state_dir: PathBuf,
+        #[command(flatten)]
+        state: StateDir,
     },
 }
 
@@ -44,14 +42,14 @@ pub(super) fn run(
     output: &Output,
 ) -> Result<ExitCode, CliError> {
     match command {
-        Command::Export { state_dir } => match client.get("/catalog") {
+        Command::Export { state } => match client.get("/catalog") {
             Ok(lines) => output.bytes(&lines),
-            Err(ClientError::NoDaemon(_)) => output.bytes(&export(&state_dir)?),
+            Err(ClientError::NoDaemon(_)) => output.bytes(&export(&state.path()?)?),
             Err(e) => return Err(e.into()),
         },
-        Command::Import { file, state_dir } => {
+        Command::Import { file, state } => {
             let text = read(&file)?;
-            let (volumes, drivers) = Offline::enter(&state_dir)?.import(&text)?;
+            let (volumes, drivers) = Offline::enter(&state.path()?)?.import(&text)?;
             output.own(&json!({ "volumes": volumes, "drivers": drivers }), |_| {
                 say(&format!("{volumes} volumes and {drivers} drivers are in the catalog now"));
             })?;

@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid, User};
 
 use super::namespace::{self, Whose};
 use super::output::say;
-use super::{CliError, ConfigFile};
+use super::{CliError, ConfigFile, StateDir};
 use crate::admin::client::SOCKET;
 use crate::config::Config;
 use crate::daemon::inherit;
@@ -38,9 +38,8 @@ pub(super) const MOUNTD: &str = "wasmvol-mountd";
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigFile,
-    /// Records, data and compiled drivers
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    state_dir: PathBuf,
+    #[command(flatten)]
+    state: StateDir,
     /// Where the plugin's socket is made
     #[arg(long, value_name = "DIR", default_value = PLUGIN_DIR)]
     plugin_dir: PathBuf,
@@ -66,7 +65,7 @@ pub(super) fn run(arguments: Arguments, runtime_dir: &Path) -> Result<ExitCode, 
             "{why}; run it outside of `unshare` and, under systemd, without PrivateTmp=, ProtectSystem= and the like, or type `mount --make-rshared /` before"
         )));
     }
-    let state_dir = absolute(&arguments.state_dir)?;
+    let state_dir = arguments.state.path()?;
     let plugin_dir = absolute(&arguments.plugin_dir)?;
     let config_dir = arguments.config.directory()?;
     let (uid, gid) = user(arguments.user.as_deref(), &state_dir)?;

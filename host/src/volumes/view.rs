@@ -71,7 +71,7 @@ struct HolderView<'a> {
 /// Seconds since 1970, written as Docker wants them: RFC 3339, UTC. A time beyond the year 9999 is written as 1970: an empty string
 /// would make dockerd refuse the whole answer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Time(pub(super) u64);
+pub(crate) struct Time(pub(crate) u64);
 
 impl Time {
     /// The time as text.

@@ -153,6 +153,7 @@ impl Wasmvol {
             ("PATH", path),
             ("WASMVOL_RUNTIME_DIR", self.runtime().into_os_string()),
             ("WASMVOL_CONFIG", self.config().into_os_string()),
+            ("WASMVOL_STATE_DIR", self.state().into_os_string()),
         ]
     }
 
