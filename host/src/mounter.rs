@@ -14,7 +14,8 @@ use tokio::net::UnixDatagram;
 use tokio::sync::oneshot;
 use wasmvol_plan::frame::{FRAME_MAX, Frame, Inventory, Mount};
 use wasmvol_plan::{
-    DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, Reply, Request, Storage, Usage,
+    DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, Reply, Request, SecretName,
+    Storage, Usage,
 };
 
 use crate::volumes::world::{self, MountRequest};
@@ -27,6 +28,8 @@ const MAKE_DEADLINE: Duration = Duration::from_secs(40);
 const MOUNT_DEADLINE: Duration = Duration::from_secs(90);
 /// dockerd waits 60 s for an Unmount and a Remove.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(40);
+/// A read of one small file; a busy disk may take seconds.
+const SECRET_DEADLINE: Duration = Duration::from_secs(10);
 /// statfs of a local file system.
 const USAGE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -186,6 +189,14 @@ impl world::Mounter for Mounter {
     async fn usage(&self, id: Id) -> Result<Usage, Fault> {
         match self.ask(Request::Usage(id), USAGE_DEADLINE).await? {
             Reply::Used(usage) => Ok(usage),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn find_secret(&self, name: &SecretName, driver: &DriverName) -> Result<(), Fault> {
+        let request = Request::Secret { driver: driver.clone(), name: name.clone() };
+        match self.ask(request, SECRET_DEADLINE).await? {
+            Reply::Kept => Ok(()),
             other => Err(unexpected(&other)),
         }
     }

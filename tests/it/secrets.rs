@@ -272,3 +272,64 @@ fn a_password_given_in_clear_is_refused_and_found_nowhere() {
     plugin.create("bystander", &[]).unwrap();
     canary.is_nowhere(&wasmvol, &["bystander"], &said);
 }
+
+/// A wasmvol with a driver that takes a secret, and logs all that it can.
+fn with_a_driver_that_takes_one() -> Wasmvol {
+    let mut wasmvol = Wasmvol::install();
+    wasmvol.set_variables(&[("WASMVOL_LOG", "trace")]);
+    wasmvol.run();
+    let component = crate::drivers::hostile().display().to_string();
+    wasmvol.cli(&format!("driver load {component} --name taker --setting do=secret-option")).ok();
+    wasmvol
+}
+
+#[test]
+fn a_volume_names_its_secret_and_shows_no_byte_of_it() {
+    let mut wasmvol = with_a_driver_that_takes_one();
+    let canary = Canary::new();
+    canary.set(&wasmvol, "nas", "taker", "--peer nas.example");
+    let plugin = wasmvol.plugin();
+    plugin.create("shown", &[("driver", "taker"), ("secret", "nas")]).unwrap();
+    plugin.create("shown", &[("driver", "taker"), ("secret", "nas")]).unwrap();
+    plugin.mount("shown", "id").unwrap();
+    assert_eq!(plugin.get("shown").unwrap()["Status"]["options"]["secret"], "secret nas");
+    canary.is_nowhere(&wasmvol, &["shown"], &[]);
+    // What it was made with outlives the secret, and every restart.
+    wasmvol.cli("secret rm nas").ok();
+    wasmvol.kill_daemon();
+    plugin.create("shown", &[("driver", "taker"), ("secret", "nas")]).unwrap();
+    plugin.unmount("shown", "id").unwrap();
+    plugin.remove("shown").unwrap();
+}
+
+#[test]
+fn a_secret_that_is_not_kept_is_refused_before_anything_is_durable_and_not_repeated() {
+    let wasmvol = with_a_driver_that_takes_one();
+    let canary = Canary::new();
+    canary.set(&wasmvol, "nas", "taker", "");
+    // The password itself, where its name should be: it could be one.
+    let error =
+        wasmvol.plugin().create("refused", &[("driver", "taker"), ("secret", canary.bytes())]);
+    let error = error.unwrap_err();
+    let cure = "make it with `wasmvol secret set NAME --driver taker --peer HOST`";
+    assert_eq!(error, format!("option `secret`: no secret of that name is kept: {cure}"));
+    assert_eq!(wasmvol.plugin().list(), Vec::<String>::new());
+    canary.is_nowhere(&wasmvol, &[], &[error]);
+}
+
+#[test]
+fn a_secret_of_another_driver_is_refused_with_the_cure() {
+    let wasmvol = with_a_driver_that_takes_one();
+    Canary::new().set(&wasmvol, "nas", "cifs", "--peer nas.example");
+    let error = wasmvol.plugin().create("refused", &[("driver", "taker"), ("secret", "nas")]);
+    let error = error.unwrap_err();
+    assert!(
+        error.starts_with("option `secret`: secret `nas` is not for driver `taker`"),
+        "{error}"
+    );
+    assert!(error.contains("`wasmvol secret set nas --driver taker`"), "{error}");
+    let canary = Canary::new();
+    canary.set(&wasmvol, "nas", "taker", "--driver cifs --peer nas.example");
+    wasmvol.plugin().create("refused", &[("driver", "taker"), ("secret", "nas")]).unwrap();
+    canary.is_nowhere(&wasmvol, &["refused"], &[error]);
+}

@@ -10,6 +10,7 @@ mod image;
 pub(crate) mod job;
 mod overlay;
 mod program;
+mod secret;
 mod share;
 mod subvolume;
 mod tmpfs;

@@ -142,6 +142,9 @@ impl Mounter {
                 Request::Survey { kind, after } => self.survey(kind, after),
                 Request::Usage(id) => self.usage(id).map(Reply::Used),
                 Request::Scan(id) => self.scan(id).map(Reply::Scanned),
+                Request::Secret { driver, name } => {
+                    self.places.secret(name.as_str(), &driver, None).map(|_| Reply::Kept)
+                }
                 Request::Unmount(id) => self.unmount(id).map(Reply::Unmounted),
                 Request::Mount(wanted) => self.mount(&wanted).map(Reply::Mounted),
                 Request::Make { id, driver, storage } => {

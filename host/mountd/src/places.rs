@@ -41,6 +41,8 @@ pub(crate) struct Places {
     pub(crate) config: String,
     pub(crate) volumes: OwnedFd,
     pub(crate) trash: OwnedFd,
+    /// What root's command line keeps for drivers; a kind reads it by `secret`.
+    pub(crate) secrets: OwnedFd,
     /// `grants.d` in the configuration directory: what the daemon may read of it, whatever the mode around it.
     pub(crate) grants: OwnedFd,
     /// Always empty: the second layer that an overlay without upper directory needs.
@@ -61,7 +63,6 @@ impl Places {
         let state_lock = lock(&state, &args.state)?;
         let runtime_lock = lock(&runtime, &args.runtime)?;
         let daemons = |parent, name| inner_directory(parent, name, args.uid, args.gid);
-        inner_directory(&state, "secrets", 0, 0)?;
         let grants = root_directory(&format!("{}/grants.d", args.config))?;
         let places = Self {
             runtime: path_of(&runtime)?,
@@ -69,6 +70,7 @@ impl Places {
             config: path_of(&open(&args.config)?)?,
             volumes: inner_directory(&state, "volumes", 0, 0)?,
             trash: inner_directory(&state, "trash", 0, 0)?,
+            secrets: inner_directory(&state, "secrets", 0, 0)?,
             grants,
             empty: inner_directory(&runtime, "empty", 0, 0)?,
             daemons: [
@@ -92,7 +94,9 @@ impl Places {
 
     /// What a child that makes or mounts a volume needs.
     pub(crate) fn of_a_child(&self) -> Vec<BorrowedFd<'_>> {
-        [&self.volumes, &self.trash, &self.grants, &self.empty].map(AsFd::as_fd).into()
+        [&self.volumes, &self.trash, &self.secrets, &self.grants, &self.empty]
+            .map(AsFd::as_fd)
+            .into()
     }
 }
 

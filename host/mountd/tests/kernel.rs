@@ -29,6 +29,8 @@ mod life;
 mod machine;
 #[path = "kernel/relay.rs"]
 mod relay;
+#[path = "kernel/secrets.rs"]
+mod secrets;
 #[path = "kernel/volumes.rs"]
 mod volumes;
 
@@ -47,7 +49,9 @@ fn main() {
     let asked = |name: &str| name.contains(&part) && !left_out.iter().any(|left| left == name);
     let is_root = rustix::process::geteuid().is_root();
     let [mut passed, mut failed, mut ignored, mut filtered] = [0; 4];
-    for (name, test) in [volumes::TESTS, hostdir::TESTS, holders::TESTS, life::TESTS].concat() {
+    for (name, test) in
+        [volumes::TESTS, hostdir::TESTS, holders::TESTS, life::TESTS, secrets::TESTS].concat()
+    {
         let (result, count) = match () {
             () if !asked(name) => {
                 filtered += 1;

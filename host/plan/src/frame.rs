@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DriverName, Id, Plan, Storage};
+use crate::{DriverName, Id, Plan, SecretName, Storage};
 
 /// Largest frame in bytes. SEQPACKET takes 212 000 here; 64 KiB is enough for [`PAGE`] ids.
 pub const FRAME_MAX: usize = 64 * 1024;
@@ -43,6 +43,13 @@ pub enum Request {
     Trash(Id),
     /// Size and use of a mounted volume, as statfs tells.
     Usage(Id),
+    /// Whether a secret is kept for a driver. Nothing of it is answered.
+    Secret {
+        /// Whose volume is to name it.
+        driver: DriverName,
+        /// What it is kept under.
+        name: SecretName,
+    },
 }
 
 /// What [`Request::Mount`] asks for.
@@ -97,6 +104,8 @@ pub enum Reply {
     Trashed,
     /// To `Usage`.
     Used(Usage),
+    /// To `Secret`: it is.
+    Kept,
     /// To any request that failed.
     Failed(Fault),
 }

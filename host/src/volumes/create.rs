@@ -6,8 +6,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use wasmvol_driver::CallError;
-use wasmvol_plan::{DriverName, Storage, VolumeName};
+use wasmvol_driver::types::Options;
+use wasmvol_driver::{CallError, Value};
+use wasmvol_plan::{DriverName, SecretName, Storage, VolumeName};
 
 use super::options::{self, Asked};
 use super::remove::Insist;
@@ -64,6 +65,7 @@ impl<W: World> Volumes<W> {
             return Err(VolumeError::TooMany);
         }
         let intent = self.intent(&name, driver);
+        self.find_secrets(driver, &record.options).await?;
         self.step("create.begin").await;
         self.put(record.clone()).await?;
         drop(intent);
@@ -111,6 +113,21 @@ impl<W: World> Volumes<W> {
             plugin: self.settings.plugin.clone(),
             extra: serde_json::Map::new(),
         })
+    }
+
+    /// Refuses a secret that no volume of the driver could be mounted with, before anything of it is durable.
+    async fn find_secrets(
+        &self,
+        driver: &DriverName,
+        options: &Options,
+    ) -> Result<(), VolumeError> {
+        for (key, value) in options {
+            let Value::Secret(name) = value else { continue };
+            let name = SecretName::parse(name)?;
+            let found = self.world.mounter().find_secret(&name, driver).await;
+            found.map_err(|fault| options::no_secret(driver, key, fault))?;
+        }
+        Ok(())
     }
 
     /// From the intent to the finished volume.

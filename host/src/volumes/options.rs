@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{Description, OptionSpec, Reclaim, Value, ValueType};
 use wasmvol_plan::name::Quoted;
-use wasmvol_plan::{DriverName, SecretName};
+use wasmvol_plan::{DriverName, Fault, FaultKind, SecretName};
 
 use super::{VolumeError, clear_text};
 
@@ -112,6 +112,19 @@ pub(crate) fn show(value: &Value) -> String {
         Value::Boolean(flag) => flag.to_string(),
         Value::Duration(ms) => format!("{ms}ms"),
         Value::Secret(name) => format!("secret {name}"),
+    }
+}
+
+/// Why a volume cannot be made with the secret that an option names. One that is not there may be the secret itself, given in the wrong
+/// place: it is not repeated.
+pub(super) fn no_secret(driver: &DriverName, key: &str, fault: Fault) -> VolumeError {
+    match fault.kind {
+        FaultKind::Missing => VolumeError::Option(format!(
+            "option `{key}`: no secret of that name is kept: make it with `{}`",
+            make_secret(driver)
+        )),
+        FaultKind::Denied => VolumeError::Option(format!("option `{key}`: {fault}")),
+        _ => fault.into(),
     }
 }
 

@@ -8,7 +8,8 @@ use wasmvol_driver::types::Options;
 use wasmvol_driver::{CallError, Created, Description, Found, Reclaim, Volume};
 use wasmvol_plan::frame::Inventory;
 use wasmvol_plan::{
-    DriverName, Evidence, Facts, Fault, Grants, Id, Plan, Release, Storage, Usage, VolumeName,
+    DriverName, Evidence, Facts, Fault, Grants, Id, Plan, Release, SecretName, Storage, Usage,
+    VolumeName,
 };
 
 use crate::catalog::{Change, StoreError, TableChange};
@@ -70,6 +71,8 @@ pub(crate) trait Mounter {
     async fn trash(&self, id: Id) -> Result<(), Fault>;
     /// Size and use of a mounted volume.
     async fn usage(&self, id: Id) -> Result<Usage, Fault>;
+    /// Says whether a secret is kept for a driver.
+    async fn find_secret(&self, name: &SecretName, driver: &DriverName) -> Result<(), Fault>;
 }
 
 /// What [`Mounter::mount`] is given.

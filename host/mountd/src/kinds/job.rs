@@ -258,7 +258,7 @@ fn id_of(request: &Request) -> Id {
         Request::Make { id, .. } => *id,
         Request::Mount(wanted) => wanted.id,
         Request::Unmount(id) | Request::Scan(id) | Request::Trash(id) | Request::Usage(id) => *id,
-        Request::Survey { .. } => Id::from_bits(0),
+        Request::Survey { .. } | Request::Secret { .. } => Id::from_bits(0),
     }
 }
 

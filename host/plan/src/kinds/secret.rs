@@ -148,7 +148,7 @@ impl Secret {
         server: Option<Server<'_>>,
     ) -> Result<(), Fault> {
         let denied = |what: String| {
-            let again = set(name.as_str(), driver, server);
+            let again = set(name, driver, server);
             let cure = format!("set it again for all that may have it, as in `{again}`");
             Err(Fault::new(FaultKind::Denied, format!("secret `{name}` is not for {what}: {cure}")))
         };
@@ -169,7 +169,7 @@ impl Secret {
 }
 
 /// What an operator types to keep a secret under a name.
-pub fn set(name: &str, driver: &DriverName, server: Option<Server<'_>>) -> String {
+pub fn set(name: &SecretName, driver: &DriverName, server: Option<Server<'_>>) -> String {
     // Somebody will type it: what is no host is not shown.
     let host =
         |server: Server<'_>| server.host.parse::<Peer>().map_or("HOST".into(), |p| p.to_string());

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use wasmvol_driver::Reclaim;
 use wasmvol_plan::frame::Inventory;
 use wasmvol_plan::{
-    DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, Sighting, Source, Storage, Usage,
+    DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, SecretName, Sighting, Source,
+    Storage, Usage,
 };
 
 use super::world::Sim;
@@ -291,5 +292,9 @@ impl Mounter for Sim {
 
     async fn usage(&self, _: Id) -> Result<Usage, Fault> {
         self.request(|_| Ok(Usage { size: 1, used: 0, inodes: 1, inodes_used: 0 })).await
+    }
+
+    async fn find_secret(&self, _: &SecretName, _: &DriverName) -> Result<(), Fault> {
+        self.request(|_| Ok(())).await
     }
 }

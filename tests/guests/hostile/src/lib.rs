@@ -95,6 +95,9 @@ impl Guest for Hostile {
             "default-lines" => described
                 .options
                 .push(OptionSpec { default: Some("a\nb".to_owned()), ..spec("lines") }),
+            "secret-option" => described
+                .options
+                .push(OptionSpec { value_type: ValueType::Secret, ..spec("secret") }),
             "many-grants" => described.grants = vec!["dev".to_owned(); 1000],
             "loud-help" => described.help = "\u{1b}[2Jhelp\n\u{202e}".repeat(1000),
             _ => {}
