@@ -3,7 +3,6 @@
 //! Called by `plugin/` and the admin API; calls drivers, mountd and the stores through [`world`]. It knows no HTTP, no wasm and no
 //! syscall. All of it runs on one thread: a volume's lock is held across a verb, the `RefCell` never across an await.
 
-mod clear_text;
 mod create;
 mod discover;
 pub(crate) mod holders;
@@ -15,6 +14,7 @@ mod options;
 mod purge;
 mod recover;
 mod remove;
+mod secrets;
 mod troubles;
 mod view;
 pub(crate) mod world;

@@ -497,7 +497,7 @@ const COMMANDS: &[&str] = &[
     "driver inspect extra",
     "driver inspect COMPONENT",
     "driver unload extra",
-    "secret set nas --driver cifs --peer nas.example --file EXPORT",
+    "secret set nas --driver local --peer nas.example --file EXPORT",
     "secret ls",
     "secret rm nas",
     "doctor",

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::support::open_to_all;
 use crate::support::wasmvol::Wasmvol;
 
 /// Bytes that no other test has, and that nobody may see.
@@ -196,11 +197,12 @@ fn a_terminal_that_would_show_a_secret_is_refused() {
 #[test]
 fn nobody_but_root_keeps_a_secret() {
     let wasmvol = Wasmvol::start();
-    let user = "setpriv --reuid 65534 --regid 65534 --clear-groups wasmvol secret ls";
-    // The build may lie where that user cannot look.
-    let copy = crate::support::open_to_all("wasmvol-of-a-user");
-    fs::copy(crate::support::wasmvol::PROGRAMS.join("wasmvol"), &copy).unwrap();
-    let said = wasmvol.shell(&user.replace("wasmvol ", &format!("{} ", copy.display())));
+    // The build may lie where that user cannot look. A copy that this process wrote could still be open in another test's child.
+    let copy = open_to_all("wasmvol-of-a-user").display().to_string();
+    let user = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+    let said = wasmvol.shell(&format!(
+        "install -m 755 \"$(command -v wasmvol)\" {copy} && {user} {copy} secret ls"
+    ));
     assert!(said.refused().contains("try again with sudo"));
 }
 
@@ -213,6 +215,20 @@ fn another_state_directory_than_the_daemons_is_refused() {
     let said = wasmvol.cli(&set).refused();
     assert!(said.contains("`--state-dir`") && said.contains("/state\""), "{said}");
     assert_eq!(fs::read_dir(other.join("secrets")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_driver_that_is_not_there_is_told_and_gets_its_secret_all_the_same() {
+    let wasmvol = Wasmvol::start();
+    fs::write(wasmvol.path("key"), "key").unwrap();
+    let set = format!(
+        "secret set key --driver local --driver lcoal --file {}",
+        wasmvol.path("key").display()
+    );
+    let said = wasmvol.cli(&set);
+    assert_eq!((said.code, said.stdout.as_str()), (Some(0), "key\n"), "{said:?}");
+    assert_eq!(said.stderr, "wasmvol: no driver `lcoal` is loaded\n");
+    assert_eq!(wasmvol.json("secret ls")[0]["drivers"], json!(["local", "lcoal"]));
 }
 
 #[test]
@@ -311,7 +327,7 @@ fn a_secret_that_is_not_kept_is_refused_before_anything_is_durable_and_not_repea
     let error =
         wasmvol.plugin().create("refused", &[("driver", "taker"), ("secret", canary.bytes())]);
     let error = error.unwrap_err();
-    let cure = "make it with `wasmvol secret set NAME --driver taker --peer HOST`";
+    let cure = "make it with `wasmvol secret set NAME --driver taker [--peer HOST]`";
     assert_eq!(error, format!("option `secret`: no secret of that name is kept: {cure}"));
     assert_eq!(wasmvol.plugin().list(), Vec::<String>::new());
     canary.is_nowhere(&wasmvol, &[], &[error]);

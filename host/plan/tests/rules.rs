@@ -165,6 +165,7 @@ mod grants {
 mod secrets {
     use std::net::IpAddr;
 
+    use proptest::prelude::*;
     use wasmvol_plan::secret::{BYTES_MAX, Bytes, FILE_MAX, FOR_MAX};
     use wasmvol_plan::{DriverName, Fault, FaultKind, Peer, Secret, SecretName, Server};
 
@@ -296,6 +297,20 @@ mod secrets {
         }
         for bytes in [&b"\n"[..], b"p\nq", b"p\n\n", b"p\0", b"\xff"] {
             assert!(secret(&[], bytes).unwrap().password().is_err(), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic_and_what_it_takes_comes_back(
+            bytes in "((driver|peer|x) [a-c.:/0-9*]{0,9}\n){0,3}\n?.{0,9}",
+        ) {
+            if let Ok(secret) = Secret::parse(&Bytes::new(bytes.into_bytes())) {
+                let again = Secret::parse(&secret.file()).unwrap();
+                prop_assert_eq!(&again.drivers, &secret.drivers);
+                prop_assert_eq!(&again.peers, &secret.peers);
+                prop_assert_eq!(again.bytes(), secret.bytes());
+            }
         }
     }
 

@@ -83,17 +83,24 @@ pub(super) fn run(
 ) -> Result<ExitCode, CliError> {
     match command {
         Command::Set { state, name, drivers, peers, file } => {
-            let secrets = directory(&state, client)?;
+            let (secrets, status) = directory(&state, client)?;
             let secret = Secret::new(drivers, peers, read(file.as_deref())?);
             let secret = secret.map_err(|fault| CliError::Refused(fault.message))?;
             let written = secrets.write(name.as_str(), secret.file().expose(), 0o600);
             written.map_err(CliError::io(secrets.shown(name.as_str())))?;
             let shown = about(&secrets, name)?;
+            // It may be loaded later; more often it is misspelt.
+            let is_loaded = |driver: &DriverName| {
+                status.as_ref().is_none_or(|status| status.drivers.contains_key(driver))
+            };
+            for driver in shown.drivers.iter().filter(|driver| !is_loaded(driver)) {
+                say(&format!("wasmvol: no driver `{driver}` is loaded"));
+            }
             output.own(&shown, |shown| output.line(shown.name.as_str()))?;
         }
-        Command::Ls { state } => list(&directory(&state, client)?, output)?,
+        Command::Ls { state } => list(&directory(&state, client)?.0, output)?,
         Command::Rm { state, name } => {
-            let secrets = directory(&state, client)?;
+            let (secrets, _) = directory(&state, client)?;
             let removed = secrets.remove(name.as_str());
             if !removed.map_err(CliError::io(secrets.shown(name.as_str())))? {
                 return Err(absent(&name));
@@ -104,30 +111,32 @@ pub(super) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The directory of secrets in the operator's state directory, if a daemon that runs has the same.
-fn directory(state: &StateDir, client: &Client) -> Result<RootedDir, CliError> {
+/// The directory of secrets in the operator's state directory, if a daemon that runs has the same; and how that daemon is.
+fn directory(state: &StateDir, client: &Client) -> Result<(RootedDir, Option<Status>), CliError> {
     if !rustix::process::geteuid().is_root() {
         return Err(CliError::Refused("secrets are root's: try again with sudo".into()));
     }
     let ours = state.path()?;
-    match client.get("/status") {
-        Err(ClientError::NoDaemon(_)) => {}
-        answer => {
-            let theirs = parse::<Status>(&answer?)?.places.state_dir;
-            if theirs != ours {
-                return Err(CliError::Refused(format!(
-                    "this daemon's state lies in {theirs:?}, not in {ours:?}: name the directory that it was served with by `--state-dir`"
-                )));
-            }
-        }
+    let status = match client.get("/status") {
+        Err(ClientError::NoDaemon(_)) => None,
+        answer => Some(parse::<Status>(&answer?)?),
+    };
+    if let Some(theirs) = status.as_ref().map(|status| &status.places.state_dir)
+        && *theirs != ours
+    {
+        return Err(CliError::Refused(format!(
+            "this daemon's state lies in {theirs:?}, not in {ours:?}: name the directory that it was served with by `--state-dir`"
+        )));
     }
-    RootedDir::open(ours).and_then(|state| state.inside(SECRETS)).map_err(|e| match e {
+    let secrets = RootedDir::open(ours).and_then(|state| state.inside(SECRETS));
+    let secrets = secrets.map_err(|e| match e {
         CliError::Io(what, e) if e.kind() == std::io::ErrorKind::NotFound => CliError::Io(
             format!("no {what}: start `wasmvol serve` once, or name its `--state-dir`"),
             e,
         ),
         other => other,
-    })
+    })?;
+    Ok((secrets, status))
 }
 
 /// The bytes to keep: at most one more than may be.

@@ -12,6 +12,7 @@ use wasmvol_plan::{DriverName, SecretName, Storage, VolumeName};
 
 use super::options::{self, Asked};
 use super::remove::Insist;
+use super::secrets;
 use super::world::{Drivers, Machine, Mounter, World};
 use super::{State, VOLUMES_MAX, VolumeError, Volumes};
 use crate::catalog::record::{Phase, RECORD_VERSION, Record};
@@ -125,7 +126,7 @@ impl<W: World> Volumes<W> {
             let Value::Secret(name) = value else { continue };
             let name = SecretName::parse(name)?;
             let found = self.world.mounter().find_secret(&name, driver).await;
-            found.map_err(|fault| options::no_secret(driver, key, fault))?;
+            found.map_err(|fault| secrets::no_secret(driver, key, fault))?;
         }
         Ok(())
     }

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{Description, OptionSpec, Reclaim, Value, ValueType};
 use wasmvol_plan::name::Quoted;
-use wasmvol_plan::{DriverName, Fault, FaultKind, SecretName};
+use wasmvol_plan::{DriverName, SecretName};
 
-use super::{VolumeError, clear_text};
+use super::{VolumeError, secrets};
 
 /// Most options of one volume: no driver of today takes a third of it.
 const OPTIONS_MAX: usize = 64;
@@ -66,8 +66,8 @@ pub(crate) fn parse(
     let mut options = Options::new();
     for (key, text) in given {
         let spec = description.options.iter().find(|spec| &spec.key == key);
-        if is_password(spec, key, text) {
-            return refuse(password(driver, description, key));
+        if secrets::is_in_clear(spec, key, text) {
+            return refuse(secrets::in_clear(driver, description, key));
         }
         let Some(spec) = spec else { return refuse(unknown(driver, description, key)) };
         options.insert(key.clone(), value(driver, spec, text)?);
@@ -115,19 +115,6 @@ pub(crate) fn show(value: &Value) -> String {
     }
 }
 
-/// Why a volume cannot be made with the secret that an option names. One that is not there may be the secret itself, given in the wrong
-/// place: it is not repeated.
-pub(super) fn no_secret(driver: &DriverName, key: &str, fault: Fault) -> VolumeError {
-    match fault.kind {
-        FaultKind::Missing => VolumeError::Option(format!(
-            "option `{key}`: no secret of that name is kept: make it with `{}`",
-            make_secret(driver)
-        )),
-        FaultKind::Denied => VolumeError::Option(format!("option `{key}`: {fault}")),
-        _ => fault.into(),
-    }
-}
-
 fn refuse<T>(line: String) -> Result<T, VolumeError> {
     Err(VolumeError::Option(line))
 }
@@ -142,42 +129,6 @@ fn unknown(driver: &DriverName, description: &Description, key: &str) -> String 
     let hint = nearest.map_or_else(String::new, |known| format!(": did you mean `{known}`?"));
     let list = if takes.is_empty() { "no options".to_owned() } else { takes.join(", ") };
     format!("no option {}{hint} (`{driver}` takes: {list})", Quoted::new(key))
-}
-
-/// Whether an option that is no secret looks like a password given in clear: whoever may look at the volume would see it.
-fn is_password(spec: Option<&OptionSpec>, key: &str, text: &str) -> bool {
-    match spec.map(|spec| spec.value_type) {
-        Some(ValueType::Secret) => false,
-        Some(ValueType::Boolean) if boolean(text).is_some() => false,
-        _ => {
-            let is_named_so = clear_text::is_password_key(key) && !text.is_empty();
-            is_named_so || clear_text::holds_password(text) || clear_text::holds_password(key)
-        }
-    }
-}
-
-/// Says why and what to do instead. What was given is not repeated.
-fn password(driver: &DriverName, description: &Description, key: &str) -> String {
-    let what = if clear_text::is_password_key(key) {
-        format!("option {} looks like a password given in clear", Quoted::new(key))
-    } else if clear_text::holds_password(key) {
-        "an option holds what looks like a password given in clear".to_owned()
-    } else {
-        format!("option {} holds what looks like a password given in clear", Quoted::new(key))
-    };
-    let why = "which everybody sees who may look at the volume";
-    match description.options.iter().find(|spec| spec.value_type == ValueType::Secret) {
-        Some(OptionSpec { key, .. }) => format!(
-            "{what}, {why}: keep it with `{}` and give `-o {key}=NAME`",
-            make_secret(driver)
-        ),
-        None => format!("{what}, {why}: leave it out, since `{driver}` takes no secret"),
-    }
-}
-
-/// What an operator types so that a driver has a secret.
-fn make_secret(driver: &DriverName) -> String {
-    format!("wasmvol secret set NAME --driver {driver} --peer HOST")
 }
 
 fn value(driver: &DriverName, spec: &OptionSpec, text: &str) -> Result<Value, VolumeError> {
@@ -211,7 +162,7 @@ fn value(driver: &DriverName, spec: &OptionSpec, text: &str) -> Result<Value, Vo
         // A secret's text may be the secret itself, given in the wrong place: it is not repeated.
         || match spec.value_type {
             ValueType::Secret => {
-                let cure = make_secret(driver);
+                let cure = secrets::set(driver);
                 refuse(format!("option `{key}` is not {wanted}: make one with `{cure}`"))
             }
             _ => refuse(format!("option `{key}` is not {wanted}: {}", Quoted::new(text))),
@@ -246,7 +197,7 @@ fn number(text: &str) -> Option<i64> {
     i64::from_str_radix(rest, radix).ok()?.checked_mul(sign)
 }
 
-fn boolean(text: &str) -> Option<bool> {
+pub(super) fn boolean(text: &str) -> Option<bool> {
     match text {
         "" | "true" => Some(true),
         "false" => Some(false),
@@ -354,7 +305,10 @@ mod tests {
     fn what_may_be_a_secret_is_not_repeated() {
         let error = parsed(&[("key", "hunter2!")]).unwrap_err();
         assert!(!error.contains("hunter2"), "{error}");
-        assert!(error.contains("`wasmvol secret set NAME --driver local --peer HOST`"), "{error}");
+        assert!(
+            error.contains("`wasmvol secret set NAME --driver local [--peer HOST]`"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -372,7 +326,7 @@ mod tests {
             assert!(error.contains("a password given in clear"), "{key}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
             let cure =
-                "`wasmvol secret set NAME --driver local --peer HOST` and give `-o key=NAME`";
+                "`wasmvol secret set NAME --driver local [--peer HOST]` and give `-o key=NAME`";
             assert!(error.ends_with(cure), "{error}");
         }
     }

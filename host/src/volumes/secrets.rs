@@ -1,7 +1,14 @@
-//! What looks like a password that was given in clear: by the name of an option, or inside of its text.
+//! Secrets in options: what looks like a password that was given in clear, by the name of an option or inside of its text, and what is
+//! said of a secret that cannot be spent.
 //!
 //! Called where options are checked. Pure. It guesses, and rather too often: what it takes for a password is refused, and a secret is
 //! always the way round. It never says what it has seen.
+
+use wasmvol_driver::{Description, OptionSpec, ValueType};
+use wasmvol_plan::name::Quoted;
+use wasmvol_plan::{DriverName, Fault, FaultKind};
+
+use super::{VolumeError, options};
 
 /// The last words of a name that stands for a password, in mount options, in URLs and in the configurations of programs.
 const WORDS: [&str; 12] = [
@@ -19,8 +26,56 @@ const WORDS: [&str; 12] = [
     "api-key",
 ];
 
+/// Whether an option that is no secret looks like a password given in clear: whoever may look at the volume would see it.
+pub(super) fn is_in_clear(spec: Option<&OptionSpec>, key: &str, text: &str) -> bool {
+    match spec.map(|spec| spec.value_type) {
+        Some(ValueType::Secret) => false,
+        Some(ValueType::Boolean) if options::boolean(text).is_some() => false,
+        _ => {
+            is_password_key(key) && !text.is_empty() || holds_password(text) || holds_password(key)
+        }
+    }
+}
+
+/// Says why that is refused and what to do instead. What was given is not repeated.
+pub(super) fn in_clear(driver: &DriverName, description: &Description, key: &str) -> String {
+    let what = if is_password_key(key) {
+        format!("option {} looks like a password given in clear", Quoted::new(key))
+    } else if holds_password(key) {
+        "an option holds what looks like a password given in clear".to_owned()
+    } else {
+        format!("option {} holds what looks like a password given in clear", Quoted::new(key))
+    };
+    let why = "which everybody sees who may look at the volume";
+    match description.options.iter().find(|spec| spec.value_type == ValueType::Secret) {
+        Some(OptionSpec { key, .. }) => {
+            let cure = set(driver);
+            format!("{what}, {why}: keep it with `{cure}` and give `-o {key}=NAME`")
+        }
+        None => format!("{what}, {why}: leave it out, since `{driver}` takes no secret"),
+    }
+}
+
+/// What an operator types so that a driver has a secret.
+pub(super) fn set(driver: &DriverName) -> String {
+    format!("wasmvol secret set NAME --driver {driver} [--peer HOST]")
+}
+
+/// Why a volume cannot be made with the secret that an option names. One that is not there may be the secret itself, given in the wrong
+/// place: it is not repeated.
+pub(super) fn no_secret(driver: &DriverName, key: &str, fault: Fault) -> VolumeError {
+    match fault.kind {
+        FaultKind::Missing => VolumeError::Option(format!(
+            "option `{key}`: no secret of that name is kept: make it with `{}`",
+            set(driver)
+        )),
+        FaultKind::Denied => VolumeError::Option(format!("option `{key}`: {fault}")),
+        _ => fault.into(),
+    }
+}
+
 /// Whether an option of this name can only be a password.
-pub(super) fn is_password_key(key: &str) -> bool {
+fn is_password_key(key: &str) -> bool {
     // cifs has `password2`.
     let key = key.trim_end_matches(|c: char| c.is_ascii_digit());
     let key = key.to_ascii_lowercase().replace(['_', '.'], "-");
@@ -30,7 +85,7 @@ pub(super) fn is_password_key(key: &str) -> bool {
 }
 
 /// Whether a text has a password in it: as `password=…` among other options, or as `//user:password@host`.
-pub(super) fn holds_password(text: &str) -> bool {
+fn holds_password(text: &str) -> bool {
     text.match_indices('=').any(|(at, _)| {
         let (before, after) = (text.get(..at), text.get(at + 1..));
         before.zip(after).is_some_and(|(before, after)| is_assigned(before, after))
