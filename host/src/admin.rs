@@ -100,6 +100,7 @@ impl<W: World> Admin<W> {
             ("GET", ["volumes"]) => self.all_volumes().await,
             ("POST", ["volumes"]) => self.create(parse(&body)?).await,
             ("GET", ["volumes", name]) => self.volumes.get(name, |view| json(view))?,
+            ("GET", ["volumes", name, "measure"]) => json(&self.volumes.measure(name).await?),
             ("DELETE", ["volumes", name]) => self.remove((*name).to_owned(), Insist::No).await,
             ("DELETE", ["volumes", name, "force"]) => {
                 self.remove((*name).to_owned(), Insist::Yes).await

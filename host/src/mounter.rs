@@ -14,8 +14,8 @@ use tokio::net::UnixDatagram;
 use tokio::sync::oneshot;
 use wasmvol_plan::frame::{FRAME_MAX, Frame, Inventory, Mount};
 use wasmvol_plan::{
-    DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, Reply, Request, SecretName,
-    Storage, Usage,
+    DriverName, Evidence, Facts, Fault, FaultKind, Id, Measure, Release, Reply, Request,
+    SecretName, Storage, Usage,
 };
 
 use crate::volumes::world::{self, MountRequest};
@@ -30,6 +30,8 @@ const MOUNT_DEADLINE: Duration = Duration::from_secs(90);
 const RELEASE_DEADLINE: Duration = Duration::from_secs(40);
 /// A read of one small file; a busy disk may take seconds.
 const SECRET_DEADLINE: Duration = Duration::from_secs(10);
+/// mountd ends its child after 300 s, and says so.
+const MEASURE_DEADLINE: Duration = Duration::from_secs(310);
 /// statfs of a local file system.
 const USAGE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -182,6 +184,13 @@ impl world::Mounter for Mounter {
     async fn trash(&self, id: Id) -> Result<(), Fault> {
         match self.ask(Request::Trash(id), RELEASE_DEADLINE).await? {
             Reply::Trashed => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn measure(&self, id: Id) -> Result<Measure, Fault> {
+        match self.ask(Request::Measure(id), MEASURE_DEADLINE).await? {
+            Reply::Measured(measured) => Ok(measured),
             other => Err(unexpected(&other)),
         }
     }

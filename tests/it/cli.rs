@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -71,7 +72,7 @@ fn a_table_has_a_head_and_a_row_for_each_volume() {
         .map(|line| line.split("   ").map(str::trim).filter(|c| !c.is_empty()).collect())
         .collect();
     assert_eq!(rows[0], ["NAME", "DRIVER", "STORAGE", "SIZE", "USED", "HOLDERS", "HEALTH"]);
-    assert_eq!(rows[1], ["a-rather-long-name", "tmpfs", "memory", "64.0 MiB", "-", "0", "ok"]);
+    assert_eq!(rows[1], ["a-rather-long-name", "tmpfs", "none", "64.0 MiB", "-", "0", "ok"]);
     assert_eq!(rows[2], ["disk", "local", "directory", "-", "-", "0", "ok"]);
     let columns: Vec<_> = table
         .lines()
@@ -141,7 +142,7 @@ fn memory_has_a_size_and_a_use_of_its_own() {
     let mut wasmvol = Wasmvol::start();
     wasmvol.cli("volume create quick -d tmpfs -o size=1m").ok();
     let status = measured(&mut wasmvol, "quick");
-    assert_eq!((&status["storage"], &status["size"]), (&json!("memory"), &json!(1 << 20)));
+    assert_eq!((&status["storage"], &status["size"]), (&json!("none"), &json!(1 << 20)));
     assert!(status["used"].is_u64(), "{status}");
     assert_eq!(status.get("file-system-size"), None);
 }
@@ -486,6 +487,7 @@ const COMMANDS: &[&str] = &[
     "volume create kept -o reclaim=retain",
     "volume ls",
     "volume inspect first",
+    "volume du first",
     "volume mount first",
     "status",
     "volume unmount first",
@@ -503,6 +505,28 @@ const COMMANDS: &[&str] = &[
     "doctor",
     "catalog import EXPORT --state-dir STATE",
 ];
+
+#[test]
+fn du_counts_what_the_files_of_a_volume_take() {
+    let wasmvol = Wasmvol::start();
+    wasmvol.cli("volume create counted").ok();
+    // Mounted or not, a directory can be counted.
+    let before = wasmvol.json("volume du counted")["counted"].clone();
+    assert_eq!(before["files"], 1);
+    let place = PathBuf::from(wasmvol.cli("volume mount counted").ok().trim());
+    fs::write(place.join("file"), vec![1; 1 << 20]).unwrap();
+    fs::hard_link(place.join("file"), place.join("its-other-name")).unwrap();
+    fs::File::open(&place).unwrap().sync_all().unwrap();
+    let after = wasmvol.json("volume du counted")["counted"].clone();
+    assert_eq!((&after["files"], &after["unread"]), (&json!(2), &json!(0)));
+    let grown = after["bytes"].as_u64().unwrap() - before["bytes"].as_u64().unwrap();
+    assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&grown), "{grown} bytes more");
+    let table = wasmvol.cli("volume du counted").ok();
+    assert!(table.contains("counted") && table.contains("MiB"), "{table}");
+    wasmvol.cli("volume create unmade -d tmpfs").ok();
+    let refused = wasmvol.cli("volume du unmade");
+    assert!(refused.stderr.contains("not mounted"), "{}", refused.stderr);
+}
 
 #[test]
 fn every_command_prints_json_when_asked() {

@@ -8,6 +8,7 @@ mod directory;
 mod host_directory;
 mod image;
 pub(crate) mod job;
+mod measure;
 mod overlay;
 mod program;
 mod secret;
@@ -50,6 +51,7 @@ pub(crate) fn is_slow(request: &Request) -> bool {
             Source::Storage => matches!(wanted.storage, Storage::Image(_)),
             Source::Tmpfs(_) | Source::HostDirectory(_) | Source::Overlay(_) => false,
         },
+        Request::Measure(_) => true,
         _ => false,
     }
 }

@@ -134,11 +134,11 @@ impl Mounter {
         let mut answers = Vec::with_capacity(round.len());
         let (mut makes, mut trashes) = (Vec::new(), Vec::new());
         for Frame { number, body } in round {
+            if kinds::is_slow(&body) {
+                self.jobs.borrow_mut().queue(number, body);
+                continue;
+            }
             let reply = match body {
-                slow if kinds::is_slow(&slow) => {
-                    self.jobs.borrow_mut().queue(number, slow);
-                    continue;
-                }
                 Request::Survey { kind, after } => self.survey(kind, after),
                 Request::Usage(id) => self.usage(id).map(Reply::Used),
                 Request::Scan(id) => self.scan(id).map(Reply::Scanned),
@@ -146,6 +146,7 @@ impl Mounter {
                     self.places.secret(name.as_str(), &driver, None).map(|_| Reply::Kept)
                 }
                 Request::Unmount(id) => self.unmount(id).map(Reply::Unmounted),
+                Request::Measure(id) => self.measure(id).map(Reply::Measured),
                 Request::Mount(wanted) => self.mount(&wanted).map(Reply::Mounted),
                 Request::Make { id, driver, storage } => {
                     makes.push((number, id, driver, storage));

@@ -50,6 +50,8 @@ pub enum Request {
         /// What it is kept under.
         name: SecretName,
     },
+    /// What a volume's files take, counted one by one: for as long as that takes.
+    Measure(Id),
 }
 
 /// What [`Request::Mount`] asks for.
@@ -106,6 +108,8 @@ pub enum Reply {
     Used(Usage),
     /// To `Secret`: it is.
     Kept,
+    /// To `Measure`.
+    Measured(Measure),
     /// To any request that failed.
     Failed(Fault),
 }
@@ -168,6 +172,17 @@ pub struct Usage {
     pub inodes: u64,
     /// Inodes in use.
     pub inodes_used: u64,
+}
+
+/// What a volume's files take on the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measure {
+    /// Bytes of the blocks that they take; a file with several names counts once.
+    pub bytes: u64,
+    /// Files, directories and whatever else has a name.
+    pub files: u64,
+    /// Directories that could not be read, or that something is mounted on.
+    pub unread: u64,
 }
 
 /// Why a request failed.

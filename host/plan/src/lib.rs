@@ -12,7 +12,9 @@ pub mod path;
 pub mod plan;
 pub mod steps;
 
-pub use frame::{Evidence, Facts, Fault, FaultKind, Release, Reply, Request, Sighting, Usage};
+pub use frame::{
+    Evidence, Facts, Fault, FaultKind, Measure, Release, Reply, Request, Sighting, Usage,
+};
 pub use grants::Grants;
 pub use kinds::device::Device;
 pub use kinds::directory::Directory;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde_json::Value;
-use wasmvol_plan::{Id, VolumeName};
+use wasmvol_plan::{Id, Measure, VolumeName};
 
 use super::CliError;
 use super::output::{Output, size};
@@ -49,6 +49,11 @@ pub(super) enum Command {
     Purge {
         #[arg(value_parser = Id::parse)]
         id: Id,
+    },
+    /// Count what the files of volumes take, one by one: `ls` shows what their file systems tell
+    Du {
+        #[arg(value_parser = name, required = true)]
+        names: Vec<VolumeName>,
     },
     /// Mount a volume and print where; it stays mounted until `unmount`
     Mount {
@@ -102,6 +107,7 @@ pub(super) fn run(
             let answer = client.delete(&format!("/kept/{id}")).map_err(of_id)?;
             output.answer(&answer, |Purged { purged, .. }| output.line(&purged.to_string()))?;
         }
+        Command::Du { names } => count(&names, client, output)?,
         Command::Mount { name } => {
             let answer = client.post(&format!("/volumes/{name}/mount"), "");
             let answer = answer.map_err(of_volume(&name))?;
@@ -160,6 +166,20 @@ fn remove(
         output.own(&done, |_| removed.iter().for_each(|name| output.line(name)))?;
     }
     refused
+}
+
+fn count(names: &[VolumeName], client: &Client, output: &Output) -> Result<(), CliError> {
+    let mut rows = Vec::new();
+    let mut all = BTreeMap::new();
+    for name in names {
+        let answer = client.get(&format!("/volumes/{name}/measure")).map_err(of_volume(name))?;
+        let measured: Measure = serde_json::from_slice(&answer).map_err(ClientError::Answer)?;
+        let Measure { bytes, files, unread } = measured;
+        rows.push([name.to_string(), size(bytes), files.to_string(), unread.to_string()]);
+        all.insert(name.as_str(), measured);
+    }
+    let heads = ["NAME", "USED", "FILES", "UNREAD"];
+    Ok(output.own(&all, |_| output.table(heads, &rows, "no volumes"))?)
 }
 
 fn row(volume: &Volume) -> [String; 7] {

@@ -9,9 +9,9 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use wasmvol_driver::Value as OptionValue;
-use wasmvol_plan::{DriverName, Id, Storage, VolumeName};
+use wasmvol_plan::{DriverName, Id, Measure, Storage, VolumeName};
 
-use super::world::{Drivers, World};
+use super::world::{Drivers, Mounter, World};
 use super::{Entry, VolumeError, Volumes, options};
 use crate::catalog::record::Phase;
 
@@ -102,6 +102,12 @@ impl<W: World> Volumes<W> {
         let driver = self.world.drivers().description(&entry.record.driver);
         let version = driver.as_ref().map(|description| description.version.as_str());
         Ok(show(&entry.view(version)))
+    }
+
+    /// What the files of a volume take, counted one by one, mounted or not.
+    pub(crate) async fn measure(&self, name: &str) -> Result<Measure, VolumeError> {
+        let id = self.get(name, |view| view.status.id)?;
+        Ok(self.world.mounter().measure(id).await?)
     }
 
     /// The mountpoint of a volume: the same for all its life, mounted or not.

@@ -8,8 +8,8 @@ use wasmvol_driver::types::Options;
 use wasmvol_driver::{CallError, Created, Description, Found, Reclaim, Volume};
 use wasmvol_plan::frame::Inventory;
 use wasmvol_plan::{
-    DriverName, Evidence, Facts, Fault, Grants, Id, Plan, Release, SecretName, Storage, Usage,
-    VolumeName,
+    DriverName, Evidence, Facts, Fault, Grants, Id, Measure, Plan, Release, SecretName, Storage,
+    Usage, VolumeName,
 };
 
 use crate::catalog::{Change, StoreError, TableChange};
@@ -73,6 +73,8 @@ pub(crate) trait Mounter {
     async fn usage(&self, id: Id) -> Result<Usage, Fault>;
     /// Says whether a secret is kept for a driver.
     async fn find_secret(&self, name: &SecretName, driver: &DriverName) -> Result<(), Fault>;
+    /// What a volume's files take, counted one by one.
+    async fn measure(&self, id: Id) -> Result<Measure, Fault>;
 }
 
 /// What [`Mounter::mount`] is given.

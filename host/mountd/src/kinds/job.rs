@@ -30,6 +30,8 @@ use crate::sys;
 const JOBS_MAX: usize = 16;
 /// How long a request waits for a child before it and takes itself; the daemon waits longer, so that it hears why.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// How long files may be counted: some ten million, on a disk that is busy.
+const MEASURE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// What a child says: an answer, and the tree that belongs to a mount.
 type Said = (Reply, Option<OwnedFd>);
@@ -52,6 +54,8 @@ struct Job {
     socket: OwnedFd,
     id: Id,
     until: Instant,
+    /// Others may work for the volume at the same time.
+    only_looks: bool,
     /// Nobody is there any more to speak.
     has_ended: bool,
     /// What to answer; none once that is done, or once nobody waits for it.
@@ -96,7 +100,7 @@ impl Jobs {
 
     /// The first waiting request whose volume has no child.
     fn startable(&mut self) -> Option<Waiting> {
-        let busy = |id: Id| self.running.iter().any(|job| job.id == id);
+        let busy = |id: Id| self.running.iter().any(|job| job.id == id && !job.only_looks);
         let room = self.running.len() < JOBS_MAX;
         let at = self.waiting.iter().position(|waiting| room && !busy(id_of(&waiting.request)))?;
         self.waiting.remove(at)
@@ -130,13 +134,8 @@ impl Job {
             Err(_) if self.until > Instant::now() => None,
             Err(_) => {
                 self.kill();
-                let (id, seconds) = (self.id, DEADLINE.as_secs());
-                Some(fault(
-                    FaultKind::Failed,
-                    format!(
-                        "the work for volume `{id}` did not end within {seconds} s: see whether its server answers"
-                    ),
-                ))
+                let why = "did not end in time: see whether its disk or server answers";
+                Some(fault(FaultKind::Failed, format!("the work for volume `{}` {why}", self.id)))
             }
         }
     }
@@ -227,9 +226,11 @@ impl Mounter {
             i32::from(send(&theirs, reply, tree.as_ref()).is_err())
         });
         let pid = pid.trying(what)?;
-        let (id, until) = (id_of(&request), Instant::now() + DEADLINE);
+        let only_looks = matches!(request, Request::Measure(_));
+        let deadline = if only_looks { MEASURE_DEADLINE } else { DEADLINE };
+        let (id, until) = (id_of(&request), Instant::now() + deadline);
         let asked = Some((number, request));
-        Ok(Job { pid, socket: ours, id, until, has_ended: false, asked })
+        Ok(Job { pid, socket: ours, id, until, only_looks, has_ended: false, asked })
     }
 
     /// The child's whole life.
@@ -247,6 +248,9 @@ impl Mounter {
                 sync(&self.places.volumes, "volumes")?;
                 Ok((Reply::Made, None))
             }
+            Request::Measure(id) => {
+                self.measure(*id).map(|measured| (Reply::Measured(measured), None))
+            }
             _ => fault(FaultKind::Invalid, "this request needs no child"),
         }
     }
@@ -258,6 +262,7 @@ fn id_of(request: &Request) -> Id {
         Request::Make { id, .. } => *id,
         Request::Mount(wanted) => wanted.id,
         Request::Unmount(id) | Request::Scan(id) | Request::Trash(id) | Request::Usage(id) => *id,
+        Request::Measure(id) => *id,
         Request::Survey { .. } | Request::Secret { .. } => Id::from_bits(0),
     }
 }

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use wasmvol_driver::Reclaim;
 use wasmvol_plan::frame::Inventory;
 use wasmvol_plan::{
-    DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, SecretName, Sighting, Source,
-    Storage, Usage,
+    DriverName, Evidence, Facts, Fault, FaultKind, Id, Measure, Release, SecretName, Sighting,
+    Source, Storage, Usage,
 };
 
 use super::world::Sim;
@@ -288,6 +288,10 @@ impl Mounter for Sim {
         let is_there = self.kernel.borrow().storage.contains(&id);
         assert!(!is_there || !self.must_be_kept(id), "I11: data that is kept goes to the trash");
         self.request(discard).await
+    }
+
+    async fn measure(&self, _: Id) -> Result<Measure, Fault> {
+        self.request(|_| Ok(Measure::default())).await
     }
 
     async fn usage(&self, _: Id) -> Result<Usage, Fault> {
