@@ -14,7 +14,7 @@
 //! | I19 a second recovery changes nothing | [`digest`], which `crash.rs` compares | `model.rs` |
 //! | I20 what hangs delays nobody else | [`answers_from_memory`], while mountd stands still | drivers that loop: `drivers.rs`; how fast: `make bench` |
 //! | I21 a driver reaches nothing of another | | no file, no network, no environment: `host/driver/tests/engine/hostile.rs` |
-//! | I22 secrets are in no line | | a canary is looked for everywhere: `secrets.rs`; what may be one is not repeated: `host/src/volumes/options.rs` |
+//! | I22 secrets are in no line | | a canary is looked for everywhere: `support/canary.rs`, `secrets.rs`; what may be one is not repeated: `host/src/volumes/options.rs` |
 //! | I23 limits | | `limits.rs`, `host/driver/tests/engine/hostile.rs` |
 //! | I26 one verb a volume, and none waits for another's | [`answers_from_memory`]; afterwards every volume's turn comes | two requests at once: the model's `kernel.rs` |
 

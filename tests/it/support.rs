@@ -4,6 +4,7 @@
 //! its init. Other programs get SIGKILL when this process ends. What is left of mounts, control groups and files is cleared by
 //! the janitor, a shell that waits for the end of its input.
 
+pub(crate) mod canary;
 pub(crate) mod container;
 pub(crate) mod docker;
 pub(crate) mod engine;
