@@ -162,22 +162,32 @@ pub(crate) fn superblock(
     options: &[(&str, String)],
     read_only: bool,
 ) -> Result<OwnedFd, Fault> {
-    let context = mount::fsopen(kind, mount::FsOpenFlags::FSOPEN_CLOEXEC)
-        .trying(format_args!("use {kind}"))?;
+    create(kind, options, read_only)
+        .or_else(|(e, words)| Err(e).trying(format_args!("make a {kind}{words}")))
+}
+
+/// Makes a superblock, of options of which an empty one is a flag; what fails comes with the kernel's own words.
+pub(crate) fn create(
+    kind: &str,
+    options: &[(impl AsRef<str>, String)],
+    read_only: bool,
+) -> Result<OwnedFd, (Errno, String)> {
+    let context =
+        mount::fsopen(kind, mount::FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| (e, String::new()))?;
     let configure = || {
         for (key, value) in options {
-            mount::fsconfig_set_string(&context, *key, value.as_str())?;
+            match value.as_str() {
+                "" => mount::fsconfig_set_flag(&context, key.as_ref())?,
+                value => mount::fsconfig_set_string(&context, key.as_ref(), value)?,
+            }
         }
         if read_only {
             mount::fsconfig_set_flag(&context, "ro")?;
         }
-        mount::fsconfig_create(&context)
+        mount::fsconfig_create(&context)?;
+        mount::fsmount(&context, mount::FsMountFlags::FSMOUNT_CLOEXEC, NONE)
     };
-    configure()
-        .map_err(|e| (e, complaint(&context)))
-        .or_else(|(e, words)| Err(e).trying(format_args!("make a {kind}{words}")))?;
-    mount::fsmount(&context, mount::FsMountFlags::FSMOUNT_CLOEXEC, NONE)
-        .trying(format_args!("mount a {kind}"))
+    configure().map_err(|e| (e, complaint(&context)))
 }
 
 /// What the kernel wrote about a failure, if anything: `e tmpfs: Bad value for 'size'`.

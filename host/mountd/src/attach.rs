@@ -59,9 +59,6 @@ impl Mounter {
         Assembled { tree, shows }: Assembled,
     ) -> Result<Facts, Fault> {
         let id = wanted.id;
-        if wanted.plan.id_map.is_some() {
-            return kinds::unserved("id maps");
-        }
         restrict(&tree, &wanted.plan, grants)?;
         let (mount_id, own) = identity(&tree, "").trying("look at the new mount")?;
         self.kill.at("attach.assembled");

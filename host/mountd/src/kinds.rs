@@ -6,6 +6,7 @@
 mod device;
 mod directory;
 mod host_directory;
+mod id_map;
 mod image;
 pub(crate) mod job;
 mod measure;
@@ -91,6 +92,16 @@ impl Mounter {
 
     /// Makes the tree of a plan.
     pub(crate) fn assemble(&self, wanted: &Mount, grants: &Grants) -> Result<Assembled, Fault> {
+        let assembled = self.tree(wanted, grants)?;
+        if let Some(map) = &wanted.plan.id_map
+            && !maps_its_own(&assembled, wanted)
+        {
+            id_map::apply(&assembled.tree, map)?;
+        }
+        Ok(assembled)
+    }
+
+    fn tree(&self, wanted: &Mount, grants: &Grants) -> Result<Assembled, Fault> {
         match (&wanted.plan.source, &wanted.storage) {
             (Source::Storage, Storage::Image(image)) => image::assemble(self, wanted, image),
             (Source::Storage, _) => directory::assemble(self, wanted),
@@ -100,10 +111,16 @@ impl Mounter {
             }
             (Source::Share(share), _) => share::assemble(self, wanted, share, grants),
             (Source::Overlay(overlay), _) => overlay::assemble(self, wanted, overlay, grants),
-            (Source::Device(device), _) => device::assemble(self, wanted, device),
+            (Source::Device(device), _) => device::assemble(wanted, device),
             (Source::Program(program), _) => program::assemble(self, wanted, program),
         }
     }
+}
+
+/// Whether a kind has mapped ids itself: an overlay is made of mapped layers, and a tmpfs that is taken back has its map.
+fn maps_its_own(assembled: &Assembled, wanted: &Mount) -> bool {
+    matches!(assembled.shows, Shows::Own("overlay"))
+        || matches!(wanted.plan.source, Source::Tmpfs(_))
 }
 
 /// A kind that this host does not serve yet.

@@ -32,7 +32,16 @@ pub(crate) fn mount_setattr(
     clear: Flags,
     propagation: Propagation,
 ) -> Result<(), Errno> {
-    let attr: [u64; 4] = [set.bits().into(), clear.bits().into(), propagation.bits().into(), 0];
+    set_attributes(mount, [set.bits().into(), clear.bits().into(), propagation.bits().into(), 0])
+}
+
+/// Shows the owners of a mount, attached nowhere yet, as the maps of a user namespace say.
+pub(crate) fn map_ids(mount: &OwnedFd, namespace: &OwnedFd) -> Result<(), Errno> {
+    let namespace = u64::from(namespace.as_raw_fd().unsigned_abs());
+    set_attributes(mount, [Flags::MOUNT_ATTR_IDMAP.bits().into(), 0, 0, namespace])
+}
+
+fn set_attributes(mount: &OwnedFd, attr: [u64; 4]) -> Result<(), Errno> {
     let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
     // SAFETY: the path is a C string and `attr` the four words of a `struct mount_attr`; both outlive the call.
     let result = unsafe {
@@ -155,6 +164,12 @@ fn close_between(first: RawFd, last: RawFd) {
         // SAFETY: what has these numbers belongs to values of the parent's that the child never touches.
         unsafe { libc::close_range(first.unsigned_abs(), last.unsigned_abs(), 0) };
     }
+}
+
+/// Gives this process, a child, a user namespace of its own.
+pub(crate) fn unshare_users() -> Result<(), Errno> {
+    // SAFETY: takes a number, and changes whom this process alone counts as whom.
+    done(unsafe { libc::unshare(libc::CLONE_NEWUSER) }).map(|_| ())
 }
 
 /// Replaces this process by the program behind `program`, with this environment and no other; returns only on failure.

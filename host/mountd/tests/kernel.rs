@@ -18,10 +18,14 @@ macro_rules! tests {
     ($($test:ident),* $(,)?) => { &[$((stringify!($test), $test)),*] };
 }
 
+#[path = "kernel/device.rs"]
+mod device;
 #[path = "kernel/holders.rs"]
 mod holders;
 #[path = "kernel/hostdir.rs"]
 mod hostdir;
+#[path = "kernel/layers.rs"]
+mod layers;
 #[path = "kernel/life.rs"]
 mod life;
 
@@ -49,8 +53,16 @@ fn main() {
     let asked = |name: &str| name.contains(&part) && !left_out.iter().any(|left| left == name);
     let is_root = rustix::process::geteuid().is_root();
     let [mut passed, mut failed, mut ignored, mut filtered] = [0; 4];
-    for (name, test) in
-        [volumes::TESTS, hostdir::TESTS, holders::TESTS, life::TESTS, secrets::TESTS].concat()
+    for (name, test) in [
+        volumes::TESTS,
+        hostdir::TESTS,
+        device::TESTS,
+        layers::TESTS,
+        holders::TESTS,
+        life::TESTS,
+        secrets::TESTS,
+    ]
+    .concat()
     {
         let (result, count) = match () {
             () if !asked(name) => {

@@ -7,9 +7,9 @@ use rustix::fs::{Mode, openat2};
 use rustix::mount::open_tree;
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::mountinfo::Entry;
-use wasmvol_plan::{Directory, Fault, Id};
+use wasmvol_plan::{Directory, Fault, Id, IdMap};
 
-use super::{Assembled, Shows};
+use super::{Assembled, Shows, id_map};
 use crate::anchor::{CLONE, superblock};
 use crate::attach::tag;
 use crate::fault::Context;
@@ -56,13 +56,31 @@ pub(super) fn show(
     place: impl FnOnce() -> Result<Place, Fault>,
 ) -> Result<Assembled, Fault> {
     if wanted.plan.read_only {
-        let fds = [directory.as_raw_fd(), mounter.places.empty.as_raw_fd()];
-        let layers = fds.map(|fd| format!("/proc/self/fd/{fd}")).join(":");
-        let options = [("source", tag(wanted.id)), ("lowerdir", layers)];
-        let tree = superblock("overlay", &options, true)?;
-        return Ok(Assembled { tree, shows: Shows::Own("overlay") });
+        let directory = layer(directory, wanted.plan.id_map.as_ref())?;
+        return frozen(mounter, wanted.id, &[directory]);
     }
     let what = format_args!("clone the directory of `{}`", wanted.id);
     let tree = open_tree(directory, "", CLONE).trying(what)?;
     Ok(Assembled { tree, shows: Shows::Place(place()?) })
+}
+
+/// An overlay without an upper layer. It needs two lower ones: the last is always empty.
+pub(super) fn frozen(mounter: &Mounter, id: Id, lower: &[OwnedFd]) -> Result<Assembled, Fault> {
+    let layers = lower.iter().chain([&mounter.places.empty]);
+    let options = [("source", tag(id)), ("lowerdir", joined(layers))];
+    let tree = superblock("overlay", &options, true)?;
+    Ok(Assembled { tree, shows: Shows::Own("overlay") })
+}
+
+/// Opened directories as overlayfs is told them: whatever their paths are, and whoever renames them meanwhile.
+pub(super) fn joined<'a>(layers: impl IntoIterator<Item = &'a OwnedFd>) -> String {
+    let path = |layer: &OwnedFd| format!("/proc/self/fd/{}", layer.as_raw_fd());
+    layers.into_iter().map(path).collect::<Vec<_>>().join(":")
+}
+
+/// A directory as a layer of an overlay: an overlay's own ids cannot be mapped, so its layers' are. Linux 6.15 takes such a layer.
+pub(super) fn layer(directory: &OwnedFd, map: Option<&IdMap>) -> Result<OwnedFd, Fault> {
+    let Some(map) = map else { return directory.try_clone().trying("use a directory as a layer") };
+    let tree = open_tree(directory, "", CLONE).trying("clone a layer")?;
+    id_map::apply(&tree, map).map(|()| tree)
 }

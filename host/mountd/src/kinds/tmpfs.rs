@@ -3,7 +3,7 @@
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::{Fault, Tmpfs};
 
-use super::{Assembled, Shows};
+use super::{Assembled, Shows, id_map};
 use crate::anchor::superblock;
 use crate::attach::tag;
 use crate::mounter::Mounter;
@@ -30,5 +30,6 @@ pub(super) fn assemble(
     options.extend(tmpfs.size.map(|size| ("size", size.to_string())));
     options.extend(tmpfs.inodes.map(|inodes| ("nr_inodes", inodes.to_string())));
     let tree = superblock("tmpfs", &options, wanted.plan.read_only)?;
+    wanted.plan.id_map.as_ref().map_or(Ok(()), |map| id_map::apply(&tree, map))?;
     Ok(Assembled { tree, shows })
 }

@@ -1,0 +1,195 @@
+//! File systems on block devices: which are mounted, which are refused, and what the errors say.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use wasmvol_plan::frame::Inventory;
+use wasmvol_plan::{
+    Device, FaultKind, IdMap, IdRange, MountOption, MountValue, Plan, Release, Source,
+};
+
+use crate::machine::{Machine, id, plain};
+
+pub(crate) const TESTS: &[(&str, fn())] = tests![
+    a_file_system_on_a_granted_device_is_mounted,
+    a_device_that_others_use_is_unmounted_and_stays_in_use,
+    a_directory_inside_of_a_device_is_shown_alone,
+    options_reach_the_file_system_and_the_mount,
+    a_read_only_device_withstands_a_remount_by_a_container,
+    a_device_that_is_not_granted_is_refused,
+    what_is_no_block_device_is_refused,
+    an_option_that_could_reach_beyond_the_device_is_refused,
+    what_the_kernel_refuses_is_told_in_its_words,
+    a_device_is_mounted_with_its_ids_mapped,
+];
+
+/// A loop device on a file with an ext4 inside; it ends with the test.
+struct Loop(String);
+
+impl Loop {
+    fn new(machine: &Machine) -> Self {
+        let file = machine.dir.join("disk");
+        fs::File::create(&file).unwrap().set_len(16 << 20).unwrap();
+        let made = Command::new("mkfs.ext4").arg("-q").arg(&file).status().unwrap();
+        assert!(made.success(), "mkfs.ext4");
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(&file).output().unwrap();
+        let name = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+        assert!(name.starts_with("/dev/loop"), "{name}");
+        Self(name)
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _detached = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+/// A device that the driver of a machine was granted.
+fn granted() -> (Machine, Loop) {
+    let machine = Machine::start();
+    let disk = Loop::new(&machine);
+    grant(&machine, &disk.0);
+    (machine, disk)
+}
+
+fn grant(machine: &Machine, path: &str) {
+    fs::write(machine.dir.join("etc/grants.d/local"), format!("device={path}\n")).unwrap();
+}
+
+fn of(path: &str, options: &[(&str, &str)]) -> Plan {
+    let option = |(key, text): &(&str, &str)| MountOption {
+        key: (*key).to_owned(),
+        value: match *text {
+            "" => MountValue::Present,
+            text => MountValue::Text(text.to_owned()),
+        },
+    };
+    let (path, filesystem) = (path.to_owned(), "ext4".to_owned());
+    let options = options.iter().map(option).collect();
+    Plan { source: Source::Device(Device { path, filesystem, options }), ..plain() }
+}
+
+fn a_file_system_on_a_granted_device_is_mounted() {
+    let (mut machine, disk) = granted();
+    let facts = machine.mount(id(1), of(&disk.0, &[])).unwrap();
+    assert_eq!((facts.filesystem.as_str(), facts.root.as_str()), ("ext4", "/"));
+    assert!(machine.volume(id(1)).join("lost+found").is_dir());
+    assert_eq!(machine.mount(id(1), of(&disk.0, &[])), Ok(facts));
+    let line = machine.lines(id(1)).remove(0);
+    assert!(line.contains("nosuid") && line.contains("nodev"), "{line}");
+    assert_eq!(machine.unmount(id(1)), Release::Gone);
+}
+
+fn a_device_that_others_use_is_unmounted_and_stays_in_use() {
+    let (mut machine, disk) = granted();
+    machine.mount(id(1), of(&disk.0, &[])).unwrap();
+    let container = machine.container(id(1));
+    assert_eq!(machine.unmount(id(1)), Release::Gone);
+    assert!(container.sh("echo kept > /mnt/file"));
+    // One superblock, whoever mounts it.
+    machine.mount(id(2), of(&disk.0, &[])).unwrap();
+    assert_eq!(fs::read_to_string(machine.volume(id(2)).join("file")).unwrap(), "kept\n");
+}
+
+fn a_directory_inside_of_a_device_is_shown_alone() {
+    let (mut machine, disk) = granted();
+    machine.mount(id(1), of(&disk.0, &[])).unwrap();
+    fs::create_dir_all(machine.volume(id(1)).join("a/b")).unwrap();
+    symlink("/", machine.volume(id(1)).join("out")).unwrap();
+    let inside = |subpath: &str| Plan { subpath: Some(subpath.into()), ..of(&disk.0, &[]) };
+    let facts = machine.mount(id(2), inside("a")).unwrap();
+    assert_eq!(facts.root, "/a");
+    assert!(machine.volume(id(2)).join("b").is_dir());
+    let fault = machine.mount(id(3), inside("out")).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Denied, "{fault}");
+}
+
+fn options_reach_the_file_system_and_the_mount() {
+    let (mut machine, disk) = granted();
+    machine.mount(id(1), of(&disk.0, &[("noatime", ""), ("commit", "17")])).unwrap();
+    let line = machine.lines(id(1)).remove(0);
+    assert!(line.contains("noatime") && line.contains("commit=17"), "{line}");
+}
+
+fn a_read_only_device_withstands_a_remount_by_a_container() {
+    let (mut machine, disk) = granted();
+    machine.mount(id(1), Plan { read_only: true, ..of(&disk.0, &[]) }).unwrap();
+    let container = machine.container(id(1));
+    assert!(container.sh("mount -o remount,bind,rw /mnt"), "engines do this");
+    assert!(!container.sh("touch /mnt/new") && container.sh("test -d /mnt/lost+found"));
+}
+
+fn a_device_that_is_not_granted_is_refused() {
+    let (mut machine, disk) = granted();
+    grant(&machine, "/dev/loop-control");
+    let fault = machine.mount(id(1), of(&disk.0, &[])).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Denied, "{fault}");
+    assert!(fault.message.contains(&format!("`--grant device={}`", disk.0)), "{fault}");
+    for path in [machine.dir.join("disk").to_str().unwrap(), "/dev", "/dev/../etc", "sda"] {
+        let fault = machine.mount(id(1), of(path, &[])).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Invalid, "{path}: {fault}");
+    }
+    assert_eq!(machine.survey(Inventory::Mounts).0, []);
+}
+
+fn what_is_no_block_device_is_refused() {
+    let (mut machine, disk) = granted();
+    grant(&machine, "/dev");
+    let fault = machine.mount(id(1), of("/dev/null", &[])).unwrap_err();
+    assert!(fault.message.contains("`/dev/null` is no block device"), "{fault}");
+    let fault = machine.mount(id(1), of("/dev/wasmvol-none", &[])).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Missing, "{fault}");
+    // Others than root make names there.
+    let link = format!("/dev/shm/wasmvol-{}", std::process::id());
+    symlink(&disk.0, &link).unwrap();
+    let refused = machine.mount(id(1), of(&link, &[]));
+    fs::remove_file(&link).unwrap();
+    assert_eq!(refused.unwrap_err().kind, FaultKind::Denied);
+}
+
+fn an_option_that_could_reach_beyond_the_device_is_refused() {
+    let (mut machine, disk) = granted();
+    for (key, text) in [
+        ("source", "/dev/sda"),
+        ("journal_path", "/dev/sda"),
+        ("errors", "panic"),
+        ("context", "x"),
+        ("suid", ""),
+        ("dev", ""),
+        ("rw", ""),
+        ("noatime", "1"),
+        ("commit", ""),
+    ] {
+        let fault = machine.mount(id(1), of(&disk.0, &[(key, text)])).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Invalid, "{key}: {fault}");
+        assert!(fault.message.contains(&format!("`{key}")), "{fault}");
+    }
+    let Source::Device(device) = of(&disk.0, &[]).source else { unreachable!() };
+    for filesystem in ["overlay", "proc", "tmpfs", "nfs", "fuse", ""] {
+        let device = Device { filesystem: filesystem.to_owned(), ..device.clone() };
+        let plan = Plan { source: Source::Device(device), ..plain() };
+        assert_eq!(machine.mount(id(1), plan).unwrap_err().kind, FaultKind::Invalid);
+    }
+}
+
+fn what_the_kernel_refuses_is_told_in_its_words() {
+    let (mut machine, disk) = granted();
+    let fault = machine.mount(id(1), of(&disk.0, &[("data", "nonsense")])).unwrap_err();
+    let start = format!("cannot mount the ext4 on `{}`: invalid argument (", disk.0);
+    assert!(fault.message.starts_with(&start) && fault.message.contains("data"), "{fault}");
+    // In use in another way.
+    machine.mount(id(1), of(&disk.0, &[])).unwrap();
+    let fault = machine.mount(id(2), Plan { read_only: true, ..of(&disk.0, &[]) }).unwrap_err();
+    assert!(fault.message.contains("mounted elsewhere in another way"), "{fault}");
+}
+
+fn a_device_is_mounted_with_its_ids_mapped() {
+    let (mut machine, disk) = granted();
+    let range = vec![IdRange { disk: 0, shown: 100_000, count: 10 }];
+    let id_map = Some(IdMap { users: range.clone(), groups: range });
+    machine.mount(id(1), Plan { id_map, ..of(&disk.0, &[]) }).unwrap();
+    let stat = fs::metadata(machine.volume(id(1)).join("lost+found")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&stat), 100_000);
+}

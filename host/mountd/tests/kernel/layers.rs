@@ -1,0 +1,237 @@
+//! Overlays and id maps: a layer of the volume's own over granted directories, and owners that are shown as others.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use wasmvol_plan::{
+    Facts, FaultKind, HostDirectory, IdMap, IdRange, Overlay, Plan, Release, Source,
+};
+
+use crate::machine::{Machine, OWNER, eventually, id, plain, tmpfs};
+
+pub(crate) const TESTS: &[(&str, fn())] = tests![
+    a_layer_hides_what_lies_below_and_leaves_it_as_it_is,
+    several_directories_lie_below_each_other,
+    an_overlay_that_is_only_read_withstands_a_remount_by_a_container,
+    an_overlay_over_what_is_not_granted_is_refused,
+    an_overlay_that_a_container_holds_is_taken_back_not_doubled,
+    a_volatile_layer_is_used_again_by_the_same_boot,
+    a_volatile_layer_of_another_boot_begins_anew,
+    owners_are_shown_as_the_map_says,
+    a_read_only_directory_has_its_ids_mapped,
+    a_tmpfs_has_its_ids_mapped_and_is_taken_back_with_them,
+    what_lies_below_an_overlay_has_its_ids_mapped,
+    an_id_map_of_ranges_that_overlap_is_refused,
+];
+
+/// A machine with two directories that the driver was granted, `low` with a file `a`, and `high` with `a` and `b`.
+fn granted() -> (Machine, PathBuf) {
+    let machine = Machine::start();
+    let srv = machine.dir.join("srv");
+    for (path, text) in [("low/a", "low"), ("high/a", "high"), ("high/b", "high")] {
+        let path = srv.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let line = format!("host-directory={}\n", srv.display());
+    fs::write(machine.dir.join("etc/grants.d/local"), line).unwrap();
+    (machine, srv)
+}
+
+fn over(srv: &Path, lower: &[&str], volatile: bool) -> Plan {
+    let lower = lower.iter().map(|name| srv.join(name).display().to_string()).collect();
+    Plan { source: Source::Overlay(Overlay { lower, volatile }), ..plain() }
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+fn a_layer_hides_what_lies_below_and_leaves_it_as_it_is() {
+    let (mut machine, srv) = granted();
+    machine.make(id(1), OWNER);
+    machine.make(id(2), OWNER);
+    let facts = machine.mount(id(1), over(&srv, &["low"], false)).unwrap();
+    assert_eq!((facts.filesystem.as_str(), facts.root.as_str()), ("overlay", "/"));
+    let volume = machine.volume(id(1));
+    assert_eq!(read(volume.join("a")), "low");
+    fs::write(volume.join("a"), "mine").unwrap();
+    let stat = fs::metadata(&volume).unwrap();
+    assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o7777), (OWNER.uid, OWNER.gid, OWNER.mode));
+    let line = machine.lines(id(1)).remove(0);
+    assert!(line.contains("nosuid") && line.contains("nodev"), "{line}");
+    assert_eq!(read(srv.join("low/a")), "low");
+    machine.mount(id(2), over(&srv, &["low"], false)).unwrap();
+    assert_eq!(read(machine.volume(id(2)).join("a")), "low");
+    assert_eq!(machine.unmount(id(1)), Release::Gone);
+    machine.mount(id(1), over(&srv, &["low"], false)).unwrap();
+    assert_eq!(read(machine.volume(id(1)).join("a")), "mine");
+}
+
+fn several_directories_lie_below_each_other() {
+    let (mut machine, srv) = granted();
+    machine.make(id(1), OWNER);
+    machine.mount(id(1), over(&srv, &["low", "high"], false)).unwrap();
+    let volume = machine.volume(id(1));
+    assert_eq!((read(volume.join("a")), read(volume.join("b"))), ("low".into(), "high".into()));
+}
+
+fn an_overlay_that_is_only_read_withstands_a_remount_by_a_container() {
+    let (mut machine, srv) = granted();
+    machine.make(id(1), OWNER);
+    let plan = Plan { read_only: true, ..over(&srv, &["low"], false) };
+    machine.mount(id(1), plan).unwrap();
+    let container = machine.container(id(1));
+    assert!(container.sh("mount -o remount,bind,rw /mnt"), "engines do this");
+    assert!(!container.sh("mount -o remount,rw /mnt && touch /mnt/new"));
+    assert!(!container.sh("touch /mnt/new") && container.sh("grep -q low /mnt/a"));
+}
+
+fn an_overlay_over_what_is_not_granted_is_refused() {
+    let (mut machine, srv) = granted();
+    machine.make(id(1), OWNER);
+    symlink("/etc", srv.join("out")).unwrap();
+    for lower in ["/etc", "out"] {
+        let fault = machine.mount(id(1), over(&srv, &["low", lower], false)).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Denied, "{lower}: {fault}");
+    }
+    assert_eq!(machine.lines(id(1)), [""; 0]);
+}
+
+fn an_overlay_that_a_container_holds_is_taken_back_not_doubled() {
+    let (mut machine, srv) = granted();
+    machine.make(id(1), OWNER);
+    let plan = || over(&srv, &["low"], true);
+    let facts = machine.mount(id(1), plan()).unwrap();
+    let container = machine.container(id(1));
+    assert!(matches!(machine.unmount(id(1)), Release::Held(_)), "it is held");
+    assert!(machine.sh(&format!("umount run/mnt/{}", id(1))));
+    let Facts { device, .. } = machine.mount_for(id(1), plan(), None, Some(facts.clone())).unwrap();
+    assert_eq!(device, facts.device);
+    assert!(container.sh("touch /mnt/new"));
+    assert!(machine.volume(id(1)).join("new").exists());
+}
+
+fn a_volatile_layer_is_used_again_by_the_same_boot() {
+    let (mut machine, srv) = granted();
+    machine.make(id(1), OWNER);
+    for run in ["first", "second", "third"] {
+        machine.mount(id(1), over(&srv, &["low"], true)).unwrap();
+        let line = machine.lines(id(1)).remove(0);
+        assert!(line.contains("volatile"), "{line}");
+        let file = machine.volume(id(1)).join("runs");
+        let before = fs::read_to_string(&file).unwrap_or_default();
+        fs::write(file, format!("{before}{run} ")).unwrap();
+        assert_eq!(machine.unmount(id(1)), Release::Gone);
+    }
+    let file = machine.dir.join(format!("state/volumes/{}/data/runs", id(1)));
+    assert_eq!(read(file), "first second third ");
+}
+
+fn a_volatile_layer_of_another_boot_begins_anew() {
+    let (mut machine, srv) = granted();
+    machine.make(id(1), OWNER);
+    let plan = || over(&srv, &["low"], true);
+    machine.mount(id(1), plan()).unwrap();
+    fs::write(machine.volume(id(1)).join("written"), "").unwrap();
+    assert_eq!(machine.unmount(id(1)), Release::Gone);
+    let boot = machine.dir.join(format!("state/volumes/{}/boot", id(1)));
+    fs::remove_file(&boot).unwrap();
+    symlink("0123456789abcdef0123456789abcdef", &boot).unwrap();
+    machine.mount(id(1), plan()).unwrap();
+    let volume = machine.volume(id(1));
+    assert_eq!(read(volume.join("a")), "low");
+    assert!(!volume.join("written").exists());
+    let stat = fs::metadata(&volume).unwrap();
+    assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o7777), (OWNER.uid, OWNER.gid, OWNER.mode));
+    eventually("the old layer is deleted", || {
+        fs::read_dir(machine.dir.join("state/trash")).unwrap().next().is_none().then_some(())
+    });
+}
+
+/// Shows what the disk has as 0 to 9 as 100000 and on, and no other id.
+fn map() -> Option<IdMap> {
+    let ranges = vec![IdRange { disk: 0, shown: 100_000, count: 10 }];
+    Some(IdMap { users: ranges.clone(), groups: ranges })
+}
+
+fn owner(path: impl AsRef<Path>) -> (u32, u32) {
+    let stat = fs::metadata(path).unwrap();
+    (stat.uid(), stat.gid())
+}
+
+fn owners_are_shown_as_the_map_says() {
+    let (mut machine, srv) = granted();
+    chown(srv.join("high/b"), Some(3), Some(4)).unwrap();
+    chown(srv.join("high/a"), Some(500), Some(4)).unwrap();
+    let source = Source::HostDirectory(HostDirectory {
+        path: srv.join("high").display().to_string(),
+        make: None,
+    });
+    machine.mount(id(1), Plan { source, id_map: map(), ..plain() }).unwrap();
+    let volume = machine.volume(id(1));
+    assert_eq!(owner(volume.join("b")), (100_003, 100_004));
+    assert_eq!(owner(volume.join("a")), (65534, 100_004), "what no range has is nobody's");
+    let container = machine.container(id(1));
+    assert!(container.sh("setpriv --reuid 100000 --regid 100001 --clear-groups touch /mnt/new"));
+    assert_eq!(owner(srv.join("high/new")), (0, 1));
+    assert!(!container.sh("touch /mnt/roots"), "root of the host is nobody there");
+    chown(volume.join("b"), Some(100_005), None).unwrap();
+    assert_eq!(owner(srv.join("high/b")), (5, 4));
+    let mine = Plan { id_map: map(), ..plain() };
+    machine.make(id(2), wasmvol_plan::Owner { uid: 7, gid: 8, mode: 0o755 });
+    machine.mount(id(2), mine).unwrap();
+    assert_eq!(owner(machine.volume(id(2))), (100_007, 100_008));
+}
+
+fn a_read_only_directory_has_its_ids_mapped() {
+    let (mut machine, srv) = granted();
+    let source = Source::HostDirectory(HostDirectory {
+        path: srv.join("low").display().to_string(),
+        make: None,
+    });
+    let plan = Plan { source, read_only: true, id_map: map(), ..plain() };
+    machine.mount(id(1), plan).unwrap();
+    assert_eq!(owner(machine.volume(id(1)).join("a")), (100_000, 100_000));
+    let container = machine.container(id(1));
+    assert!(container.sh("mount -o remount,bind,rw /mnt") && !container.sh("touch /mnt/new"));
+}
+
+fn a_tmpfs_has_its_ids_mapped_and_is_taken_back_with_them() {
+    let mut machine = Machine::start();
+    let mut plan = tmpfs();
+    let Source::Tmpfs(memory) = &mut plan.source else { unreachable!() };
+    (memory.owner.uid, memory.owner.gid) = (1, 2);
+    let plan = Plan { id_map: map(), ..plan };
+    let facts = machine.mount(id(1), plan.clone()).unwrap();
+    assert_eq!(owner(machine.volume(id(1))), (100_001, 100_002));
+    let _container = machine.container(id(1));
+    assert!(machine.sh(&format!("umount run/mnt/{}", id(1))));
+    machine.mount_for(id(1), plan, None, Some(facts)).unwrap();
+    assert_eq!(owner(machine.volume(id(1))), (100_001, 100_002));
+}
+
+fn what_lies_below_an_overlay_has_its_ids_mapped() {
+    let (mut machine, srv) = granted();
+    machine.make(id(1), wasmvol_plan::Owner { uid: 100_001, gid: 2, mode: 0o755 });
+    machine.mount(id(1), Plan { id_map: map(), ..over(&srv, &["low"], false) }).unwrap();
+    let volume = machine.volume(id(1));
+    assert_eq!((owner(&volume), owner(volume.join("a"))), ((100_001, 2), (100_000, 100_000)));
+    fs::set_permissions(volume.join("a"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(owner(volume.join("a")), (100_000, 100_000), "it was copied up as it was shown");
+    assert_eq!(owner(srv.join("low/a")), (0, 0));
+}
+
+fn an_id_map_of_ranges_that_overlap_is_refused() {
+    let mut machine = Machine::start();
+    machine.make(id(1), OWNER);
+    let ranges = vec![
+        IdRange { disk: 0, shown: 1000, count: 10 },
+        IdRange { disk: 5, shown: 2000, count: 10 },
+    ];
+    let id_map = Some(IdMap { users: ranges.clone(), groups: ranges });
+    let fault = machine.mount(id(1), Plan { id_map, ..plain() }).unwrap_err();
+    assert!(fault.message.contains("overlap"), "{fault}");
+    assert!(machine.lines(id(1)).is_empty());
+}
