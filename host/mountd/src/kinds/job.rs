@@ -95,15 +95,20 @@ impl Jobs {
     pub(crate) fn next(&self) -> Option<Instant> {
         let asked = self.running.iter().filter(|job| job.asked.is_some());
         let running = asked.map(|job| job.until);
-        running.chain(self.waiting.iter().map(|waiting| waiting.until)).min()
+        // A child that has ended is no message: who waited for it must not go on waiting.
+        let startable = self.first().map(|_| Instant::now());
+        running.chain(self.waiting.iter().map(|waiting| waiting.until)).chain(startable).min()
+    }
+
+    fn startable(&mut self) -> Option<Waiting> {
+        self.first().and_then(|at| self.waiting.remove(at))
     }
 
     /// The first waiting request whose volume has no child.
-    fn startable(&mut self) -> Option<Waiting> {
+    fn first(&self) -> Option<usize> {
         let busy = |id: Id| self.running.iter().any(|job| job.id == id && !job.only_looks);
         let room = self.running.len() < JOBS_MAX;
-        let at = self.waiting.iter().position(|waiting| room && !busy(id_of(&waiting.request)))?;
-        self.waiting.remove(at)
+        self.waiting.iter().position(|waiting| room && !busy(id_of(&waiting.request)))
     }
 
     /// The requests that have waited for too long.

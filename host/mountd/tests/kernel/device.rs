@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     a_read_only_device_withstands_a_remount_by_a_container,
     a_device_that_is_not_granted_is_refused,
     what_is_no_block_device_is_refused,
+    one_child_after_another_works_for_a_volume,
     an_option_that_could_reach_beyond_the_device_is_refused,
     what_the_kernel_refuses_is_told_in_its_words,
     a_device_is_mounted_with_its_ids_mapped,
@@ -147,6 +148,16 @@ fn what_is_no_block_device_is_refused() {
     let refused = machine.mount(id(1), of(&link, &[]));
     fs::remove_file(&link).unwrap();
     assert_eq!(refused.unwrap_err().kind, FaultKind::Denied);
+}
+
+fn one_child_after_another_works_for_a_volume() {
+    let (mut machine, _) = granted();
+    grant(&machine, "/dev");
+    // The answer comes before the end of the child that gives it, and the next request then waits for that end.
+    for _ in 0..100 {
+        let fault = machine.mount(id(1), of("/dev/null", &[])).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Invalid, "{fault}");
+    }
 }
 
 fn an_option_that_could_reach_beyond_the_device_is_refused() {
