@@ -34,7 +34,7 @@ pub(crate) fn measure(places: &Places, report: &mut Report) -> Result<()> {
     let times = run(&driver, &Volume { id, name, options, state })?;
     let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or_default();
     report.figure(Figure {
-        name: "sandboxed call of a Rust driver, fresh instance, `path`, p50",
+        name: "sandboxed call of a Rust driver, fresh instance, `path`, p50".to_owned(),
         goal: Goal::AtMost(15.0),
         measured: at(50),
         unit: "us",

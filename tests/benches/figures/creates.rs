@@ -28,7 +28,7 @@ pub(crate) fn measure(places: &Places, few: &Instance, report: &mut Report) -> R
         crowd.push(eight);
     }
     report.figure(Figure {
-        name: "Creates of 8 connections beside those of one",
+        name: "Creates of 8 connections beside those of one".to_owned(),
         goal: Goal::AtLeast(3.0),
         measured: median(ratios),
         unit: "times",
@@ -55,7 +55,7 @@ fn count(places: &Places, few: &Instance, report: &mut Report) -> Result<()> {
         let (commits, p50) = phase(call)?;
         let sync = sync_cost(&places.state)?;
         report.figure(Figure {
-            name,
+            name: name.to_owned(),
             goal: Goal::AtMost(2.0),
             measured: commits,
             unit: "commits",

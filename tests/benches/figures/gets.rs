@@ -49,7 +49,7 @@ pub(crate) fn measure(places: &Places, few: &Instance, report: &mut Report) -> R
     server.wait()?;
     let Compared { ratio, first, second } = compared?;
     report.figure(Figure {
-        name: "Get over keep-alive: server CPU beside a bare hyper server's",
+        name: "Get over keep-alive: server CPU beside a bare hyper server's".to_owned(),
         goal: Goal::AtMost(1.5),
         measured: ratio,
         unit: "times",

@@ -27,7 +27,7 @@ pub(crate) fn measure(few: &mut Instance, report: &mut Report) -> Result<()> {
     times.sort_by(f64::total_cmp);
     let slowest = times.last().copied().unwrap_or_default();
     report.figure(Figure {
-        name: "start to the first answered Activate, both drivers cached",
+        name: "start to the first answered Activate, both drivers cached".to_owned(),
         goal: Goal::AtMost(20.0),
         measured: median(times),
         unit: "ms",
@@ -39,7 +39,7 @@ pub(crate) fn measure(few: &mut Instance, report: &mut Report) -> Result<()> {
     let rss = |pid| mebibytes(pid, "status", "VmRSS");
     let pss = mebibytes(daemon, "smaps_rollup", "Pss")? + mebibytes(mountd, "smaps_rollup", "Pss")?;
     report.figure(Figure {
-        name: "idle RSS of daemon and mountd",
+        name: "idle RSS of daemon and mountd".to_owned(),
         goal: Goal::AtMost(25.0),
         measured: rss(daemon)? + rss(mountd)?,
         unit: "MiB",

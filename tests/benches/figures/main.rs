@@ -8,6 +8,7 @@ mod bare;
 mod calls;
 mod client;
 mod creates;
+mod files;
 mod gets;
 mod idle;
 mod instance;
@@ -71,6 +72,8 @@ fn figures(state: &str, runtime: &str, show: fn(&Report) -> String) -> Result<()
     gets::measure(&places, &few, &mut report)?;
     phase("Mount and Unmount");
     mounts::measure(&places, &few, &mut report)?;
+    phase("files on each kind of storage");
+    files::measure(&places, &few, &mut report)?;
     phase("Create and Remove");
     creates::measure(&places, &few, &mut report)?;
     phase("10,000 volumes");

@@ -70,7 +70,7 @@ pub(crate) fn measure(few: &Instance, many: &mut Instance, report: &mut Report) 
     let mut large = Target { pid: many.daemon()?, client: many.connect()? };
     let Compared { ratio, first, second } = compare(&mut large, &mut small, &named(&volume(7)))?;
     report.figure(Figure {
-        name: "Get: server CPU at 10,000 volumes beside that at 10",
+        name: "Get: server CPU at 10,000 volumes beside that at 10".to_owned(),
         goal: Goal::AtMost(1.2),
         measured: ratio,
         unit: "times",
@@ -80,7 +80,7 @@ pub(crate) fn measure(few: &Instance, many: &mut Instance, report: &mut Report) 
         server_cpu(&mut large, LISTS, |client| client.call("VolumeDriver.List", "{}").map(drop))?;
     drop((small, large));
     report.figure(Figure {
-        name: "List of 10,000: server CPU a volume",
+        name: "List of 10,000: server CPU a volume".to_owned(),
         goal: Goal::AtMost(1.0),
         measured: list / MANY as f64,
         unit: "us",
@@ -104,7 +104,7 @@ fn creates(few: &Instance, many: &Instance, report: &mut Report) -> Result<()> {
         large.push(many);
     }
     report.figure(Figure {
-        name: "Creates at 10,000 volumes beside those at 10, 8 connections",
+        name: "Creates at 10,000 volumes beside those at 10, 8 connections".to_owned(),
         goal: Goal::AtLeast(0.7),
         measured: median(ratios),
         unit: "times",
@@ -126,7 +126,8 @@ fn starts(many: &mut Instance, report: &mut Report) -> Result<()> {
         ready.push(millis(begin.elapsed()));
     }
     report.figure(Figure {
-        name: "start with 10,000 volumes after kill -9 to the first Create and Remove done",
+        name: "start with 10,000 volumes after kill -9 to the first Create and Remove done"
+            .to_owned(),
         goal: Goal::AtMost(1_000.0),
         measured: median(ready),
         unit: "ms",

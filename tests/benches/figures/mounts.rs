@@ -46,14 +46,16 @@ pub(crate) fn measure(places: &Places, few: &Instance, report: &mut Report) -> R
     let commits = (few.commits()?.mount_table - before.mount_table) / owns.len() as f64;
     let (own, bare) = (median(owns), median(bares));
     report.figure(Figure {
-        name: "Mount + Unmount of a `local` volume, p50, beside bare open_tree + move_mount + umount",
+        name:
+            "Mount + Unmount of a `local` volume, p50, beside bare open_tree + move_mount + umount"
+                .to_owned(),
         goal: Goal::AtMost(6.0),
         measured: own / bare,
         unit: "times",
         raw: format!("{} and {}", time(own), time(bare)),
     });
     report.figure(Figure {
-        name: "Mount + Unmount: mount table commits of the pair",
+        name: "Mount + Unmount: mount table commits of the pair".to_owned(),
         goal: Goal::AtMost(2.0),
         measured: commits,
         unit: "commits",

@@ -17,7 +17,7 @@ pub(crate) enum Goal {
 /// One figure.
 #[derive(Debug)]
 pub(crate) struct Figure {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) goal: Goal,
     pub(crate) measured: f64,
     /// `times` for a ratio.
@@ -124,7 +124,7 @@ impl Report {
             let Figure { name, goal, measured, unit, raw } = figure;
             let goal_number = number(goal.number());
             [
-                (*name).to_owned(),
+                name.clone(),
                 format!("{} {goal_number} {unit}", goal.words()),
                 format!("{} {unit}", number(*measured)),
                 if goal.is_met(*measured) { "yes" } else { "NO" }.to_owned(),
