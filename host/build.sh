@@ -53,9 +53,10 @@ place() {
     mv "target/$1/.new" "target/$1/$(basename "$2").wasm"
 }
 
-cargo build --profile driver --target wasm32-wasip2 -p local -p tmpfs
+cargo build --profile driver --target wasm32-wasip2 -p local -p tmpfs -p vfs
 place drivers local
 place drivers tmpfs
+place drivers vfs
 if [ "${1:-}" = tests ]; then
     cargo build --profile driver --target wasm32-wasip2 -p hostile
     cargo build --profile driver --target wasm32-wasip2 -p wasmvol-sdk --example scratch

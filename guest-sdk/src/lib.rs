@@ -6,12 +6,14 @@ mod description;
 mod error;
 pub mod log;
 mod plan;
+pub mod roots;
 pub mod settings;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 mod volume;
 
 pub use bindings::exports::wasmvol::driver::volumes::{Created, Found};
+pub use bindings::wasmvol::driver::roots::Entry;
 pub use bindings::wasmvol::driver::types::{
     Description, ErrorCode, OptionSpec, OptionValue, Owner, Plan, Reclaim, Storage, Tmpfs, Value,
     ValueType, Volume,
@@ -23,7 +25,7 @@ pub use error::{Error, Result};
 pub mod contract {
     pub use crate::bindings::wasmvol::driver::types::{
         Compression, Device, Directory, Filesystem, HostDirectory, IdMap, IdRange, Image,
-        MountOption, MountValue, Overlay, Program, Share, Source, Subvolume,
+        MountOption, MountValue, NamedDirectory, Overlay, Program, Share, Source, Subvolume,
     };
 }
 

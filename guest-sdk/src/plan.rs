@@ -2,7 +2,7 @@
 //!
 //! What has a builder is what the host serves; the rest of the contract's shapes are in [`contract`](crate::contract).
 
-use crate::contract::{Directory, Source};
+use crate::contract::{Directory, HostDirectory, NamedDirectory, Source};
 use crate::{Created, Owner, Plan, Storage, Tmpfs};
 
 impl Storage {
@@ -10,6 +10,14 @@ impl Storage {
     #[must_use]
     pub fn directory(owner: Owner) -> Self {
         Self::Directory(Directory { owner, limit: None })
+    }
+
+    /// A directory beneath a granted root that is named by its volume, or that the user chose. Its plan is
+    /// [`Plan::host_directory`].
+    #[must_use]
+    pub fn named_directory(root: &str, chosen: Option<&str>, owner: Owner) -> Self {
+        let (root, directory) = (root.to_owned(), chosen.map(str::to_owned));
+        Self::NamedDirectory(NamedDirectory { root, directory, owner })
     }
 }
 
@@ -39,6 +47,12 @@ impl Plan {
     #[must_use]
     pub fn tmpfs(tmpfs: Tmpfs) -> Self {
         Self::new(Source::Tmpfs(tmpfs))
+    }
+
+    /// The volume is a directory of the host, beneath a granted root. `make` is the owner with which it is made where it is missing.
+    #[must_use]
+    pub fn host_directory(path: &str, make: Option<Owner>) -> Self {
+        Self::new(Source::HostDirectory(HostDirectory { path: path.to_owned(), make }))
     }
 
     /// A plan for a source that has no builder of its own.

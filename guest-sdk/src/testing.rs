@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{Driver, Error, ErrorCode, OptionSpec, OptionValue, Result, Volume};
+use crate::{Driver, Entry, Error, ErrorCode, OptionSpec, OptionValue, Result, Volume};
 
 pub use conformance::conformance;
 
@@ -64,6 +64,46 @@ thread_local! {
 /// What [`settings::get`](crate::settings::get) answers in a native test.
 pub(crate) fn setting(key: &str) -> Option<String> {
     SETTINGS.with_borrow(|settings| settings.get(key).map(|&value| value.to_owned()))
+}
+
+/// Runs code with these granted roots, each with what is marked beneath it; they end with it.
+pub fn with_roots<T>(
+    roots: impl IntoIterator<Item = (&'static str, Vec<Entry>)>,
+    run: impl FnOnce() -> T,
+) -> T {
+    /// Puts the former roots back, also when the code panics.
+    struct Former(Vec<(&'static str, Vec<Entry>)>);
+    impl Drop for Former {
+        fn drop(&mut self) {
+            ROOTS.set(std::mem::take(&mut self.0));
+        }
+    }
+    let _former = Former(ROOTS.replace(roots.into_iter().collect()));
+    run()
+}
+
+/// What a host would mark of a volume in the directory of its name.
+#[must_use]
+pub fn entry(volume: &Volume) -> Entry {
+    let Volume { id, name, options, .. } = volume.clone();
+    Entry { directory: name.clone(), name, id, options }
+}
+
+thread_local! {
+    static ROOTS: RefCell<Vec<(&'static str, Vec<Entry>)>> = RefCell::default();
+}
+
+/// What [`roots::granted`](crate::roots::granted) answers in a native test.
+pub(crate) fn granted() -> Vec<String> {
+    ROOTS.with_borrow(|roots| roots.iter().map(|(root, _)| (*root).to_owned()).collect())
+}
+
+/// What [`roots::entries`](crate::roots::entries) answers in a native test.
+pub(crate) fn entries(root: &str) -> Result<Vec<Entry>> {
+    let entries = ROOTS.with_borrow(|roots| {
+        roots.iter().find(|(granted, _)| *granted == root).map(|(_, entries)| entries.clone())
+    });
+    entries.ok_or_else(|| Error::new(ErrorCode::Denied, format!("`{root}` is no granted root")))
 }
 
 /// One option of a volume, where it has a value.

@@ -188,6 +188,7 @@ impl Driver for Faulty {
     fn list() -> Result<Vec<Found>> {
         let found = |name: &str| Found {
             name: name.to_owned(),
+            id: None,
             options: Vec::new(),
             state: Vec::new(),
             owned: true,

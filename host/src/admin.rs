@@ -107,6 +107,10 @@ impl<W: World> Admin<W> {
             }
             ("POST", ["volumes", name, "mount"]) => self.mount((*name).to_owned()).await,
             ("POST", ["volumes", name, "unmount"]) => self.unmount((*name).to_owned()).await,
+            ("POST", ["scan"]) => json(&self.volumes.scan(None).await?),
+            ("POST", ["scan", driver]) => {
+                json(&self.volumes.scan(Some(DriverName::parse(driver)?)).await?)
+            }
             ("GET", ["kept"]) => json(&self.kept()),
             ("DELETE", ["kept", id]) => self.purge(Id::parse(id)?).await,
             ("GET", ["drivers"]) => json(&self.all_drivers().await),
@@ -241,7 +245,7 @@ impl<W: World> Admin<W> {
             name: record.name.clone(),
             driver: record.driver.clone(),
             created_at: created_at.text(),
-            data: data.into(),
+            data: data.map(Into::into),
         })
     }
 

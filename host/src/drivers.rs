@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{
-    CallError, Created, Description, Driver, Engine, Found, LoadError, Reclaim, Volume,
+    CallError, Created, Description, Driver, Engine, Found, LoadError, Reclaim, Root, Roots, Volume,
 };
 use wasmvol_plan::{DriverName, Fault, FaultKind, Grants, Id, Plan, VolumeName};
 
@@ -115,6 +115,17 @@ impl Drivers {
         blocking(move || engine.load(&name, &component, settings)).await
     }
 
+    /// What a driver sees of its granted roots where nothing beneath them was read. Whether they can be read is found out by who
+    /// checks its answer.
+    fn roots_of(&self, driver: &DriverName) -> Roots {
+        use world::Drivers as _;
+        if !self.finds(driver) {
+            return Roots::default();
+        }
+        let granted = self.grants(driver).unwrap_or_default().host_directories;
+        Roots(granted.into_iter().map(|path| Root { path, marked: Vec::new() }).collect())
+    }
+
     async fn call<T: Send + 'static>(
         &self,
         name: &DriverName,
@@ -197,7 +208,8 @@ impl world::Drivers for Drivers {
         options: &Options,
     ) -> Result<Created, CallError> {
         let (name, options) = (name.clone(), options.clone());
-        self.call(driver, move |driver| driver.create(id, &name, &options)).await
+        let roots = self.roots_of(driver);
+        self.call(driver, move |driver| driver.create(id, &name, &options, roots)).await
     }
 
     async fn remove(&self, driver: &DriverName, volume: &Volume) -> Result<Reclaim, CallError> {
@@ -228,7 +240,16 @@ impl world::Drivers for Drivers {
         Ok(plan)
     }
 
-    async fn list(&self, driver: &DriverName) -> Result<Vec<Found>, CallError> {
-        self.call(driver, |driver| driver.list()).await
+    fn finds(&self, driver: &DriverName) -> bool {
+        self.loaded.borrow().get(driver).is_some_and(|loaded| loaded.driver.finds())
+    }
+
+    async fn list(
+        &self,
+        driver: &DriverName,
+        roots: Roots,
+        within: Duration,
+    ) -> Result<Vec<Found>, CallError> {
+        self.call(driver, move |driver| driver.list(roots, within)).await
     }
 }

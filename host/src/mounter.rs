@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::net::UnixDatagram;
 use tokio::sync::oneshot;
-use wasmvol_plan::frame::{FRAME_MAX, Frame, Inventory, Mount};
+use wasmvol_plan::frame::{FRAME_MAX, Frame, Inventory, Mark, Mount};
 use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, FaultKind, Id, Measure, Release, Reply, Request,
     SecretName, Storage, Usage,
@@ -20,6 +20,10 @@ use wasmvol_plan::{
 
 use crate::volumes::world::{self, MountRequest};
 
+/// Most markers of one driver: as many volumes as a list may have.
+const MARKS_MAX: usize = 10_000;
+/// Most bytes of what they say: 400 for each, twice what options take today.
+const MARKS_BYTES_MAX: usize = 4 << 20;
 /// Reading directories and mountinfo: 100 000 entries take less than a second.
 const SURVEY_DEADLINE: Duration = Duration::from_secs(10);
 /// One mkdir and one sync of the disk; a busy disk may take seconds.
@@ -144,8 +148,14 @@ impl world::Mounter for Mounter {
         }
     }
 
-    async fn make(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault> {
-        let request = Request::Make { id, driver: driver.clone(), storage: storage.clone() };
+    async fn make(
+        &self,
+        id: Id,
+        driver: &DriverName,
+        storage: &Storage,
+        note: Vec<u8>,
+    ) -> Result<(), Fault> {
+        let request = Request::Make { id, driver: driver.clone(), storage: storage.clone(), note };
         match self.ask(request, MAKE_DEADLINE).await? {
             Reply::Made => Ok(()),
             other => Err(unexpected(&other)),
@@ -181,8 +191,9 @@ impl world::Mounter for Mounter {
         }
     }
 
-    async fn trash(&self, id: Id) -> Result<(), Fault> {
-        match self.ask(Request::Trash(id), RELEASE_DEADLINE).await? {
+    async fn trash(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault> {
+        let request = Request::Trash { id, driver: driver.clone(), storage: storage.clone() };
+        match self.ask(request, RELEASE_DEADLINE).await? {
             Reply::Trashed => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -192,6 +203,32 @@ impl world::Mounter for Mounter {
         match self.ask(Request::Measure(id), MEASURE_DEADLINE).await? {
             Reply::Measured(measured) => Ok(measured),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn marks(&self, driver: &DriverName) -> Result<Vec<Mark>, Fault> {
+        let (mut all, mut bytes, mut after) = (Vec::new(), 0, None);
+        loop {
+            let request = Request::Marks { driver: driver.clone(), after };
+            match self.ask(request, SURVEY_DEADLINE).await? {
+                Reply::Marked { marks, next } => {
+                    bytes += marks.iter().map(|mark| mark.note.len()).sum::<usize>();
+                    all.extend(marks);
+                    if all.len() > MARKS_MAX || bytes > MARKS_BYTES_MAX {
+                        let most =
+                            format!("at most {MARKS_MAX} of {} MiB in all", MARKS_BYTES_MAX >> 20);
+                        let why = format!(
+                            "too many volumes are marked beneath its roots: {most} are read"
+                        );
+                        return Err(Fault::new(FaultKind::Exhausted, why));
+                    }
+                    if next.is_none() {
+                        return Ok(all);
+                    }
+                    after = next;
+                }
+                other => return Err(unexpected(&other)),
+            }
         }
     }
 
@@ -328,7 +365,9 @@ mod tests {
                 let number = mountd.question().await.number;
                 mountd.answer(number, Reply::Made).await;
             };
-            let (trashed, ()) = tokio::join!(mounter.trash(Id::from_bits(1)), mountd);
+            let local = DriverName::parse("local").unwrap();
+            let (trashed, ()) =
+                tokio::join!(mounter.trash(Id::from_bits(1), &local, &Storage::None), mountd);
             assert_eq!(trashed.unwrap_err().kind, FaultKind::Invalid);
         });
     }

@@ -4,9 +4,10 @@
 //! syscall. All of it runs on one thread: a volume's lock is held across a verb, the `RefCell` never across an await.
 
 mod create;
-mod discover;
+pub(crate) mod discover;
 pub(crate) mod holders;
 mod lock;
+mod marker;
 #[cfg(test)]
 pub(crate) mod model;
 mod mount;
@@ -144,6 +145,9 @@ pub(crate) enum VolumeError {
     /// Somebody uses it.
     #[error("is in use: {0}")]
     InUse(String),
+    /// Found, not made here.
+    #[error("its data is not this host's: remove it where it was made")]
+    Elsewhere,
     /// An earlier verb is not finished.
     #[error("{0}")]
     Unfinished(String),

@@ -137,8 +137,13 @@ fn check(plan: &Plan, storage: &Storage) -> Result<(), String> {
     ensure(plan.source != Source::Storage || *storage != Storage::None, || {
         "the plan mounts the volume's storage, and `create` asked for none".to_owned()
     })?;
+    let is_named = matches!(storage, Storage::NamedDirectory(_));
+    ensure(plan.source != Source::Storage || !is_named, || {
+        "the plan mounts a named directory as `storage`: use its path".to_owned()
+    })?;
     let made = match storage {
         Storage::Directory(directory) => Some(&directory.owner),
+        Storage::NamedDirectory(directory) => Some(&directory.owner),
         _ => None,
     };
     let mounted = match &plan.source {

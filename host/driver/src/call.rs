@@ -17,7 +17,7 @@ use crate::answer::{MESSAGE_MAX, one_line};
 use crate::config::{INSTANCES_MAX, MEMORIES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use crate::journal::{Log, Shared};
 use crate::ticker::TICK;
-use crate::types::CallError;
+use crate::types::{CallError, Roots};
 
 /// Most bytes that one random-number call may ask for: a driver needs a key, not a file.
 const RANDOM_MAX: u64 = 4 << 10;
@@ -41,7 +41,7 @@ pub(crate) const CREATE: Verb = Verb::new(3);
 pub(crate) const REMOVE: Verb = Verb::new(3);
 /// `path`: pure, and asked at every mount.
 pub(crate) const PATH: Verb = Verb::new(2);
-/// `list`: in the background, and up to ten thousand volumes long.
+/// `list`: in the background, where its caller waits no shorter, and up to ten thousand volumes long.
 pub(crate) const LIST: Verb = Verb { deadline: Duration::from_secs(10), answer_max: 16 << 20 };
 
 impl Verb {
@@ -59,6 +59,7 @@ pub(crate) struct State {
     until: Instant,
     pub(crate) journal: Shared,
     pub(crate) settings: Arc<BTreeMap<String, String>>,
+    pub(crate) roots: Roots,
 }
 
 /// A call that has not begun.
@@ -67,6 +68,8 @@ pub(crate) struct Call<'a> {
     pub(crate) engine: &'a wasmtime::Engine,
     pub(crate) log: &'a Arc<Log>,
     pub(crate) settings: &'a Arc<BTreeMap<String, String>>,
+    /// What it may see of its granted roots.
+    pub(crate) roots: Roots,
     pub(crate) verb: Verb,
     /// When its deadline is over.
     pub(crate) until: Instant,
@@ -78,12 +81,13 @@ impl Call<'_> {
     /// # Errors
     /// The kind of [`CallError`] that tells why there is no answer.
     pub(crate) fn run<T>(
-        self,
+        mut self,
         body: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
     ) -> Result<T, CallError> {
         let left = self.until.saturating_duration_since(Instant::now());
         let journal = Shared::new(self.log);
-        let mut store = Store::new(self.engine, self.state(&journal));
+        let roots = std::mem::take(&mut self.roots);
+        let mut store = Store::new(self.engine, self.state(&journal, roots));
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(self.verb.answer_max);
         store.set_epoch_deadline(ticks(left));
@@ -98,7 +102,7 @@ impl Call<'_> {
         result.map_err(|error| self.why(&error, limits, journal.last_words()))
     }
 
-    fn state(&self, journal: &Shared) -> State {
+    fn state(&self, journal: &Shared, roots: Roots) -> State {
         let mut wasi = WasiCtxBuilder::new();
         // Nothing else is given: no directory, no variable, no argument, no network; stdin is at its end.
         wasi.stdout(journal.stdout()).stderr(journal.stderr()).max_random_size(RANDOM_MAX);
@@ -111,6 +115,7 @@ impl Call<'_> {
             until: self.until,
             journal: journal.clone(),
             settings: Arc::clone(self.settings),
+            roots,
         }
     }
 

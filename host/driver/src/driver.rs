@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmvol_plan::{DriverName, Id, Plan, VolumeName};
 
@@ -14,7 +14,12 @@ use crate::contract::Contract;
 use crate::engine;
 use crate::journal::Log;
 use crate::turnstile::Turnstile;
-use crate::types::{CallError, Created, Description, ErrorCode, Found, Options, Reclaim, Volume};
+use crate::types::{
+    CallError, Created, Description, ErrorCode, Found, Options, Reclaim, Roots, Volume,
+};
+
+/// The interface by which a driver sees its granted roots.
+const ROOTS: &str = "wasmvol:driver/roots@";
 
 /// A component that was loaded. Cheap to clone; the last clone that is dropped unloads it.
 #[derive(Clone)]
@@ -91,6 +96,13 @@ impl Driver {
         self.facts().calls_max
     }
 
+    /// Whether its backend may know volumes that the host does not: whether its component has any use for its granted roots. What
+    /// sees neither them nor a network has nothing to find volumes in but its settings.
+    #[must_use]
+    pub fn finds(&self) -> bool {
+        self.imports().iter().any(|name| name.starts_with(ROOTS))
+    }
+
     /// Asks what storage a new volume needs.
     ///
     /// # Errors
@@ -100,8 +112,9 @@ impl Driver {
         id: Id,
         name: &VolumeName,
         options: &Options,
+        roots: Roots,
     ) -> Result<Created, CallError> {
-        self.ask(&CREATE, |contract, call| contract.create(call, id, name, options))
+        self.ask_with(&CREATE, roots, |contract, call| contract.create(call, id, name, options))
     }
 
     /// Tells that a volume goes, and asks what becomes of its data. A volume that the driver does not know is gone already.
@@ -123,12 +136,13 @@ impl Driver {
         self.ask(&PATH, |contract, call| contract.path(call, volume))
     }
 
-    /// Asks which volumes the backend knows.
+    /// Asks which volumes the backend knows, and waits `within` for the answer, and never longer than 10 s.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub fn list(&self) -> Result<Vec<Found>, CallError> {
-        self.ask(&LIST, |contract, call| contract.list(call))
+    pub fn list(&self, roots: Roots, within: Duration) -> Result<Vec<Found>, CallError> {
+        let verb = Verb { deadline: within.min(LIST.deadline), ..LIST };
+        self.ask_with(&verb, roots, |contract, call| contract.list(call))
     }
 
     fn facts(&self) -> &Facts {
@@ -140,7 +154,16 @@ impl Driver {
         verb: &Verb,
         body: impl FnOnce(&Contract, Call<'_>) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
-        self.inner.0.ask(verb, body)
+        self.ask_with(verb, Roots::default(), body)
+    }
+
+    fn ask_with<T>(
+        &self,
+        verb: &Verb,
+        roots: Roots,
+        body: impl FnOnce(&Contract, Call<'_>) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        self.inner.0.ask(verb, roots, body)
     }
 }
 
@@ -149,6 +172,7 @@ impl Calls {
     pub(crate) fn ask<T>(
         &self,
         verb: &Verb,
+        roots: Roots,
         body: impl FnOnce(&Contract, Call<'_>) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
         let until = Instant::now() + verb.deadline;
@@ -158,6 +182,6 @@ impl Calls {
         let _common = self.engine.turnstile.enter(until).ok_or_else(late)?;
         let _running = self.engine.ticker.run();
         let (engine, log, settings) = (&self.engine.wasmtime, &self.log, &self.settings);
-        body(&self.contract, Call { engine, log, settings, verb: *verb, until })
+        body(&self.contract, Call { engine, log, settings, roots, verb: *verb, until })
     }
 }

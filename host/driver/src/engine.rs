@@ -21,7 +21,7 @@ use crate::driver::{Calls, Driver, Facts};
 use crate::journal::Log;
 use crate::ticker::Ticker;
 use crate::turnstile::Turnstile;
-use crate::types::CallError;
+use crate::types::{CallError, Roots};
 
 /// A driver may have one in this many of the engine's calls at once; the rest is for the others.
 const SHARE: usize = 4;
@@ -136,7 +136,7 @@ impl Engine {
             settings: Arc::new(settings),
         };
         let description = calls
-            .ask(&DESCRIBE, |contract, call| contract.describe(call))
+            .ask(&DESCRIBE, Roots::default(), |contract, call| contract.describe(call))
             .map_err(LoadError::Describe)?;
         let (imports, exports) = contract::interfaces(&compiled);
         let size = component.len();

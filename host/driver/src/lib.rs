@@ -25,6 +25,6 @@ pub use compile::{Compiler, compile_stdin_to_stdout};
 pub use driver::Driver;
 pub use engine::{Engine, EngineOptions, LoadError};
 pub use types::{
-    CallError, Created, Description, ErrorCode, Found, OptionSpec, Reclaim, Value, ValueType,
-    Volume,
+    CallError, Created, Description, ErrorCode, Found, Marked, OptionSpec, Reclaim, Root, Roots,
+    Value, ValueType, Volume,
 };

@@ -97,11 +97,39 @@ pub struct Created {
     pub state: Vec<u8>,
 }
 
+/// What is marked beneath a driver's granted roots, in the operator's order: what a call may see of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roots(pub Vec<Root>);
+
+/// One granted root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// Its path.
+    pub path: String,
+    /// The volumes that are marked beneath it.
+    pub marked: Vec<Marked>,
+}
+
+/// One volume that is marked beneath a root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marked {
+    /// Its name.
+    pub name: VolumeName,
+    /// Its id.
+    pub id: Id,
+    /// Its directory, relative to the root.
+    pub directory: String,
+    /// What it was made with.
+    pub options: Options,
+}
+
 /// A volume that a backend knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// Its name, as the backend spells it: not yet checked.
     pub name: String,
+    /// The id that it was made with, on whatever host, where the backend keeps that.
+    pub id: Option<Id>,
     /// Its options.
     pub options: Options,
     /// The driver's own bytes.

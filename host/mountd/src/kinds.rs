@@ -10,6 +10,7 @@ mod id_map;
 mod image;
 pub(crate) mod job;
 mod measure;
+mod named_directory;
 mod overlay;
 mod program;
 mod secret;
@@ -46,7 +47,12 @@ pub(crate) enum Shows {
 /// Whether a request may take longer than the others can wait.
 pub(crate) fn is_slow(request: &Request) -> bool {
     match request {
-        Request::Make { storage, .. } => matches!(storage, Storage::Image(_)),
+        // A granted root may be on a server.
+        Request::Make { storage, .. } => {
+            matches!(storage, Storage::Image(_) | Storage::NamedDirectory(_))
+        }
+        Request::Trash { storage, .. } => matches!(storage, Storage::NamedDirectory(_)),
+        Request::Marks { .. } => true,
         Request::Mount(wanted) => match wanted.plan.source {
             Source::Share(_) | Source::Device(_) | Source::Program(_) => true,
             Source::Storage => matches!(wanted.storage, Storage::Image(_)),
@@ -83,7 +89,8 @@ impl Mounter {
     /// Makes one volume's storage; what has to be synced comes back.
     pub(crate) fn make_storage(&self, id: Id, storage: &Storage) -> Result<Vec<OwnedFd>, Fault> {
         match storage {
-            Storage::None => Ok(Vec::new()),
+            // A named directory is made by another request's child: it lies elsewhere.
+            Storage::None | Storage::NamedDirectory(_) => Ok(Vec::new()),
             Storage::Directory(wanted) => directory::make(&self.places, id, wanted),
             Storage::Image(wanted) => image::make(&self.places, id, wanted),
             Storage::Subvolume(wanted) => subvolume::make(&self.places, id, wanted),

@@ -148,11 +148,12 @@ impl Mounter {
                 Request::Unmount(id) => self.unmount(id).map(Reply::Unmounted),
                 Request::Measure(id) => self.measure(id).map(Reply::Measured),
                 Request::Mount(wanted) => self.mount(&wanted).map(Reply::Mounted),
-                Request::Make { id, driver, storage } => {
+                Request::Marks { driver, after } => self.marks(&driver, after),
+                Request::Make { id, driver, storage, .. } => {
                     makes.push((number, id, driver, storage));
                     continue;
                 }
-                Request::Trash(id) => {
+                Request::Trash { id, .. } => {
                     trashes.push((number, id));
                     continue;
                 }

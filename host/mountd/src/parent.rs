@@ -82,11 +82,15 @@ impl Parent {
 
     fn start_reaper(&self) -> rustix::io::Result<Pid> {
         let parent = rustix::process::getpid();
+        let roots = self.mounter.root_trashes();
         sys::fork(&[self.mounter.places.trash.as_fd()], || {
             let reap = || {
                 die_with(parent)?;
                 sys::unblock_signals()?;
-                reaper::run(&sys::inherited(sys::FIRST_FD)?)
+                let stuck = reaper::run(&sys::inherited(sys::FIRST_FD)?)?;
+                // After our own trash: a root may lie on a server that does not answer.
+                let stuck_there = roots.iter().map(|root| reaper::run_of(root));
+                stuck_there.sum::<Result<u32, _>>().map(|there| stuck + there)
             };
             i32::from(reap() != Ok(0))
         })

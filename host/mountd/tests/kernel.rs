@@ -31,6 +31,8 @@ mod life;
 
 #[path = "kernel/machine.rs"]
 mod machine;
+#[path = "kernel/named.rs"]
+mod named;
 #[path = "kernel/relay.rs"]
 mod relay;
 #[path = "kernel/secrets.rs"]
@@ -56,6 +58,7 @@ fn main() {
     for (name, test) in [
         volumes::TESTS,
         hostdir::TESTS,
+        named::TESTS,
         device::TESTS,
         layers::TESTS,
         holders::TESTS,

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DriverName, Id, Plan, SecretName, Storage};
+use crate::{DriverName, Id, Plan, SecretName, Storage, VolumeName};
 
 /// Largest frame in bytes. SEQPACKET takes 212 000 here; 64 KiB is enough for [`PAGE`] ids.
 pub const FRAME_MAX: usize = 64 * 1024;
@@ -32,6 +32,8 @@ pub enum Request {
         driver: DriverName,
         /// What to make.
         storage: Storage,
+        /// What the marker of a named directory says behind its first line.
+        note: Vec<u8>,
     },
     /// Mount a volume at its mountpoint. Already mounted there: its facts.
     Mount(Box<Mount>),
@@ -40,7 +42,21 @@ pub enum Request {
     /// Who holds a volume.
     Scan(Id),
     /// Move a volume's storage into the trash, durably. Nothing there: done. Refused while it is mounted.
-    Trash(Id),
+    Trash {
+        /// The volume.
+        id: Id,
+        /// Whose grants apply.
+        driver: DriverName,
+        /// What was made at create, or was about to be.
+        storage: Storage,
+    },
+    /// The markers of named directories beneath a driver's granted roots: the first of those above `after`, in order.
+    Marks {
+        /// Whose roots.
+        driver: DriverName,
+        /// Number of the root in the operator's order, and the last name of the page before.
+        after: Option<(u32, VolumeName)>,
+    },
     /// Size and use of a mounted volume, as statfs tells.
     Usage(Id),
     /// Whether a secret is kept for a driver. Nothing of it is answered.
@@ -104,6 +120,13 @@ pub enum Reply {
     Scanned(Evidence),
     /// To `Trash`.
     Trashed,
+    /// To `Marks`.
+    Marked {
+        /// Those whose directories are there.
+        marks: Vec<Mark>,
+        /// What the next page comes after, if there is one.
+        next: Option<(u32, VolumeName)>,
+    },
     /// To `Usage`.
     Used(Usage),
     /// To `Secret`: it is.
@@ -125,6 +148,21 @@ pub struct Facts {
     pub filesystem: String,
     /// Mount id of this boot, as mountinfo shows it.
     pub mount_id: u64,
+}
+
+/// A marker, and the root that it lies beneath.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The granted root.
+    pub root: String,
+    /// The volume's name, as the marker's file has it.
+    pub name: VolumeName,
+    /// Whose the directory is.
+    pub id: Id,
+    /// Where it is, relative to the root.
+    pub directory: String,
+    /// What the daemon wrote that made it.
+    pub note: Vec<u8>,
 }
 
 /// How an unmount ended.

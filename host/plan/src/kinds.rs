@@ -7,6 +7,7 @@ pub mod device;
 pub mod directory;
 pub mod host_directory;
 pub mod image;
+pub mod named_directory;
 pub mod options;
 pub mod overlay;
 pub mod peer;

@@ -20,6 +20,7 @@ pub use kinds::device::Device;
 pub use kinds::directory::Directory;
 pub use kinds::host_directory::HostDirectory;
 pub use kinds::image::{Filesystem, Image};
+pub use kinds::named_directory::NamedDirectory;
 pub use kinds::options::{MountOption, MountValue};
 pub use kinds::overlay::Overlay;
 pub use kinds::peer::Peer;

@@ -9,6 +9,7 @@ use crate::kinds::device::Device;
 use crate::kinds::directory::Directory;
 use crate::kinds::host_directory::HostDirectory;
 use crate::kinds::image::Image;
+use crate::kinds::named_directory::NamedDirectory;
 use crate::kinds::overlay::Overlay;
 use crate::kinds::program::Program;
 use crate::kinds::share::Share;
@@ -41,6 +42,8 @@ pub enum Storage {
     Image(Image),
     /// A btrfs subvolume.
     Subvolume(Subvolume),
+    /// A directory that is named by its volume, beneath a granted root.
+    NamedDirectory(NamedDirectory),
 }
 
 /// Where a volume's data is.
@@ -116,7 +119,18 @@ impl Storage {
             Self::Directory(directory) => directory.check(),
             Self::Image(image) => image.check(grants),
             Self::Subvolume(subvolume) => subvolume.check(),
+            Self::NamedDirectory(directory) => directory.check(grants),
         }
+    }
+
+    /// Whether other hosts may have it too: then the data stays unless its user said otherwise.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::NamedDirectory(_))
+    }
+
+    /// Whether a driver can list it by its marker.
+    pub fn is_listed(&self) -> bool {
+        matches!(self, Self::NamedDirectory(_))
     }
 }
 
@@ -131,6 +145,9 @@ impl Plan {
         match &self.source {
             Source::Storage if *storage == Storage::None => {
                 invalid("plan mounts the volume's storage, but none was made at create")
+            }
+            Source::Storage if matches!(storage, Storage::NamedDirectory(_)) => {
+                invalid("a named directory is mounted by its path: use the source `host-directory`")
             }
             Source::Tmpfs(_) if self.subpath.is_some() => {
                 invalid("a new tmpfs is empty: it has no subpath")

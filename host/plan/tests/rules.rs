@@ -460,6 +460,7 @@ mod frame {
                 id: Id::from_bits(1),
                 driver: DriverName::parse("local").unwrap(),
                 storage: Storage::None,
+                note: Vec::new(),
             },
         };
         let mut bytes = honest.encode().unwrap();

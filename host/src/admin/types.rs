@@ -10,6 +10,7 @@ use wasmvol_plan::{DriverName, Id, VolumeName};
 
 use crate::catalog::Counts;
 pub(crate) use crate::volumes::Trouble;
+pub(crate) use crate::volumes::discover::{Failed, Scanned, Sighting};
 
 /// Asks for a volume.
 #[derive(Debug, Serialize, Deserialize)]
@@ -62,8 +63,8 @@ pub(crate) struct Kept {
     pub(crate) name: VolumeName,
     pub(crate) driver: DriverName,
     pub(crate) created_at: String,
-    /// Where its data lies.
-    pub(crate) data: PathBuf,
+    /// Where its data lies; of what was found only its driver knows.
+    pub(crate) data: Option<PathBuf>,
 }
 
 /// What was purged.

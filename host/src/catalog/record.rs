@@ -39,6 +39,39 @@ pub(crate) struct Record {
     pub(crate) extra: serde_json::Map<String, serde_json::Value>,
 }
 
+/// The field that marks a volume that a backend knew first: the id that the backend knows it by, or `true` where it has none.
+const FOUND: &str = "found";
+
+impl Record {
+    /// The further fields of a found volume.
+    pub(crate) fn mark_found(id: Option<Id>) -> serde_json::Map<String, serde_json::Value> {
+        let mark = id.map_or(true.into(), |id| id.to_string().into());
+        [(FOUND.to_owned(), mark)].into_iter().collect()
+    }
+
+    /// Whether it was found, and then the id that its backend knows it by.
+    pub(crate) fn found(&self) -> Option<Option<Id>> {
+        let mark = self.extra.get(FOUND)?;
+        Some(mark.as_str().and_then(|id| Id::parse(id).ok()))
+    }
+
+    /// Whether a volume that a driver's list shows under this name and with that id is this one.
+    pub(crate) fn is_it(&self, driver: &DriverName, id: Option<Id>) -> bool {
+        let is_it = match (self.found(), id) {
+            (Some(Some(own)), Some(id)) => own == id,
+            (Some(_), _) => true,
+            (None, id) => id == Some(self.id),
+        };
+        self.driver == *driver && is_it
+    }
+
+    /// Whether a driver's list must show it, unless it is missing.
+    pub(crate) fn is_listed_by(&self, driver: &DriverName) -> bool {
+        let is_listed = self.found().is_some() || self.storage.is_listed();
+        self.driver == *driver && self.phase == Phase::Ready && is_listed
+    }
+}
+
 /// Where a volume is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde_json::Value;
-use wasmvol_plan::{Id, Measure, VolumeName};
+use wasmvol_plan::{DriverName, Id, Measure, VolumeName};
 
 use super::CliError;
-use super::output::{Output, size};
-use crate::admin::client::{Client, ClientError};
-use crate::admin::types::{Create, Kept, Purged, Volume};
+use super::output::{Output, say, size};
+use crate::admin::client::{Client, ClientError, parse};
+use crate::admin::types::{Create, Failed, Kept, Purged, Scanned, Sighting, Volume};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -19,6 +19,12 @@ pub(super) enum Command {
         /// Those that were removed, and their data kept
         #[arg(long)]
         retained: bool,
+    },
+    /// Ask drivers which volumes their backends know: what is found and free becomes a volume
+    Scan {
+        /// Only this one
+        #[arg(value_parser = |text: &str| DriverName::parse(text))]
+        driver: Option<DriverName>,
     },
     /// Create a volume
     Create {
@@ -92,6 +98,7 @@ pub(super) fn run(
     match command {
         Command::Ls { retained: false } => list(client, output)?,
         Command::Ls { retained: true } => list_kept(client, output)?,
+        Command::Scan { driver } => return scan(driver, client, output),
         Command::Create { name, driver, options } => {
             let mut options: BTreeMap<_, _> = options.into_iter().collect();
             options.extend(driver.map(|driver| ("driver".to_owned(), driver)));
@@ -133,13 +140,33 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
 fn list_kept(client: &Client, output: &Output) -> Result<(), CliError> {
     let row = |kept: Kept| {
         let Kept { id, name, driver, created_at, data } = kept;
-        let data = data.display().to_string();
+        let data = data.map_or_else(|| "-".to_owned(), |data| data.display().to_string());
         [id.to_string(), name.to_string(), driver.to_string(), created_at, data]
     };
     Ok(output.answer(&client.get("/kept")?, |kept: Vec<Kept>| {
         let rows: Vec<_> = kept.into_iter().map(row).collect();
         output.table(["ID", "NAME", "DRIVER", "CREATED", "DATA"], &rows, "nothing is kept");
     })?)
+}
+
+/// What gave no answer fails the command; what the others said is shown all the same.
+fn scan(
+    driver: Option<DriverName>,
+    client: &Client,
+    output: &Output,
+) -> Result<ExitCode, CliError> {
+    let path = driver.map_or_else(|| "/scan".to_owned(), |driver| format!("/scan/{driver}"));
+    let answer = client.post(&path, "")?;
+    let scanned: Scanned = parse(&answer)?;
+    output.own(&scanned, |scanned| {
+        let row = |s: &Sighting| [s.driver.to_string(), s.name.clone(), s.state.to_string()];
+        let rows: Vec<_> = scanned.volumes.iter().map(row).collect();
+        output.table(["DRIVER", "NAME", "STATE"], &rows, "no driver knows of any volume");
+    })?;
+    for Failed { driver, error } in &scanned.failed {
+        say(&format!("driver `{driver}` cannot list its volumes: {error}"));
+    }
+    Ok(if scanned.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// One after the other; what was removed is told also where the next one is refused.

@@ -7,15 +7,32 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use wasmvol_driver::types::Options;
-use wasmvol_driver::{CallError, Value};
-use wasmvol_plan::{DriverName, SecretName, Storage, VolumeName};
+use wasmvol_driver::{CallError, Created, Reclaim, Value};
+use wasmvol_plan::{DriverName, NamedDirectory, SecretName, Storage, VolumeName};
 
+use super::marker::Marker;
 use super::options::{self, Asked};
 use super::remove::Insist;
 use super::secrets;
 use super::world::{Drivers, Machine, Mounter, World};
 use super::{State, VOLUMES_MAX, VolumeError, Volumes};
 use crate::catalog::record::{Phase, RECORD_VERSION, Record};
+
+/// Whether the volume that is there is the one that was asked for.
+fn is_the_same(there: &Record, record: &Record, asked: &Asked) -> Result<(), VolumeError> {
+    // Another version of the driver may have other defaults: what was given must be so, what was left out stays as it is.
+    let is_same_driver = there.driver_version == record.driver_version;
+    let counts = |key: &str| is_same_driver || asked.given.contains_key(key);
+    if let Some(difference) = options::difference(&there.options, &record.options, counts) {
+        return Err(VolumeError::Exists(difference));
+    }
+    // What was found is kept in any case: only who asks for something else is refused.
+    let is_asked = there.found().is_none() || asked.reclaim.is_some();
+    if is_asked && there.reclaim != asked.reclaim {
+        return Err(VolumeError::Exists("`reclaim` differs".into()));
+    }
+    Ok(())
+}
 
 /// See [`Volumes::intent`].
 struct Intent<'a> {
@@ -51,21 +68,20 @@ impl<W: World> Volumes<W> {
         self.world.drivers().until_loaded(driver).await;
         let record = self.intend(&name, driver, &asked)?;
         if let Some(there) = self.read(&name, |entry| entry.record.clone()) {
-            // Another version of the driver may have other defaults: what was given must be so, what was left out stays as it is.
-            let is_same_driver = there.driver_version == record.driver_version;
-            let counts = |key: &str| is_same_driver || asked.given.contains_key(key);
-            return match options::difference(&there.options, &record.options, counts) {
-                Some(difference) => Err(VolumeError::Exists(difference)),
-                None if there.reclaim != record.reclaim => {
-                    Err(VolumeError::Exists("`reclaim` differs".into()))
-                }
-                None => Ok(()),
-            };
+            return is_the_same(&there, &record, &asked);
         }
         if self.state.borrow().volumes.len() >= VOLUMES_MAX {
             return Err(VolumeError::TooMany);
         }
         let intent = self.intent(&name, driver);
+        if let Some(mut found) = self.find(&name, driver).await {
+            if found.found().is_none() {
+                // It was removed here, and comes back as its own: how it goes the next time is said anew.
+                found.reclaim = asked.reclaim;
+            }
+            is_the_same(&found, &record, &asked)?;
+            return self.take_up_found(found).await;
+        }
         self.find_secrets(driver, &record.options).await?;
         self.step("create.begin").await;
         self.put(record.clone()).await?;
@@ -80,6 +96,15 @@ impl<W: World> Volumes<W> {
                 Err(both)
             }
         }
+    }
+
+    /// Makes a volume of what its driver has found, or of what was kept here.
+    async fn take_up_found(&self, found: Record) -> Result<(), VolumeError> {
+        let id = found.id;
+        self.put(found).await?;
+        self.state.borrow_mut().retained.remove(&id);
+        self.step("create.found").await;
+        Ok(())
     }
 
     /// Counts a volume among those of its driver until there is a record of it, or never will be.
@@ -136,19 +161,42 @@ impl<W: World> Volumes<W> {
         let Record { id, driver, name, options, .. } = &record;
         let drivers = self.world.drivers();
         let created = drivers.create(driver, *id, name, options).await;
-        let created =
+        let Created { storage, state } =
             created.map_err(|error| VolumeError::Driver { driver: driver.clone(), error })?;
         self.step("create.driver").await;
-        let checked = created.storage.check(&drivers.grants(driver)?);
+        let checked = storage.check(&drivers.grants(driver)?);
         checked.map_err(|fault| VolumeError::Refused { driver: driver.clone(), fault })?;
-        self.world.mounter().make(*id, driver, &created.storage).await?;
+        (record.storage, record.state) = (storage, state);
+        let note = match &record.storage {
+            Storage::NamedDirectory(directory) => self.intend_place(&record, directory).await?,
+            _ => Vec::new(),
+        };
+        let Record { id, driver, storage, .. } = &record;
+        self.world.mounter().make(*id, driver, storage, note).await?;
         self.step("create.made").await;
         record.phase = Phase::Ready;
-        record.storage = created.storage;
-        record.state = created.state;
         self.put(record).await?;
         self.step("create.ready").await;
         Ok(())
+    }
+
+    /// Makes the place durable where a directory is to be made that its id does not lead to: whoever undoes it looks there. Answers
+    /// what its marker says.
+    async fn intend_place(
+        &self,
+        record: &Record,
+        directory: &NamedDirectory,
+    ) -> Result<Vec<u8>, VolumeError> {
+        if directory.adopt && record.reclaim == Some(Reclaim::Delete) {
+            let why = "option `reclaim`: a directory that was chosen is never deleted: use `retain`, or leave it out";
+            return Err(VolumeError::Option(why.to_owned()));
+        }
+        let description = self.world.drivers().description(&record.driver);
+        let driver = description.map_or_else(String::new, |d| d.name.clone());
+        let note = Marker::write(record, &driver)?;
+        self.put(record.clone()).await?;
+        self.step("create.placed").await;
+        Ok(note)
     }
 
     /// Takes back whatever of a create was done. May be repeated.
@@ -157,13 +205,10 @@ impl<W: World> Volumes<W> {
         name: &VolumeName,
         insist: Insist,
     ) -> Result<(), VolumeError> {
-        let Some((driver, volume)) =
-            self.read(name, |entry| (entry.record.driver.clone(), entry.volume()))
-        else {
-            return Ok(());
-        };
-        self.tell_driver(&driver, &volume, insist).await?;
-        self.discard(volume.id).await?;
+        let found = self.read(name, |entry| (entry.record.clone(), entry.volume()));
+        let Some((record, volume)) = found else { return Ok(()) };
+        self.tell_driver(&record.driver, &volume, insist).await?;
+        self.discard(&record).await?;
         self.forget(name, volume.id).await
     }
 }

@@ -1,72 +1,290 @@
 //! Discovery: volumes that a backend knows and the catalog does not become records.
 //!
-//! Called by the slow round, never inside a request. A found name that is free becomes a volume whose data is never deleted; a
-//! taken one is left alone; a found volume that vanished is shown as missing, never forgotten.
+//! Asked by the slow round, by `wasmvol volume scan`, and by Create of a new name, so that a second host finds instead of makes. A
+//! found name that is free becomes a volume whose data is never deleted from here; a taken one is left alone; a volume that its
+//! driver lists no more is shown as missing, never forgotten.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
 
-use wasmvol_driver::{Found, Reclaim};
-use wasmvol_plan::{DriverName, Storage, VolumeName};
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use wasmvol_driver::{CallError, Found, Marked, Reclaim, Root, Roots};
+use wasmvol_plan::name::Quoted;
+use wasmvol_plan::{DriverName, Id, Storage, VolumeName};
 
-use super::world::{Drivers, Machine, World};
-use super::{VOLUMES_MAX, Volumes};
+use super::marker::Marker;
+use super::world::{Catalog, Drivers, Machine, Mounter, World};
+use super::{VOLUMES_MAX, VolumeError, Volumes};
+use crate::catalog::Change;
 use crate::catalog::record::{Phase, RECORD_VERSION, Record};
 
 /// Most volumes that are taken over from one driver: the rest of [`VOLUMES_MAX`] is for the others.
 const FOUND_MAX: usize = 1000;
-/// The word that marks a discovered volume in its record's further fields.
-const FOUND: &str = "found";
+/// How long a driver may take over its list where nobody waits: as long as the engine lets it.
+const LIST: Duration = Duration::from_secs(10);
+/// How long a Create waits for its driver to find the name: podman gives the whole request 5 s.
+const FIND: Duration = Duration::from_secs(1);
+/// Drivers that are asked at once: one that hangs delays its own volumes only.
+const AT_ONCE: usize = 16;
+
+/// What came of asking drivers.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Scanned {
+    /// Ordered by driver and name.
+    pub(crate) volumes: Vec<Sighting>,
+    /// Drivers that gave no answer.
+    pub(crate) failed: Vec<Failed>,
+}
+
+/// One volume that a driver's list shows, or should.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Sighting {
+    pub(crate) driver: DriverName,
+    /// As the backend spells it, without control characters.
+    pub(crate) name: String,
+    pub(crate) state: Sight,
+}
+
+/// What a listed volume is to this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Sight {
+    /// It is a volume from now on.
+    Found,
+    /// It was one already.
+    Known,
+    /// Another volume has its name.
+    Taken,
+    /// It was removed here, and its data kept.
+    Kept,
+    /// A verb is at it, or there are too many volumes: another time.
+    Later,
+    /// Its name is none that Docker takes.
+    Refused,
+    /// It is a volume, and its driver lists it no more.
+    Missing,
+}
+
+impl fmt::Display for Sight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Found => "found",
+            Self::Known => "known",
+            Self::Taken => "taken",
+            Self::Kept => "kept",
+            Self::Later => "later",
+            Self::Refused => "refused",
+            Self::Missing => "missing",
+        })
+    }
+}
+
+/// A driver that gave no answer, and why.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Failed {
+    pub(crate) driver: DriverName,
+    pub(crate) error: String,
+}
 
 impl<W: World> Volumes<W> {
     /// Asks every driver once.
     pub(super) async fn discover(&self) {
-        for driver in self.world.drivers().names() {
-            match self.world.drivers().list(&driver).await {
-                Ok(found) => self.take_in(&driver, found).await,
-                Err(error) => tracing::warn!("driver `{driver}` cannot list its volumes: {error}"),
-            }
+        for Failed { driver, error } in self.scan_all(self.world.drivers().names()).await.failed {
+            tracing::warn!("driver `{driver}` cannot list its volumes: {error}");
         }
     }
 
-    async fn take_in(&self, driver: &DriverName, found: Vec<Found>) {
-        let mut seen = BTreeSet::new();
-        for volume in found {
-            let Ok(name) = VolumeName::parse(&volume.name) else {
-                let name = wasmvol_plan::name::Quoted::new(&volume.name);
-                tracing::warn!(
-                    "driver `{driver}` knows a volume whose name is not allowed: {name}"
-                );
-                continue;
-            };
-            let lock = self.locks.try_hold(&name);
-            let is_known = self.read(&name, |_| ()).is_some();
-            if lock.is_some() && !is_known && self.has_room_for_found(driver) {
-                let record = self.found_record(driver, name.clone(), volume);
-                if let Err(error) = self.put(record).await {
-                    tracing::warn!("volume `{name}` was found and could not be kept: {error}");
+    /// Asks one driver, or all, and tells what was found.
+    pub(crate) async fn scan(&self, driver: Option<DriverName>) -> Result<Scanned, VolumeError> {
+        self.until_recovered().await?;
+        let drivers = self.world.drivers();
+        let Some(driver) = driver else { return Ok(self.scan_all(drivers.names()).await) };
+        drivers.until_loaded(&driver).await;
+        let volumes = self.scan_of(&driver).await?;
+        Ok(Scanned { volumes, failed: Vec::new() })
+    }
+
+    async fn scan_all(&self, drivers: Vec<DriverName>) -> Scanned {
+        let scan = |driver: DriverName| async move {
+            let result = self.scan_of(&driver).await;
+            (driver, result)
+        };
+        let mut all = Scanned::default();
+        let mut answers = stream::iter(drivers).map(scan).buffer_unordered(AT_ONCE);
+        while let Some((driver, result)) = answers.next().await {
+            match result {
+                Ok(volumes) => all.volumes.extend(volumes),
+                Err(VolumeError::Driver { error, .. }) => {
+                    all.failed.push(Failed { driver, error: error.to_string() });
                 }
+                Err(error) => all.failed.push(Failed { driver, error: error.to_string() }),
             }
-            seen.insert(name);
         }
-        for name in self.names(|entry| entry.is_found_by(driver)) {
-            let is_there = seen.contains(&name);
+        all.volumes.sort();
+        all
+    }
+
+    async fn scan_of(&self, driver: &DriverName) -> Result<Vec<Sighting>, VolumeError> {
+        // What comes while the driver is asked cannot be in its answer.
+        let before = self.names(|entry| entry.record.is_listed_by(driver));
+        let listed = self.list_of(driver, LIST).await?;
+        let ids: BTreeSet<Id> = listed.iter().filter_map(|volume| volume.id).collect();
+        let (mut sightings, mut there) = (Vec::new(), BTreeSet::new());
+        for volume in listed {
+            let shown = volume.name.clone();
+            let state = self.take_in(driver, volume).await;
+            if let (Sight::Found | Sight::Known, Ok(name)) = (state, VolumeName::parse(&shown)) {
+                there.insert(name);
+            }
+            let name = shown.chars().take(128).flat_map(wasmvol_plan::name::escaped).collect();
+            sightings.push(Sighting { driver: driver.clone(), name, state });
+        }
+        for name in before {
+            let is_there = there.contains(&name);
             self.write(&name, |entry| {
                 entry.missing = (!is_there).then_some("its driver does not find it any more");
             });
+            if !is_there {
+                let (driver, name) = (driver.clone(), name.to_string());
+                sightings.push(Sighting { driver, name, state: Sight::Missing });
+            }
+        }
+        self.forget_kept(driver, &ids).await;
+        Ok(sightings)
+    }
+
+    /// Makes a volume of one that was found, if its name is free.
+    async fn take_in(&self, driver: &DriverName, volume: Found) -> Sight {
+        let Ok(name) = VolumeName::parse(&volume.name) else {
+            let name = Quoted::new(&volume.name);
+            tracing::warn!("driver `{driver}` knows a volume whose name is not allowed: {name}");
+            return Sight::Refused;
+        };
+        let lock = self.locks.try_hold(&name);
+        if let Some(is_it) = self.read(&name, |entry| entry.record.is_it(driver, volume.id)) {
+            return if is_it { Sight::Known } else { Sight::Taken };
+        }
+        if self.kept(driver, volume.id).is_some() {
+            return Sight::Kept;
+        }
+        if lock.is_none() || !self.has_room_for_found(driver) {
+            return Sight::Later;
+        }
+        let record = self.found_record(driver, name.clone(), volume);
+        if let Err(error) = self.put(record).await {
+            tracing::warn!("volume `{name}` was found and could not be kept: {error}");
+            return Sight::Later;
+        }
+        Sight::Found
+    }
+
+    /// The volume of a new name, if the driver's backend knows it, as it would be recorded: what was kept here comes back under the
+    /// id that it had. No answer in time is none: what is there already stands in the way of what would be made.
+    pub(super) async fn find(&self, name: &VolumeName, driver: &DriverName) -> Option<Record> {
+        if !self.world.drivers().finds(driver) {
+            return None;
+        }
+        let listed = match tokio::time::timeout(FIND, self.list_of(driver, FIND)).await {
+            Ok(Ok(listed)) => listed,
+            Ok(Err(error)) => {
+                tracing::warn!("whether `{name}` is there already cannot be told: {error}");
+                return None;
+            }
+            Err(_) => {
+                let limit = FIND.as_secs();
+                tracing::warn!(
+                    "driver `{driver}` did not tell within {limit} s whether `{name}` is there"
+                );
+                return None;
+            }
+        };
+        let volume = listed.into_iter().find(|volume| volume.name == name.as_str())?;
+        match self.kept(driver, volume.id) {
+            Some(kept) => Some(Record { phase: Phase::Ready, ..kept }),
+            None => Some(self.found_record(driver, name.clone(), volume)),
+        }
+    }
+
+    /// Asks a driver, with what is marked beneath its roots if it has use for that.
+    async fn list_of(
+        &self,
+        driver: &DriverName,
+        within: Duration,
+    ) -> Result<Vec<Found>, VolumeError> {
+        let drivers = self.world.drivers();
+        let roots = match drivers.finds(driver) {
+            true => self.roots_of(driver).await?,
+            false => Roots::default(),
+        };
+        let listed = drivers.list(driver, roots, within).await;
+        listed.map_err(|error| VolumeError::Driver { driver: driver.clone(), error })
+    }
+
+    /// What is marked beneath a driver's roots as this driver's own.
+    async fn roots_of(&self, driver: &DriverName) -> Result<Roots, VolumeError> {
+        let Some(description) = self.world.drivers().description(driver) else {
+            let error = CallError::NotLoaded(driver.to_string());
+            return Err(VolumeError::Driver { driver: driver.clone(), error });
+        };
+        let granted = self.world.drivers().grants(driver)?.host_directories;
+        let mut roots: Vec<Root> =
+            granted.into_iter().map(|path| Root { path, marked: Vec::new() }).collect();
+        for mark in self.world.mounter().marks(driver).await? {
+            let Some(root) = roots.iter_mut().find(|root| root.path == mark.root) else { continue };
+            match Marker::read(&mark) {
+                Some(Marker { driver, .. }) if driver != description.name => {}
+                Some(Marker { id, name, options, .. }) => {
+                    root.marked.push(Marked { name, id, directory: mark.directory, options });
+                }
+                None => tracing::warn!(
+                    "the marker `{}/.wasmvol/{}` cannot be understood: it is left alone",
+                    mark.root,
+                    mark.name
+                ),
+            }
+        }
+        Ok(Roots(roots))
+    }
+
+    /// The record of what was removed here and kept, of a volume that a driver's backend calls so.
+    fn kept(&self, driver: &DriverName, id: Option<Id>) -> Option<Record> {
+        let state = self.state.borrow();
+        let mut kept = state.retained.values().filter(|record| record.phase == Phase::Retained);
+        kept.find(|record| id.is_some() && record.is_it(driver, id)).cloned()
+    }
+
+    /// What was found once, removed here, and is gone from its backend is nothing to remember.
+    async fn forget_kept(&self, driver: &DriverName, listed: &BTreeSet<Id>) {
+        let gone: Vec<Record> = {
+            let state = self.state.borrow();
+            let is_gone = |record: &&Record| {
+                let id = record.found().flatten();
+                record.driver == *driver && id.is_some_and(|id| !listed.contains(&id))
+            };
+            state.retained.values().filter(is_gone).cloned().collect()
+        };
+        for record in gone {
+            let Some(_lock) = self.locks.try_hold(&record.name) else { continue };
+            match self.world.catalog().commit(Change::Delete(record.id)).await {
+                Ok(()) => drop(self.state.borrow_mut().retained.remove(&record.id)),
+                Err(error) => tracing::warn!("what was kept of `{}`: {error}", record.name),
+            }
         }
     }
 
     fn has_room_for_found(&self, driver: &DriverName) -> bool {
         let state = self.state.borrow();
-        let found = |entry: &&super::Entry| entry.is_found_by(driver);
+        let found = |entry: &&super::Entry| {
+            &entry.record.driver == driver && entry.record.found().is_some()
+        };
         state.volumes.len() < VOLUMES_MAX
             && state.volumes.values().filter(found).count() < FOUND_MAX
     }
 
     fn found_record(&self, driver: &DriverName, name: VolumeName, volume: Found) -> Record {
         let version = self.world.drivers().description(driver).map(|d| d.version.clone());
-        let mut extra = serde_json::Map::new();
-        extra.insert(FOUND.into(), true.into());
         Record {
             v: RECORD_VERSION,
             id: self.world.machine().mint(),
@@ -80,13 +298,7 @@ impl<W: World> Volumes<W> {
             storage: Storage::None,
             state: volume.state,
             plugin: self.settings.plugin.clone(),
-            extra,
+            extra: Record::mark_found(volume.id),
         }
-    }
-}
-
-impl super::Entry {
-    fn is_found_by(&self, driver: &DriverName) -> bool {
-        &self.record.driver == driver && self.record.extra.contains_key(FOUND)
     }
 }

@@ -3,7 +3,7 @@
 //! Called by the admin API for an operator, never for an engine. The only verb that takes an id: the name may be another volume's
 //! by now, and nothing but a kept volume has an id here, so that no spelling of anything deletes a volume that is there.
 
-use wasmvol_plan::{Id, VolumeName};
+use wasmvol_plan::{Id, Storage, VolumeName};
 
 use super::world::{Catalog, World};
 use super::{Time, VolumeError, Volumes, Waiting};
@@ -12,22 +12,33 @@ use crate::catalog::record::{Phase, Record};
 
 impl<W: World> Volumes<W> {
     /// Hands everything that is kept to `show`: its record, when it was created, and where its data lies.
-    pub(crate) fn get_kept<T>(&self, mut show: impl FnMut(&Record, Time, String) -> T) -> Vec<T> {
+    pub(crate) fn get_kept<T>(
+        &self,
+        mut show: impl FnMut(&Record, Time, Option<String>) -> T,
+    ) -> Vec<T> {
         let state = self.state.borrow();
         let kept = state.retained.values();
-        kept.map(|record| show(record, Time(record.created_at), self.data_of(record.id))).collect()
+        kept.map(|record| show(record, Time(record.created_at), self.data_of(record))).collect()
     }
 
-    /// Where the data of a volume lies, as the operator knows it.
-    pub(super) fn data_of(&self, id: Id) -> String {
-        format!("{}/volumes/{id}/data", self.settings.state_dir)
+    /// Where the data of a volume lies, as the operator knows it; of what was found only its driver knows.
+    pub(super) fn data_of(&self, record: &Record) -> Option<String> {
+        match &record.storage {
+            Storage::None => None,
+            Storage::NamedDirectory(directory) => Some(directory.path()),
+            _ => Some(format!("{}/volumes/{}/data", self.settings.state_dir, record.id)),
+        }
     }
 
     /// Deletes what is kept under an id; answers the name that it had. Nothing there: it was moved away by hand, or is done.
     pub(crate) async fn purge(&self, id: Id) -> Result<VolumeName, VolumeError> {
         self.until_recovered().await?;
         let find = || self.state.borrow().retained.get(&id).cloned().ok_or(VolumeError::NotKept);
-        let _lock = self.locks.hold(&find()?.name).await?;
+        let kept = find()?;
+        if kept.found().is_some() {
+            return Err(VolumeError::Elsewhere);
+        }
+        let _lock = self.locks.hold(&kept.name).await?;
         // Another purge may have ended meanwhile.
         let purging = Record { phase: Phase::Purging, ..find()? };
         let name = purging.name.clone();
@@ -67,7 +78,9 @@ impl<W: World> Volumes<W> {
 
     /// From the intent to the end. May be repeated.
     async fn finish_purge(&self, id: Id) -> Result<(), VolumeError> {
-        self.discard(id).await?;
+        let kept = self.state.borrow().retained.get(&id).cloned();
+        let Some(record) = kept else { return Ok(()) };
+        self.discard(&record).await?;
         self.step("purge.trashed").await;
         self.world.catalog().commit(Change::Delete(id)).await?;
         {

@@ -5,14 +5,14 @@
 
 use wasmvol_driver::{CallError, Reclaim, Volume};
 use wasmvol_plan::frame::Inventory;
-use wasmvol_plan::{DriverName, FaultKind, Id, Release, Storage, VolumeName};
+use wasmvol_plan::{DriverName, FaultKind, Release, Storage, VolumeName};
 
 use super::holders::Caller;
 use super::mount::describe;
 use super::world::{Catalog, Drivers, Mounter, World};
 use super::{VolumeError, Volumes};
 use crate::catalog::Change;
-use crate::catalog::record::Phase;
+use crate::catalog::record::{Phase, Record};
 
 /// What a driver's refusal means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +96,10 @@ impl<W: World> Volumes<W> {
         }
         let reclaim = self.tell_driver(&record.driver, &volume, insist).await?;
         self.step("remove.driver").await;
-        let is_asked = reclaim == Reclaim::Retain || record.reclaim == Some(Reclaim::Retain);
-        if is_asked && record.storage != Storage::None && self.has_storage(name, record.id).await? {
+        let own = if record.storage.is_shared() { Reclaim::Retain } else { Reclaim::Delete };
+        let is_asked =
+            reclaim == Reclaim::Retain || record.reclaim.unwrap_or(own) == Reclaim::Retain;
+        if is_asked && self.has_something(name, &record).await? {
             record.phase = Phase::Retained;
             self.world.catalog().commit(Change::Put(Box::new(record.clone()))).await?;
             let mut state = self.state.borrow_mut();
@@ -106,7 +108,7 @@ impl<W: World> Volumes<W> {
         } else {
             // Once that was tried nothing may be left to keep, whatever the driver says next time.
             self.write(name, |entry| entry.missing = Some("its storage goes to the trash"));
-            self.discard(record.id).await?;
+            self.discard(&record).await?;
             self.step("remove.trashed").await;
             self.forget(name, record.id).await?;
         }
@@ -114,13 +116,18 @@ impl<W: World> Volumes<W> {
         Ok(())
     }
 
-    /// Whether a volume's storage is there. Where it was missed that is looked at again: somebody may have put it back.
-    async fn has_storage(&self, name: &VolumeName, id: Id) -> Result<bool, VolumeError> {
+    /// Whether there is something to keep of a volume: its storage, or data that its backend would show again. Where storage beneath
+    /// the state directory was missed that is looked at again: somebody may have put it back.
+    async fn has_something(&self, name: &VolumeName, record: &Record) -> Result<bool, VolumeError> {
+        let is_listed = matches!(record.found(), Some(Some(_)));
+        if record.storage == Storage::None && !is_listed {
+            return Ok(false);
+        }
         if self.read(name, |entry| entry.missing.is_none()) == Some(true) {
             return Ok(true);
         }
         let (there, _) = self.world.mounter().survey(Inventory::Volumes).await?;
-        Ok(there.iter().any(|(other, _)| *other == id))
+        Ok(there.iter().any(|(other, _)| *other == record.id))
     }
 
     /// Tells a driver that a volume goes.
@@ -143,14 +150,14 @@ impl<W: World> Volumes<W> {
     }
 
     /// Moves storage into the trash. A mount that a request left behind after it was given up stands in the way: it goes first.
-    pub(super) async fn discard(&self, id: Id) -> Result<(), VolumeError> {
-        let mounter = self.world.mounter();
-        match mounter.trash(id).await {
+    pub(super) async fn discard(&self, record: &Record) -> Result<(), VolumeError> {
+        let (mounter, Record { id, driver, storage, .. }) = (self.world.mounter(), record);
+        match mounter.trash(*id, driver, storage).await {
             Err(fault) if fault.kind == FaultKind::Busy => {
-                if let Release::Held(evidence) = mounter.unmount(id).await? {
+                if let Release::Held(evidence) = mounter.unmount(*id).await? {
                     return Err(VolumeError::InUse(describe(&evidence)));
                 }
-                Ok(mounter.trash(id).await?)
+                Ok(mounter.trash(*id, driver, storage).await?)
             }
             trashed => Ok(trashed?),
         }

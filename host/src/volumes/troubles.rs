@@ -93,7 +93,7 @@ impl<W: World> Volumes<W> {
         let mut troubles = Vec::new();
         for (name, entry) in &state.volumes {
             if let Some((word, why)) = entry.trouble() {
-                let cure = entry.cure(name, word, &self.data_of(entry.record.id));
+                let cure = entry.cure(name, word, &self.data_of(&entry.record).unwrap_or_default());
                 troubles.push(Trouble {
                     what: name.to_string(),
                     why: format!("{word}: {why}"),
@@ -105,7 +105,8 @@ impl<W: World> Volumes<W> {
             troubles.push(Trouble::stray_mount(&self.settings.mountpoints, *id, &waiting.why));
         }
         for record in state.retained.values() {
-            let data = self.data_of(record.id);
+            // What was found is its backend's: nothing is to be done about it here.
+            let Some(data) = self.data_of(record) else { continue };
             let why = match record.phase {
                 Phase::Purging => format!("is being deleted for good, and `{data}` is not gone"),
                 _ => format!("was removed, its data kept as asked in `{data}`"),

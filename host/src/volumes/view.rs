@@ -188,7 +188,8 @@ impl Entry {
             _ => None,
         };
         let (usage, used_at) = self.usage.as_ref().map(|(u, at)| (*u, Time(*at))).unzip();
-        let is_directory = matches!(record.storage, Storage::Directory(_));
+        let storage = storage(&record.storage);
+        let is_directory = storage == "directory";
         let own = usage.filter(|_| !is_directory);
         let file_system = usage.filter(|_| is_directory);
         // Some file systems make inodes as they need them, and count none.
@@ -207,7 +208,7 @@ impl Entry {
             mounted: self.facts.is_some(),
             options: record.options.iter().map(|(key, v)| (key.as_str(), option(v))).collect(),
             size: own.map(|usage| usage.size).or(asked("size")),
-            storage: storage(&record.storage),
+            storage,
             used: own.map(|usage| usage.used),
             used_at,
         };
@@ -251,7 +252,7 @@ fn option(value: &OptionValue) -> Cow<'_, str> {
 fn storage(storage: &Storage) -> &'static str {
     match storage {
         Storage::None => "none",
-        Storage::Directory(_) => "directory",
+        Storage::Directory(_) | Storage::NamedDirectory(_) => "directory",
         Storage::Image(_) => "image",
         Storage::Subvolume(_) => "subvolume",
     }

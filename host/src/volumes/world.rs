@@ -3,10 +3,11 @@
 //! Everything runs on one thread, so nothing here is `Send`. Time passes through tokio's clock, which the model test owns.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use wasmvol_driver::types::Options;
-use wasmvol_driver::{CallError, Created, Description, Found, Reclaim, Volume};
-use wasmvol_plan::frame::Inventory;
+use wasmvol_driver::{CallError, Created, Description, Found, Reclaim, Roots, Volume};
+use wasmvol_plan::frame::{Inventory, Mark};
 use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, Grants, Id, Measure, Plan, Release, SecretName, Storage,
     Usage, VolumeName,
@@ -59,8 +60,14 @@ pub(crate) trait Mounter {
         &self,
         kind: Inventory,
     ) -> Result<(Vec<(Id, Option<Facts>)>, Vec<String>), Fault>;
-    /// Makes storage, durably; twice is once.
-    async fn make(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault>;
+    /// Makes storage, durably; twice is once. `note` is for the marker of a named directory.
+    async fn make(
+        &self,
+        id: Id,
+        driver: &DriverName,
+        storage: &Storage,
+        note: Vec<u8>,
+    ) -> Result<(), Fault>;
     /// Mounts; already mounted answers its facts.
     async fn mount(&self, request: MountRequest<'_>) -> Result<Facts, Fault>;
     /// Unmounts unless held.
@@ -68,7 +75,9 @@ pub(crate) trait Mounter {
     /// Who holds it.
     async fn scan(&self, id: Id) -> Result<Evidence, Fault>;
     /// Moves storage into the trash, durably; nothing there is done already.
-    async fn trash(&self, id: Id) -> Result<(), Fault>;
+    async fn trash(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault>;
+    /// The markers of named directories beneath a driver's granted roots.
+    async fn marks(&self, driver: &DriverName) -> Result<Vec<Mark>, Fault>;
     /// Size and use of a mounted volume.
     async fn usage(&self, id: Id) -> Result<Usage, Fault>;
     /// Says whether a secret is kept for a driver.
@@ -112,8 +121,15 @@ pub(crate) trait Drivers {
     async fn remove(&self, driver: &DriverName, volume: &Volume) -> Result<Reclaim, CallError>;
     /// Asks how a volume is mounted.
     async fn path(&self, driver: &DriverName, volume: &Volume) -> Result<Plan, CallError>;
-    /// Asks which volumes the backend knows.
-    async fn list(&self, driver: &DriverName) -> Result<Vec<Found>, CallError>;
+    /// Whether its backend may know volumes that the catalog does not: only then is a new name worth a question.
+    fn finds(&self, driver: &DriverName) -> bool;
+    /// Asks which volumes the backend knows, and waits `within` for the answer.
+    async fn list(
+        &self,
+        driver: &DriverName,
+        roots: Roots,
+        within: Duration,
+    ) -> Result<Vec<Found>, CallError>;
 }
 
 /// Clock, entropy and processes.

@@ -5,6 +5,7 @@
 
 use wasmtime::Store;
 use wasmtime::component::{Component, HasSelf, Linker};
+use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{DriverName, Id, Plan, VolumeName};
 
 use crate::LoadError;
@@ -15,7 +16,7 @@ use crate::answer::{
 use crate::call::{Call, State};
 use crate::journal::Level;
 use crate::types::{
-    CallError, Created, Description, ErrorCode, Found, OptionSpec, Options, Reclaim, Value,
+    CallError, Created, Description, ErrorCode, Found, Marked, OptionSpec, Options, Reclaim, Value,
     ValueType, Volume,
 };
 
@@ -29,7 +30,7 @@ use answers::{plan, storage};
 use generated::DriverPre;
 use generated::exports::wasmvol::driver::volumes as wire;
 use generated::exports::wasmvol::driver::volumes::Guest;
-use generated::wasmvol::driver::{log, settings, types};
+use generated::wasmvol::driver::{log, roots, settings, types};
 
 /// Option keys that belong to the host in every driver.
 const RESERVED: [&str; 4] = ["driver", "from", "reclaim", "plugin"];
@@ -73,7 +74,7 @@ impl Contract {
         let answer = self
             .ask(call, |volumes, store| volumes.call_create(store, &id, name.as_str(), &options))?;
         let created = answer.map_err(failed)?;
-        Ok(Created { storage: storage(created.storage)?, state: state(created.state)? })
+        Ok(Created { storage: storage(created.storage, name)?, state: state(created.state)? })
     }
 
     /// `remove`.
@@ -134,6 +135,28 @@ impl settings::Host for State {
 
     fn all(&mut self) -> Vec<(String, String)> {
         self.settings.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+}
+
+impl roots::Host for State {
+    fn granted(&mut self) -> Vec<String> {
+        self.roots.0.iter().map(|root| root.path.clone()).collect()
+    }
+
+    fn entries(&mut self, root: String) -> Result<Vec<roots::Entry>, types::Error> {
+        let entry = |marked: &Marked| roots::Entry {
+            name: marked.name.to_string(),
+            id: marked.id.to_string(),
+            directory: marked.directory.clone(),
+            options: to_wire(&marked.options),
+        };
+        match self.roots.0.iter().find(|granted| granted.path == root) {
+            Some(root) => Ok(root.marked.iter().map(entry).collect()),
+            None => Err(types::Error {
+                code: types::ErrorCode::Denied,
+                message: format!("{} is no granted root", Quoted::new(&root)),
+            }),
+        }
     }
 }
 
@@ -199,7 +222,9 @@ fn found(found: wire::Found) -> Result<Found, CallError> {
         }
     }
     let name = bounded("found volume name", found.name, TEXT_MAX)?;
-    Ok(Found { name, options, state: state(found.state)?, owned: found.owned })
+    let id = found.id.map(|id| Id::parse(&id)).transpose();
+    let id = id.map_err(|error| broken(format!("found volume: {error}")))?;
+    Ok(Found { name, id, options, state: state(found.state)?, owned: found.owned })
 }
 
 fn description(from: types::Description) -> Result<Description, CallError> {

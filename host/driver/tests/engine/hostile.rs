@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use wasmvol_driver::{CallError, ErrorCode, Reclaim};
+use wasmvol_driver::{CallError, ErrorCode, Marked, Reclaim, Root, Roots, Value, types::Options};
+use wasmvol_plan::{Id, VolumeName};
 
 use crate::stage::{
     ENGINE, compiler, create, engine, guest, hostile, logged, name, volume, well_behaved,
 };
+
+/// No shorter than the engine's own deadline.
+const LONG: Duration = Duration::MAX;
 
 fn timed_out(error: &CallError, seconds: u64) -> bool {
     *error == CallError::TimedOut(Duration::from_secs(seconds))
@@ -155,7 +159,8 @@ fn an_answer_of_many_megabytes_is_refused_and_not_kept() {
         let error = create(&driver, act).expect_err(act);
         assert_eq!(out_of(&error), "1 MiB in one answer", "{act}");
     }
-    let error = hostile("list-giant").expect("loads").list().expect_err("giant list");
+    let error =
+        hostile("list-giant").expect("loads").list(Roots::default(), LONG).expect_err("giant list");
     assert_eq!(out_of(&error), "16 MiB in one answer");
 }
 
@@ -231,7 +236,7 @@ fn removing_what_the_driver_does_not_know_is_done_already() {
 
 #[test]
 fn a_list_is_bounded_and_its_names_are_left_to_the_caller() {
-    let list = |act: &str| hostile(act).expect("loads").list();
+    let list = |act: &str| hostile(act).expect("loads").list(Roots::default(), LONG);
     assert_eq!(list("list-full").expect("fits").len(), 10_000);
     let error = list("list-many").expect_err("one more");
     assert_eq!(broken(&error), "list has 10001 volumes: at most 10000 are allowed");
@@ -241,7 +246,45 @@ fn a_list_is_bounded_and_its_names_are_left_to_the_caller() {
     assert_eq!(broken(&error), "found volume has option `a` twice");
     let error = list("list-bad-option").expect_err("bad key");
     assert!(broken(&error).starts_with("option key `A B` is not made of"), "{error}");
+    let error = list("list-bad-id").expect_err("bad id");
+    assert_eq!(broken(&error), "found volume: `v` is no volume id: it has 32 hex digits");
     assert_eq!(list("list-odd-name").expect("not judged here")[0].name, "../v");
+}
+
+#[test]
+fn a_list_has_the_deadline_of_who_asks() {
+    let driver = hostile("list-loop").expect("loads");
+    let within = Duration::from_millis(300);
+    let error = driver.list(Roots::default(), within).expect_err("endless");
+    assert_eq!(error, CallError::TimedOut(within));
+}
+
+#[test]
+fn a_driver_sees_its_granted_roots_and_no_other() {
+    let driver = hostile("list-roots").expect("loads");
+    assert!(driver.finds(), "its component imports `roots`");
+    let marked = |name: &str, id| Marked {
+        name: VolumeName::parse(name).expect("volume name"),
+        id: Id::from_bits(id),
+        directory: format!("{name}-here"),
+        options: Options::from([("do".to_owned(), Value::Text("x".to_owned()))]),
+    };
+    let root = |path: &str, marked| Root { path: path.to_owned(), marked };
+    let roots = Roots(vec![
+        root("/srv/one", vec![marked("a", 1), marked("b", 2)]),
+        root("/srv/two", Vec::new()),
+    ]);
+    let found = driver.list(roots, LONG).expect("its roots are there");
+    let shown: Vec<_> = found
+        .iter()
+        .map(|f| (f.name.as_str(), f.id.map(Id::bits), String::from_utf8_lossy(&f.state)))
+        .collect();
+    assert_eq!(
+        shown,
+        [("a", Some(1), "/srv/one/a-here".into()), ("b", Some(2), "/srv/one/b-here".into())]
+    );
+    assert_eq!(found[0].options["do"], Value::Text("x".to_owned()));
+    assert!(driver.list(Roots::default(), LONG).expect("none").is_empty());
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Once};
 
 use wasmvol_driver::types::Options;
-use wasmvol_driver::{CallError, Compiler, Created, Driver, Engine, EngineOptions, Value, Volume};
+use wasmvol_driver::{
+    CallError, Compiler, Created, Driver, Engine, EngineOptions, Roots, Value, Volume,
+};
 use wasmvol_plan::{DriverName, Id, VolumeName};
 
 /// The engine of the tests that are not about its cache: compiled drivers stay in the target directory between runs.
@@ -71,7 +73,7 @@ pub(crate) fn volume(act: &str) -> Volume {
 
 pub(crate) fn create(driver: &Driver, act: &str) -> Result<Created, CallError> {
     let volume = volume(act);
-    driver.create(volume.id, &volume.name, &volume.options)
+    driver.create(volume.id, &volume.name, &volume.options, Roots::default())
 }
 
 /// Runs `body` and returns what was logged on this thread.

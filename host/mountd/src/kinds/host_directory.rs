@@ -20,7 +20,7 @@ use crate::scan::parse;
 use crate::storage::{open_beneath, open_subpath};
 
 /// Beneath a granted root; mounts of the operator's may lie there.
-const INSIDE: ResolveFlags =
+pub(super) const INSIDE: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 /// Who owns the missing parents of a directory that is made.
 const PARENT: Owner = Owner { uid: 0, gid: 0, mode: 0o755 };
@@ -69,7 +69,7 @@ pub(super) fn open(
 }
 
 /// Refuses a directory that holds one of ours, or lies in one.
-fn refuse_own(places: &Places, path: &str) -> Result<(), Fault> {
+pub(super) fn refuse_own(places: &Places, path: &str) -> Result<(), Fault> {
     for own in [&places.runtime, &places.state, &places.config] {
         if rest(own, path).is_some() || rest(path, own).is_some() || path == "/" {
             let why = "wasmvol keeps its own files there: use another directory";

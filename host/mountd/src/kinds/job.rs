@@ -17,7 +17,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, Signal, kill_process_group};
 use wasmvol_plan::frame::{FRAME_MAX, Frame};
-use wasmvol_plan::{Fault, FaultKind, Id, Reply, Request};
+use wasmvol_plan::{Fault, FaultKind, Id, Reply, Request, Storage};
 
 use super::{Assembled, Shows};
 use crate::daemon::die_with;
@@ -207,6 +207,10 @@ impl Mounter {
                 let grants = self.grants(&wanted.driver)?;
                 self.attach(wanted, &grants, assembled).map(Reply::Mounted)
             }
+            (Request::Trash { .. }, _) => {
+                self.discarded.set(true);
+                Ok(reply)
+            }
             _ => Ok(reply),
         }
     }
@@ -246,7 +250,16 @@ impl Mounter {
                 let Assembled { tree, .. } = self.assemble(wanted, &grants)?;
                 Ok((Reply::Made, Some(tree)))
             }
-            Request::Make { id, driver, storage } => {
+            Request::Make { id, driver, storage: Storage::NamedDirectory(wanted), note } => {
+                self.make_named(*id, wanted, note, &self.grants(driver)?)?;
+                Ok((Reply::Made, None))
+            }
+            Request::Trash { id, driver, storage: Storage::NamedDirectory(wanted) } => {
+                self.discard_named(*id, wanted, &self.grants(driver)?)?;
+                Ok((Reply::Trashed, None))
+            }
+            Request::Marks { driver, after } => Ok((self.marks(driver, after.clone())?, None)),
+            Request::Make { id, driver, storage, .. } => {
                 storage.check(&self.grants(driver)?)?;
                 let made = self.make_storage(*id, storage)?;
                 made.iter().try_for_each(|made| sync(made, "a new volume"))?;
@@ -264,10 +277,13 @@ impl Mounter {
 /// The volume that a slow request is about.
 fn id_of(request: &Request) -> Id {
     match request {
-        Request::Make { id, .. } => *id,
+        Request::Make { id, .. } | Request::Trash { id, .. } => *id,
         Request::Mount(wanted) => wanted.id,
-        Request::Unmount(id) | Request::Scan(id) | Request::Trash(id) | Request::Usage(id) => *id,
-        Request::Measure(id) => *id,
+        Request::Unmount(id) | Request::Scan(id) | Request::Usage(id) | Request::Measure(id) => *id,
+        // Of no volume: one child works for a driver, and hangs with its roots alone. No minted id is like it.
+        Request::Marks { driver, .. } => Id::from_bits(
+            driver.as_str().bytes().fold(0, |bits, byte| bits << 8 | u128::from(byte)),
+        ),
         Request::Survey { .. } | Request::Secret { .. } => Id::from_bits(0),
     }
 }

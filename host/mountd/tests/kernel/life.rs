@@ -11,7 +11,7 @@ use wasmvol_plan::steps::MOUNTD;
 use wasmvol_plan::{FaultKind, Reply, Request};
 
 use crate::machine::{
-    Machine, OWNER, UID, directory, driver, eventually, id, mount_request, plain, tmpfs,
+    Machine, OWNER, UID, directory, eventually, id, make, mount_request, plain, tmpfs, trash,
 };
 
 pub(crate) const TESTS: &[(&str, fn())] = tests![
@@ -225,12 +225,12 @@ fn a_kill_at_any_step_leaves_nothing_half_done() {
         fs::write(&flag, "").unwrap();
         let armed = format!("{step}@{}", flag.display());
         machine.boot(&[("WASMVOL_KILL_AT", &armed)]);
-        let make = Request::Make { id: id(1), driver: driver(), storage: directory() };
+        let make = make(id(1), directory());
         let life = [
             make.clone(),
             mount_request(id(1), plain(), None, None),
             Request::Unmount(id(1)),
-            Request::Trash(id(1)),
+            trash(id(1)),
         ];
         for request in life {
             // Killed, it is started again and asked again, as recovery does.
@@ -326,7 +326,7 @@ fn volumes_on_another_mount_than_the_trash_are_refused_with_the_cure() {
         assert!(machine.sh("umount state/volumes && mount -t tmpfs -o mode=755 data state"));
         machine.boot(&[]);
         machine.make(id(1), OWNER);
-        assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed);
+        assert_eq!(machine.ask(trash(id(1))), Reply::Trashed);
     }
 }
 
@@ -371,7 +371,7 @@ fn the_reaper_deletes_a_deep_tree_and_goes_on_after_a_kill() {
         for i in $(seq 200); do mkdir -p $d; cd -P $d; touch a b c; done"
     );
     assert!(machine.sh(&deep));
-    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed);
+    assert_eq!(machine.ask(trash(id(1))), Reply::Trashed);
     machine.kill();
     machine.boot(&[]);
     emptied(&mut machine);
@@ -383,7 +383,7 @@ fn the_reaper_never_reaches_what_is_mounted_below() {
     let data = format!("state/volumes/{}/data", id(1));
     assert!(machine.sh(&format!("mkdir -p precious {data}/a/b && touch precious/file {data}/a/c")));
     assert!(machine.sh(&format!("mount --bind precious {data}/a/b")));
-    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed);
+    assert_eq!(machine.ask(trash(id(1))), Reply::Trashed);
     eventually("the rest is deleted", || {
         let found = machine
             .command("find")
@@ -412,7 +412,7 @@ fn an_entry_that_cannot_be_deleted_stays_listed_and_delays_no_other() {
         return;
     }
     for number in [1, 2] {
-        assert_eq!(machine.ask(Request::Trash(id(number))), Reply::Trashed);
+        assert_eq!(machine.ask(trash(id(number))), Reply::Trashed);
     }
     eventually("the other is deleted", || {
         (machine.survey(Inventory::Trash).0 == [id(1)]).then_some(())

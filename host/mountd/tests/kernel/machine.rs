@@ -217,7 +217,7 @@ impl Machine {
 
     pub(crate) fn make(&mut self, id: Id, owner: Owner) {
         let storage = Storage::Directory(Directory { owner, limit: None });
-        assert_eq!(self.ask(Request::Make { id, driver: driver(), storage }), Reply::Made);
+        assert_eq!(self.ask(make(id, storage)), Reply::Made);
     }
 
     pub(crate) fn mount(&mut self, id: Id, plan: Plan) -> Result<Facts, Fault> {
@@ -353,6 +353,15 @@ pub(crate) fn plain() -> Plan {
 pub(crate) fn tmpfs() -> Plan {
     let source = Source::Tmpfs(Tmpfs { size: Some(1 << 20), inodes: Some(100), owner: OWNER });
     Plan { source, ..plain() }
+}
+
+pub(crate) fn make(id: Id, storage: Storage) -> Request {
+    Request::Make { id, driver: driver(), storage, note: Vec::new() }
+}
+
+/// Of a volume that [`make`] has made of [`directory`].
+pub(crate) fn trash(id: Id) -> Request {
+    Request::Trash { id, driver: driver(), storage: directory() }
 }
 
 pub(crate) fn mount_request(id: Id, plan: Plan, peer: Option<u32>, last: Option<Facts>) -> Request {

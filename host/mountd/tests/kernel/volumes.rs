@@ -9,7 +9,7 @@ use wasmvol_plan::{
 };
 
 use crate::machine::{
-    Machine, OWNER, directory, driver, eventually, id, mount_request, plain, tmpfs,
+    Machine, OWNER, directory, eventually, id, make, mount_request, plain, tmpfs, trash,
 };
 
 pub(crate) const TESTS: &[(&str, fn())] = tests![
@@ -59,7 +59,7 @@ fn a_directory_has_exactly_the_owner_and_mode_of_its_storage() {
         assert_eq!((data.uid(), data.gid(), data.mode() & 0o7777), (owner.uid, owner.gid, mode));
     }
     let storage = Storage::Directory(Directory { owner: OWNER, limit: Some(1) });
-    let reply = machine.ask(Request::Make { id: id(5), driver: driver(), storage });
+    let reply = machine.ask(make(id(5), storage));
     assert!(matches!(reply, Reply::Failed(fault) if fault.kind == FaultKind::Invalid));
     assert!(!machine.dir.join(format!("state/volumes/{}", id(5))).exists());
 }
@@ -197,7 +197,7 @@ fn a_symbolic_link_in_place_of_a_volume_is_refused() {
     symlink(volumes.join(id(1).to_string()), volumes.join(id(2).to_string())).unwrap();
     for number in [1, 2] {
         assert!(machine.mount(id(number), plain()).is_err());
-        let make = Request::Make { id: id(number), driver: driver(), storage: directory() };
+        let make = make(id(number), directory());
         assert!(matches!(machine.ask(make), Reply::Failed(_)));
     }
     assert_eq!(fs::metadata("/etc").unwrap().uid(), 0);
@@ -230,12 +230,12 @@ fn a_mounted_volume_cannot_be_thrown_away() {
     let mut machine = Machine::start();
     machine.make(id(1), OWNER);
     machine.mount(id(1), plain()).unwrap();
-    let busy = machine.ask(Request::Trash(id(1)));
+    let busy = machine.ask(trash(id(1)));
     assert!(matches!(busy, Reply::Failed(fault) if fault.kind == FaultKind::Busy));
     assert_eq!(machine.survey(Inventory::Volumes).0, [id(1)]);
     machine.unmount(id(1));
-    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed);
-    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed);
+    assert_eq!(machine.ask(trash(id(1))), Reply::Trashed);
+    assert_eq!(machine.ask(trash(id(1))), Reply::Trashed);
     assert_eq!(machine.survey(Inventory::Volumes).0, []);
     assert_eq!(machine.mount(id(1), plain()).unwrap_err().kind, FaultKind::Missing);
 }
@@ -247,7 +247,7 @@ fn strangers_are_reported_and_stay() {
         fs::write(machine.dir.join(format!("state/{place}/a\nb")), "").unwrap();
     }
     machine.make(id(1), OWNER);
-    assert_eq!(machine.ask(Request::Trash(id(1))), Reply::Trashed);
+    assert_eq!(machine.ask(trash(id(1))), Reply::Trashed);
     eventually("the trash is empty", || {
         machine.survey(Inventory::Trash).0.is_empty().then_some(())
     });
@@ -262,15 +262,8 @@ fn a_survey_comes_in_pages_of_all_volumes() {
     for number in (0..2500).rev() {
         fs::create_dir(machine.dir.join(format!("state/volumes/{}", id(number << 100)))).unwrap();
     }
-    let all = machine.ask_all(
-        (2500..2564)
-            .map(|number| Request::Make {
-                id: id(number << 100),
-                driver: driver(),
-                storage: directory(),
-            })
-            .collect(),
-    );
+    let all =
+        machine.ask_all((2500..2564).map(|number| make(id(number << 100), directory())).collect());
     assert!(all.iter().all(|reply| *reply == Reply::Made));
     let (mut found, mut after) = (Vec::new(), None);
     loop {
@@ -318,19 +311,15 @@ fn with_state_in_memory() -> Machine {
 
 fn a_full_disk_is_an_error_and_nothing_more() {
     let mut machine = with_state_in_memory();
-    let replies = machine.ask_all(
-        (0..20)
-            .map(|number| Request::Make { id: id(number), driver: driver(), storage: directory() })
-            .collect(),
-    );
+    let replies = machine.ask_all((0..20).map(|number| make(id(number), directory())).collect());
     let full = |reply: &&Reply| matches!(reply, Reply::Failed(f) if f.kind == FaultKind::Exhausted);
     let made = replies.iter().filter(|reply| **reply == Reply::Made).count();
     assert!(made > 0 && made + replies.iter().filter(full).count() == 20, "{replies:?}");
     for number in 0..20 {
-        machine.ask(Request::Trash(id(number)));
+        machine.ask(trash(id(number)));
     }
     eventually("there is room", || {
-        let make = Request::Make { id: id(99), driver: driver(), storage: directory() };
+        let make = make(id(99), directory());
         (machine.ask(make) == Reply::Made).then_some(())
     });
 }

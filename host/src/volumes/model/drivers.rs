@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{
-    CallError, Created, Description, ErrorCode, Found, OptionSpec, Reclaim, ValueType, Volume,
+    CallError, Created, Description, ErrorCode, Found, OptionSpec, Reclaim, Roots, ValueType,
+    Volume,
 };
 use wasmvol_plan::{
     Directory, DriverName, Fault, Grants, Id, Owner, Plan, Source, Storage, Tmpfs, VolumeName,
@@ -21,6 +22,8 @@ use crate::volumes::Volumes;
 use crate::volumes::world::Drivers;
 
 pub(super) const DRIVERS: [&str; 2] = ["local", "tmpfs"];
+/// Only a Create waits less for a list.
+const SLOW: Duration = Duration::from_secs(10);
 /// As long as a verb waits for a driver.
 const TAKE_UP: Duration = Duration::from_secs(40);
 
@@ -34,6 +37,8 @@ pub(super) struct Backend {
     /// Which of them its last `list` told; and the same once the host has taken that in.
     told: Option<BTreeSet<String>>,
     pub(super) taken_in: Option<BTreeSet<String>>,
+    /// A Create has asked since the last round: what it found may have come after the round's own `list`.
+    was_asked_by_create: bool,
     /// When each driver is loaded. Those that are not here never are.
     loaded: BTreeMap<DriverName, Instant>,
     version: u32,
@@ -84,8 +89,9 @@ impl Sim {
 
     /// The host's round is over: what `list` told last is what is shown.
     pub(super) fn end_round(&self) {
-        let told = self.backend.borrow().told.clone();
-        self.backend.borrow_mut().taken_in = told;
+        let mut backend = self.backend.borrow_mut();
+        let is_all = !std::mem::take(&mut backend.was_asked_by_create);
+        backend.taken_in = backend.told.clone().filter(|_| is_all);
     }
 
     /// Whether the driver proposes to keep the data of a volume.
@@ -196,7 +202,16 @@ impl Drivers for Sim {
         Ok(Plan { source, read_only: false, no_exec: false, subpath: None, id_map: None })
     }
 
-    async fn list(&self, driver: &DriverName) -> Result<Vec<Found>, CallError> {
+    fn finds(&self, driver: &DriverName) -> bool {
+        driver.as_str() == "tmpfs"
+    }
+
+    async fn list(
+        &self,
+        driver: &DriverName,
+        _: Roots,
+        within: Duration,
+    ) -> Result<Vec<Found>, CallError> {
         if let Some(error) = self.call(driver).await? {
             return Err(error);
         }
@@ -204,9 +219,14 @@ impl Drivers for Sim {
             return Ok(Vec::new());
         }
         let mut backend = self.backend.borrow_mut();
-        (backend.told, backend.taken_in) = (Some(backend.exports.clone()), None);
+        if within < SLOW {
+            (backend.was_asked_by_create, backend.taken_in) = (true, None);
+        } else {
+            (backend.told, backend.taken_in) = (Some(backend.exports.clone()), None);
+        }
         let found = backend.exports.iter().map(|name| Found {
             name: name.clone(),
+            id: None,
             options: Options::default(),
             state: Vec::new(),
             owned: false,

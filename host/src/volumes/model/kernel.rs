@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wasmvol_driver::Reclaim;
-use wasmvol_plan::frame::Inventory;
+use wasmvol_plan::frame::{Inventory, Mark};
 use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, FaultKind, Id, Measure, Release, SecretName, Sighting,
     Source, Storage, Usage,
@@ -247,7 +247,13 @@ impl Mounter for Sim {
         Ok((self.request(|kernel| Ok(list(kernel))).await?, Vec::new()))
     }
 
-    async fn make(&self, id: Id, _: &DriverName, storage: &Storage) -> Result<(), Fault> {
+    async fn make(
+        &self,
+        id: Id,
+        _: &DriverName,
+        storage: &Storage,
+        _: Vec<u8>,
+    ) -> Result<(), Fault> {
         let _busy = self.enter(id);
         let is_directory = matches!(storage, Storage::Directory(_));
         let make = |kernel: &mut Kernel| {
@@ -282,7 +288,11 @@ impl Mounter for Sim {
         self.request(|kernel| Ok(kernel.evidence(id))).await
     }
 
-    async fn trash(&self, id: Id) -> Result<(), Fault> {
+    async fn marks(&self, _: &DriverName) -> Result<Vec<Mark>, Fault> {
+        self.request(|_| Ok(Vec::new())).await
+    }
+
+    async fn trash(&self, id: Id, _: &DriverName, _: &Storage) -> Result<(), Fault> {
         let _busy = self.enter(id);
         let discard = |kernel: &mut Kernel| kernel.discard(id);
         let is_there = self.kernel.borrow().storage.contains(&id);

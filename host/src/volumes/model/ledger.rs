@@ -88,8 +88,11 @@ impl Ledger {
                         let may_go = known.is_none_or(|known| known.may_go);
                         assert!(may_go, "I7: {name} was acknowledged, and is another one");
                         self.is_new(name, id, asked);
-                        self.counts.remove(name);
-                        self.rests.remove(name);
+                        // A create that was in doubt may have made it earlier, and a Mount been answered since.
+                        if !self.may_come.contains(name) {
+                            self.counts.remove(name);
+                            self.rests.remove(name);
+                        }
                     }
                 }
             }

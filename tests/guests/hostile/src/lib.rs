@@ -55,7 +55,7 @@ use bindings::wasmvol::driver::types::{
     Description, Directory, Error, ErrorCode, Filesystem, Image, OptionSpec, OptionValue, Owner,
     Plan, Reclaim, Source, Storage, Tmpfs, Value, ValueType, Volume,
 };
-use bindings::wasmvol::driver::{log, settings};
+use bindings::wasmvol::driver::{log, roots, settings};
 
 struct Hostile;
 
@@ -169,8 +169,13 @@ impl Guest for Hostile {
 
     fn list() -> Result<Vec<Found>, Error> {
         let act = settings::get("do").unwrap_or_default();
-        let found =
-            |name: String| Found { name, options: Vec::new(), state: Vec::new(), owned: true };
+        let found = |name: String| Found {
+            name,
+            id: None,
+            options: Vec::new(),
+            state: Vec::new(),
+            owned: true,
+        };
         let text =
             |key: &str| OptionValue { key: key.to_owned(), value: Value::Text(String::new()) };
         Ok(match act.as_str() {
@@ -178,6 +183,21 @@ impl Guest for Hostile {
             "list-full" => (0..10_000).map(|n| found(format!("v{n}"))).collect(),
             "list-giant" => (0..300_000).map(|n| found(format!("v{n}"))).collect(),
             "list-long-name" => vec![found("v".repeat(100_000))],
+            "list-bad-id" => vec![Found { id: Some("v".to_owned()), ..found("v".to_owned()) }],
+            "list-loop" => loop {
+                black_box(());
+            },
+            "list-roots" => {
+                assert!(roots::entries("/etc").is_err(), "a root that was not granted was there");
+                let marked = roots::granted().into_iter().flat_map(|root| {
+                    let entries = roots::entries(&root).expect("a granted root");
+                    entries.into_iter().map(move |roots::Entry { name, id, directory, options }| {
+                        let state = format!("{root}/{directory}").into_bytes();
+                        Found { name, id: Some(id), options, state, owned: true }
+                    })
+                });
+                marked.collect()
+            }
             "list-odd-name" => vec![found("../v".to_owned())],
             "list-option-twice" => {
                 vec![Found { options: vec![text("a"), text("a")], ..found("v".to_owned()) }]

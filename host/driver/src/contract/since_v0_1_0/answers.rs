@@ -5,7 +5,8 @@ use wasmvol_plan::path::PATH_MAX;
 use wasmvol_plan::plan::check_subpath;
 use wasmvol_plan::{
     Compression, Device, Directory, Filesystem, HostDirectory, IdMap, IdRange, Image, MountOption,
-    MountValue, Overlay, Owner, Plan, Program, Share, Source, Storage, Subvolume, Tmpfs,
+    MountValue, NamedDirectory, Overlay, Owner, Plan, Program, Share, Source, Storage, Subvolume,
+    Tmpfs, VolumeName,
 };
 
 use super::{line, types};
@@ -15,11 +16,22 @@ use crate::types::CallError;
 /// Most entries of a list in a plan that is no list of options.
 const LIST_MAX: usize = 64;
 
-pub(super) fn storage(storage: types::Storage) -> Result<Storage, CallError> {
+pub(super) fn storage(storage: types::Storage, name: &VolumeName) -> Result<Storage, CallError> {
     Ok(match storage {
         types::Storage::None => Storage::None,
         types::Storage::Directory(types::Directory { owner: by, limit }) => {
             Storage::Directory(Directory { owner: owner(by)?, limit })
+        }
+        types::Storage::NamedDirectory(types::NamedDirectory { root, directory, owner: by }) => {
+            let adopt = directory.is_some();
+            let directory = directory.unwrap_or_else(|| name.to_string());
+            Storage::NamedDirectory(NamedDirectory {
+                root: line("root", root, PATH_MAX)?,
+                name: name.clone(),
+                directory: line("directory", directory, PATH_MAX)?,
+                owner: owner(by)?,
+                adopt,
+            })
         }
         types::Storage::Image(image) => Storage::Image(Image {
             size: image.size,
