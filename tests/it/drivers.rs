@@ -165,7 +165,7 @@ fn a_description_that_lies_is_refused_at_load() {
         assert_eq!(error.lines().count(), 1, "{act}: {error}");
     }
     let names = names(&wasmvol);
-    assert_eq!(names, ["local", "tmpfs"]);
+    assert_eq!(names, ["local", "tmpfs", "vfs"]);
 }
 
 fn names(wasmvol: &Wasmvol) -> Vec<String> {
@@ -176,7 +176,7 @@ fn names(wasmvol: &Wasmvol) -> Vec<String> {
 #[test]
 fn a_driver_is_loaded_without_a_restart_and_outlives_one() {
     let mut wasmvol = Wasmvol::start();
-    assert_eq!(names(&wasmvol), ["local", "tmpfs"]);
+    assert_eq!(names(&wasmvol), ["local", "tmpfs", "vfs"]);
     let plugin = wasmvol.plugin();
     let error = plugin.create("early", &[("driver", "hostile")]).unwrap_err();
     assert!(error.contains("driver `hostile` is not loaded"), "{error}");
@@ -184,7 +184,7 @@ fn a_driver_is_loaded_without_a_restart_and_outlives_one() {
     plugin.create("late", &[("driver", "hostile")]).unwrap();
     plugin.mount("late", "id").unwrap();
     wasmvol.kill_daemon();
-    assert_eq!(names(&wasmvol), ["hostile", "local", "tmpfs"]);
+    assert_eq!(names(&wasmvol), ["hostile", "local", "tmpfs", "vfs"]);
     plugin.unmount("late", "id").unwrap();
     assert!(wasmvol.stop().success());
     wasmvol.run();
@@ -235,7 +235,7 @@ fn grants_are_written_where_the_operator_says_and_nowhere_else() {
     }
     assert_eq!(fs::read_dir(elsewhere.path().join("etc/grants.d")).unwrap().count(), 0);
     assert!(granted(&wasmvol).is_empty());
-    assert_eq!(names(&wasmvol), ["local", "tmpfs"]);
+    assert_eq!(names(&wasmvol), ["local", "tmpfs", "vfs"]);
     wasmvol.cli(&load).ok();
     assert_eq!(granted(&wasmvol), [("hostile".into(), "suid\n".into())].into());
     wasmvol.cli("driver unload hostile").ok();
@@ -274,7 +274,7 @@ fn grants_are_not_touched_where_others_than_root_can_write() {
         assert!(error.contains("others than root can write to `"), "{error}");
     }
     assert!(granted(&wasmvol).is_empty());
-    assert_eq!(names(&wasmvol), ["local", "tmpfs"]);
+    assert_eq!(names(&wasmvol), ["local", "tmpfs", "vfs"]);
     mode(0o755);
     wasmvol.cli(&load).ok();
 }
@@ -296,7 +296,7 @@ fn what_came_with_wasmvol_stays_unloaded_until_it_is_loaded_again() {
     assert_eq!(loaded["first_party"], true, "a newer wasmvol brings its own");
     assert!(wasmvol.stop().success());
     wasmvol.run();
-    assert_eq!(names(&wasmvol), ["local", "tmpfs"]);
+    assert_eq!(names(&wasmvol), ["local", "tmpfs", "vfs"]);
 }
 
 #[test]

@@ -30,3 +30,4 @@ mod secrets;
 mod semantics;
 mod support;
 mod units;
+mod vfs;

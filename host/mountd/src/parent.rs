@@ -55,10 +55,11 @@ pub(crate) fn run(mounter: Mounter, program: Program, doors: [Door; 2], signals:
                 parent.daemon.iter().for_each(|daemon| kill(daemon.pid, Signal::TERM));
             }
         }
-        parent.talk();
+        // Before it talks: what waits for a child of the same volume is begun then.
         if let Some(status) = parent.bury() {
             break status;
         }
+        parent.talk();
     };
     parent.doors.into_iter().for_each(Door::close);
     status
