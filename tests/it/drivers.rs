@@ -289,7 +289,7 @@ fn what_came_with_wasmvol_stays_unloaded_until_it_is_loaded_again() {
     assert_eq!(outcome.ok(), "tmpfs");
     assert!(wasmvol.stop().success());
     wasmvol.run();
-    assert_eq!(names(&wasmvol), ["local"]);
+    assert_eq!(names(&wasmvol), ["local", "vfs"]);
     wasmvol.plugin().create("memory", &[("driver", "tmpfs")]).unwrap_err();
     wasmvol.shell(&load).ok();
     let loaded = wasmvol.json("driver inspect tmpfs");
@@ -306,7 +306,7 @@ fn who_unloads_their_own_driver_does_not_get_another_of_that_name() {
     wasmvol.cli("driver unload tmpfs").ok();
     assert!(wasmvol.stop().success());
     wasmvol.run();
-    assert_eq!(names(&wasmvol), ["local"]);
+    assert_eq!(names(&wasmvol), ["local", "vfs"]);
 }
 
 #[test]
