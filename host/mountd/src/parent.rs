@@ -55,11 +55,10 @@ pub(crate) fn run(mounter: Mounter, program: Program, doors: [Door; 2], signals:
                 parent.daemon.iter().for_each(|daemon| kill(daemon.pid, Signal::TERM));
             }
         }
-        // Before it talks: what waits for a child of the same volume is begun then.
+        parent.talk();
         if let Some(status) = parent.bury() {
             break status;
         }
-        parent.talk();
     };
     parent.doors.into_iter().for_each(Door::close);
     status
