@@ -53,10 +53,12 @@ place() {
     mv "target/$1/.new" "target/$1/$(basename "$2").wasm"
 }
 
-cargo build --profile driver --target wasm32-wasip2 -p local -p tmpfs -p vfs
+cargo build --profile driver --target wasm32-wasip2 -p local -p tmpfs -p vfs -p nfs -p cifs
 place drivers local
 place drivers tmpfs
 place drivers vfs
+place drivers nfs
+place drivers cifs
 if [ "${1:-}" = tests ]; then
     cargo build --profile driver --target wasm32-wasip2 -p hostile
     cargo build --profile driver --target wasm32-wasip2 -p wasmvol-sdk --example scratch

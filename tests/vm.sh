@@ -87,9 +87,10 @@ vm_tests=$(built --test vm)
 take /bin/busybox bash setpriv unshare nsenter setsid timeout mount umount sleep ip "$kernel_tests" "$system_tests" "$vm_tests"
 take "$PWD/target/release/wasmvol" "$PWD/target/release/wasmvol-mountd"
 take rpcbind nfsdcld exportfs rpc.nfsd rpc.mountd smbd smbpasswd mkfs.xfs
-for wasm in target/drivers target/guests; do
-    mkdir -p "$root$PWD/$wasm"
-    cp "$wasm"/*.wasm "$root$PWD/$wasm/"
+# Every daemon of a test compiles what it finds, slowly: it finds what is used here.
+mkdir -p "$root$PWD/target/drivers" "$root$PWD/target/guests"
+for wasm in drivers/local drivers/tmpfs drivers/nfs drivers/cifs guests/hostile; do
+    cp "target/$wasm.wasm" "$root$PWD/target/$wasm.wasm"
 done
 mkdir -p "$root/etc" "$root$PWD/tests/vm"
 cp tests/vm/server.sh "$root$PWD/tests/vm/"
@@ -103,7 +104,7 @@ cp tests/vm/init.sh "$root/init"
     # Before Linux 6.6 a tmpfs takes any number of inodes.
     echo "kernel_tests='$kernel_tests --skip an_option_that_the_kernel_refuses_is_told_in_its_words $*'"
     echo "system_tests='$system_tests ${*:-$default}'"
-    echo "vm_tests='$vm_tests $*'"
+    echo "vm_tests='$vm_tests ${*:-shares::}'"
 } >"$root/parameters"
 (cd "$root" && find . | cpio --quiet -o -H newc -R 0:0) >"$vm/initramfs"
 

@@ -15,8 +15,8 @@ mod volume;
 pub use bindings::exports::wasmvol::driver::volumes::{Created, Found};
 pub use bindings::wasmvol::driver::roots::Entry;
 pub use bindings::wasmvol::driver::types::{
-    Description, ErrorCode, OptionSpec, OptionValue, Owner, Plan, Reclaim, Storage, Tmpfs, Value,
-    ValueType, Volume,
+    Description, ErrorCode, OptionSpec, OptionValue, Owner, Plan, Reclaim, Share, Storage, Tmpfs,
+    Value, ValueType, Volume,
 };
 pub use error::{Error, Result};
 
@@ -25,7 +25,7 @@ pub use error::{Error, Result};
 pub mod contract {
     pub use crate::bindings::wasmvol::driver::types::{
         Compression, Device, Directory, Filesystem, HostDirectory, IdMap, IdRange, Image,
-        MountOption, MountValue, NamedDirectory, Overlay, Program, Share, Source, Subvolume,
+        MountOption, MountValue, NamedDirectory, Overlay, Program, Source, Subvolume,
     };
 }
 

@@ -2,8 +2,8 @@
 //!
 //! What has a builder is what the host serves; the rest of the contract's shapes are in [`contract`](crate::contract).
 
-use crate::contract::{Directory, HostDirectory, NamedDirectory, Source};
-use crate::{Created, Owner, Plan, Storage, Tmpfs};
+use crate::contract::{Directory, HostDirectory, MountOption, MountValue, NamedDirectory, Source};
+use crate::{Created, Owner, Plan, Share, Storage, Tmpfs};
 
 impl Storage {
     /// A directory on the host's disk, empty at first.
@@ -55,6 +55,12 @@ impl Plan {
         Self::new(Source::HostDirectory(HostDirectory { path: path.to_owned(), make }))
     }
 
+    /// The volume is what a server shares, or a directory inside it: see [`subpath`](Self::subpath).
+    #[must_use]
+    pub fn share(share: Share) -> Self {
+        Self::new(Source::Share(share))
+    }
+
     /// A plan for a source that has no builder of its own.
     #[must_use]
     pub fn new(source: Source) -> Self {
@@ -79,6 +85,51 @@ impl Plan {
     #[must_use]
     pub fn subpath(mut self, subpath: impl Into<String>) -> Self {
         self.subpath = Some(subpath.into());
+        self
+    }
+}
+
+impl Share {
+    /// A share without options: `kind` is the file system type as the kernel knows it, `path` what the server calls it.
+    #[must_use]
+    pub fn new(kind: &str, server: &str, path: &str) -> Self {
+        let [kind, server, path] = [kind, server, path].map(str::to_owned);
+        Self { kind, server, path, options: Vec::new(), make: None }
+    }
+
+    /// Takes a mount option without a value.
+    #[must_use]
+    pub fn flag(self, key: &str) -> Self {
+        self.option(key, MountValue::Present)
+    }
+
+    /// Takes a mount option that is a word or a line.
+    #[must_use]
+    pub fn text(self, key: &str, text: impl Into<String>) -> Self {
+        self.option(key, MountValue::Text(text.into()))
+    }
+
+    /// Takes a mount option that is a number.
+    #[must_use]
+    pub fn number(self, key: &str, number: impl Into<u64>) -> Self {
+        self.option(key, MountValue::Number(number.into()))
+    }
+
+    /// Takes a mount option whose value is a secret of the operator's, by its name.
+    #[must_use]
+    pub fn secret(self, key: &str, name: &str) -> Self {
+        self.option(key, MountValue::Secret(name.to_owned()))
+    }
+
+    /// The plan's subpath is made where it is missing, with this owner.
+    #[must_use]
+    pub fn make(mut self, owner: Owner) -> Self {
+        self.make = Some(owner);
+        self
+    }
+
+    fn option(mut self, key: &str, value: MountValue) -> Self {
+        self.options.push(MountOption { key: key.to_owned(), value });
         self
     }
 }

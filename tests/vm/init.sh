@@ -15,6 +15,9 @@ mount -t tmpfs run /run
 mount -t tmpfs tmp /tmp
 printf '%s:x:%s::/:/bin/sh\n' root 0:0 alice 1000:1000 _rpc 100:65534 nobody 65534:65534 >/etc/passwd
 printf '%s:x:%s:\n' root 0 alice 1000 nogroup 65534 >/etc/group
+printf '%s\n' '10.77.1.2 files.test' '10.77.1.2 both.test' '10.99.0.1 both.test' >/etc/hosts
+# As Debian has it: a name has all the addresses that are there.
+echo 'multi on' >/etc/host.conf
 touch /etc/exports
 while read -r module; do insmod "$module"; done </modules/order
 mount -t ext4 /dev/vda /disk

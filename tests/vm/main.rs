@@ -11,8 +11,8 @@
 )]
 
 #[path = "../it"]
+#[allow(dead_code, unused_imports, unused_macros, reason = "other tests use the rest")]
 mod it {
-    #[allow(dead_code, unused_imports, unused_macros, reason = "the tests of engines use the rest")]
     pub(crate) mod support;
 }
 mod shares;

@@ -1,7 +1,7 @@
 #!/bin/sh
 # A file server for the tests, in the virtual machine of tests/vm.sh: `server.sh NUMBER` has a network of its own, in which it serves
-# the same directory at 10.77.NUMBER.2 by NFS, as `/export`, and by SMB, as `share`, to the user `alice` with the password `canary-sesame`.
-# Called by init.sh, and by tests that cut one off (`ip -n serverN link set serverN down`). Ends when everything answers.
+# the same directory at 10.77.NUMBER.2 by NFS, as `/export`, and by SMB, as `share`, to the user `alice`, whose password a test sets.
+# Called by init.sh; a test cuts one off by `ip -n serverNUMBER link set serverNUMBER down`. Ends when everything answers.
 set -eu
 number=$1
 name=server$number
@@ -36,7 +36,6 @@ cat >"$place/smb.conf" <<END
     read only = no
     force user = root
 END
-printf 'canary-sesame\ncanary-sesame\n' | smbpasswd -c "$place/smb.conf" -s -a alice >/dev/null
 
 # Sockets and state of NFS have fixed places: this server's own are mounted there, where only it sees them.
 cat >"$place/serve.sh" <<END

@@ -108,11 +108,11 @@ impl Anchor {
         }
     }
 
-    /// Unmounts a volume; `false` if it is busy. Never lazily: what is busy stays.
-    pub(crate) fn detach(&self, id: Id) -> Result<bool, Fault> {
+    /// Unmounts a volume; `false` if it is busy. Lazily only what others keep: what is busy stays.
+    pub(crate) fn detach(&self, id: Id, how: mount::UnmountFlags) -> Result<bool, Fault> {
         let what = format_args!("unmount `{id}`");
         rustix::process::fchdir(&self.root).trying(what)?;
-        match mount::unmount(id.to_string(), mount::UnmountFlags::NOFOLLOW) {
+        match mount::unmount(id.to_string(), mount::UnmountFlags::NOFOLLOW | how) {
             Err(Errno::BUSY) => return Ok(false),
             other => other.trying(what)?,
         }

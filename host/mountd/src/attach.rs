@@ -35,8 +35,15 @@ impl Mounter {
         }
         let grants = self.grants(&wanted.driver)?;
         self.kill.at("attach.begin");
-        let assembled = self.assemble(wanted, &grants)?;
-        self.attach(wanted, &grants, assembled)
+        let assembled = self.prepare(wanted, &grants)?;
+        self.attach(wanted, assembled)
+    }
+
+    /// Makes the tree of a plan, restricted and verified. That asks the file system, so a child does it where a server may never answer.
+    pub(crate) fn prepare(&self, wanted: &Mount, grants: &Grants) -> Result<Assembled, Fault> {
+        let assembled = self.assemble(wanted, grants)?;
+        restrict(&assembled.tree, &wanted.plan, grants)?;
+        Ok(assembled)
     }
 
     /// Checks a plan; the facts of the mount that is there, if one is.
@@ -51,15 +58,13 @@ impl Mounter {
         self.show_to(wanted.peer, wanted.id, &facts).map(|()| Some(facts))
     }
 
-    /// Puts a tree on the mountpoint, restricted and verified.
+    /// Puts a tree on the mountpoint; nothing here asks the file system.
     pub(crate) fn attach(
         &self,
         wanted: &Mount,
-        grants: &Grants,
         Assembled { tree, shows }: Assembled,
     ) -> Result<Facts, Fault> {
         let id = wanted.id;
-        restrict(&tree, &wanted.plan, grants)?;
         let (mount_id, own) = identity(&tree, "").trying("look at the new mount")?;
         self.kill.at("attach.assembled");
         let shown = self.commit(id, &tree, mount_id).and_then(|()| {

@@ -17,6 +17,7 @@ mod secret;
 mod share;
 mod subvolume;
 mod tmpfs;
+mod wire;
 
 use std::os::fd::OwnedFd;
 
@@ -74,7 +75,7 @@ pub(crate) fn is_it(mounter: &Mounter, wanted: &Mount, line: &Entry<'_>) -> bool
         (Source::Storage, _) => directory::is_it(mounter, wanted, line),
         // The directory may have got another name since.
         (Source::HostDirectory(_), _) => !line.source.starts_with(TAG),
-        (Source::Share(share), _) => share::is_it(share, line),
+        (Source::Share(share), _) => share::is_it(wanted, share, line),
         (Source::Device(device), _) => device::is_it(device, line),
         (Source::Program(_), _) => program::is_it(line),
     }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 use rustix::process::{Signal, getpid, kill_process};
 use wasmvol_plan::frame::{Frame, Inventory};
 use wasmvol_plan::mountinfo::Entry;
@@ -134,7 +135,7 @@ impl Mounter {
         let mut answers = Vec::with_capacity(round.len());
         let (mut makes, mut trashes) = (Vec::new(), Vec::new());
         for Frame { number, body } in round {
-            if kinds::is_slow(&body) {
+            if kinds::is_slow(&body) || self.is_remote(&body) {
                 self.jobs.borrow_mut().queue(number, body);
                 continue;
             }
@@ -207,7 +208,7 @@ impl Mounter {
     }
 
     /// Who holds a volume: who shows its own superblock, or else its directory. What others use too is held by nobody.
-    fn scan(&self, id: Id) -> Result<Evidence, Fault> {
+    pub(crate) fn scan(&self, id: Id) -> Result<Evidence, Fault> {
         let there = self.anchor.mounted(id)?;
         let (device, root) = match there {
             Some((mount_id, own)) if own != self.store.shown => {
@@ -237,7 +238,7 @@ impl Mounter {
     /// Unmounts a volume that nobody holds, and removes its mountpoint. Nothing there is done already.
     pub(crate) fn take_away(&self, id: Id) -> Result<Release, Fault> {
         self.kill.at("detach.begin");
-        if self.anchor.mounted(id)?.is_some() && !self.anchor.detach(id)? {
+        if self.anchor.mounted(id)?.is_some() && !self.anchor.detach(id, UnmountFlags::empty())? {
             // A process in our own namespace works in it; the kernel does not say which.
             return Ok(Release::Held(Evidence { holders: Vec::new(), unknown: 1 }));
         }
@@ -275,7 +276,7 @@ impl Mounter {
         Ok(page(&found, strangers, after))
     }
 
-    fn usage(&self, id: Id) -> Result<Usage, Fault> {
+    pub(crate) fn usage(&self, id: Id) -> Result<Usage, Fault> {
         if self.anchor.mounted(id)?.is_none() {
             return fault(FaultKind::Missing, format!("volume `{id}` is not mounted"));
         }

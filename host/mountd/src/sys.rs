@@ -168,8 +168,17 @@ fn close_between(first: RawFd, last: RawFd) {
 
 /// Gives this process, a child, a user namespace of its own.
 pub(crate) fn unshare_users() -> Result<(), Errno> {
-    // SAFETY: takes a number, and changes whom this process alone counts as whom.
-    done(unsafe { libc::unshare(libc::CLONE_NEWUSER) }).map(|_| ())
+    unshare(libc::CLONE_NEWUSER)
+}
+
+/// Gives this process, a child, a mount namespace of its own: a copy of its parent's.
+pub(crate) fn unshare_mounts() -> Result<(), Errno> {
+    unshare(libc::CLONE_NEWNS)
+}
+
+fn unshare(what: c_int) -> Result<(), Errno> {
+    // SAFETY: takes a number, and changes what this process alone sees.
+    done(unsafe { libc::unshare(what) }).map(|_| ())
 }
 
 /// Replaces this process by the program behind `program`, with this environment and no other; returns only on failure.

@@ -51,20 +51,31 @@ pub(super) fn open(
     let (root, inside) = grants.host_directory(&wanted.path)?;
     let what = format!("open the host's directory {}", Quoted::new(&wanted.path));
     let flags = PLACE.difference(OFlags::NOFOLLOW);
-    let mut place = rustix::fs::open(root, flags, Mode::empty()).trying(&what)?;
+    let root = rustix::fs::open(root, flags, Mode::empty()).trying(&what)?;
+    let place = descend(root, inside, wanted.make, &what)?;
+    refuse_own(places, &path_of(&place)?)?;
+    Ok(place)
+}
+
+/// Opens a directory beneath another; makes it and its missing parents if that is wanted. `what` is tried.
+pub(super) fn descend(
+    mut place: OwnedFd,
+    inside: &str,
+    wanted: Option<Owner>,
+    what: &str,
+) -> Result<OwnedFd, Fault> {
     let mut parts = inside.split('/').filter(|part| !part.is_empty()).peekable();
     while let Some(part) = parts.next() {
-        let open = || open_beneath(&place, part, INSIDE, &what);
-        place = match (open(), wanted.make) {
+        let open = || open_beneath(&place, part, INSIDE, what);
+        place = match (open(), wanted) {
             (Err(missing), Some(owner)) if missing.kind == FaultKind::Missing => {
                 let owner = if parts.peek().is_some() { PARENT } else { owner };
-                make(&place, part, owner).trying(&what)?;
+                make(&place, part, owner).trying(what)?;
                 open()?
             }
             (opened, _) => opened?,
         };
     }
-    refuse_own(places, &path_of(&place)?)?;
     Ok(place)
 }
 

@@ -5,20 +5,15 @@
 //! none of its sockets and locks; it dies with mountd. What it hands over is attached nowhere, so a killed child leaves nothing.
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, kill_process_group};
-use wasmvol_plan::frame::{FRAME_MAX, Frame};
-use wasmvol_plan::{Fault, FaultKind, Id, Reply, Request, Storage};
+use wasmvol_plan::frame::Frame;
+use wasmvol_plan::{Fault, FaultKind, Id, Release, Reply, Request, Storage};
 
+use super::wire::{Said, receive, send};
 use super::{Assembled, Shows};
 use crate::daemon::die_with;
 use crate::fault::{Context, fault};
@@ -32,9 +27,18 @@ const JOBS_MAX: usize = 16;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long files may be counted: some ten million, on a disk that is busy.
 const MEASURE_DEADLINE: Duration = Duration::from_secs(300);
+/// How long a server may take to get what was written, before its volume counts as unmounted: engines wait 60 s.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a server may take to tell how full it is: the daemon, which asks in the background, waits a little longer.
+const USAGE_DEADLINE: Duration = Duration::from_secs(4);
 
-/// What a child says: an answer, and the tree that belongs to a mount.
-type Said = (Reply, Option<OwnedFd>);
+/// What the parent has done before there is a child.
+pub(super) enum Begun {
+    /// All of it.
+    Answered(Reply),
+    /// What a child needs; it gets the tree, if there is one, and it alone.
+    ForAChild(Option<OwnedFd>),
+}
 
 /// The slow requests.
 #[derive(Default)]
@@ -107,7 +111,8 @@ impl Jobs {
     /// The first waiting request whose volume has no child.
     fn first(&self) -> Option<usize> {
         let busy = |id: Id| self.running.iter().any(|job| job.id == id && !job.only_looks);
-        let room = self.running.len() < JOBS_MAX;
+        // Who hangs in a server that has gone takes no room of others'.
+        let room = self.files().count() < JOBS_MAX;
         self.waiting.iter().position(|waiting| room && !busy(id_of(&waiting.request)))
     }
 
@@ -137,6 +142,10 @@ impl Job {
                 format!("the work for volume `{}` broke off", self.id),
             )),
             Err(_) if self.until > Instant::now() => None,
+            // It is unmounted; what still waits to be written is the server's affair.
+            Err(_) if matches!(self.asked, Some((_, Request::Unmount(_)))) => {
+                Some(Ok((Reply::Unmounted(Release::Gone), None)))
+            }
             Err(_) => {
                 self.kill();
                 let why = "did not end in time: see whether its disk or server answers";
@@ -152,20 +161,12 @@ impl Mounter {
         let mut answers = self.hear();
         let mut jobs = self.jobs.borrow_mut();
         while let Some(Waiting { number, request, .. }) = jobs.startable() {
-            match self.begin(&request) {
-                Ok(None) => {}
-                Ok(Some(reply)) => {
-                    answers.push(Frame { number, body: reply });
-                    continue;
-                }
-                Err(fault) => {
-                    answers.push(Frame { number, body: Reply::Failed(fault) });
-                    continue;
-                }
-            }
-            match self.start(number, request) {
-                Ok(job) => jobs.running.push(job),
-                Err(fault) => answers.push(Frame { number, body: Reply::Failed(fault) }),
+            let begun = self.begin(&request).and_then(|begun| match begun {
+                Begun::Answered(reply) => Ok(answers.push(Frame { number, body: reply })),
+                Begun::ForAChild(tree) => Ok(jobs.running.push(self.start(number, request, tree)?)),
+            });
+            if let Err(fault) = begun {
+                answers.push(Frame { number, body: Reply::Failed(fault) });
             }
         }
         let why = "an earlier request for it, or 16 for others, did not end: try again";
@@ -191,11 +192,15 @@ impl Mounter {
         heard.into_iter().map(answer).collect()
     }
 
-    /// What can be answered without a child.
-    fn begin(&self, request: &Request) -> Result<Option<Reply>, Fault> {
+    /// What can be done without a child, and the tree that one gets.
+    fn begin(&self, request: &Request) -> Result<Begun, Fault> {
         match request {
-            Request::Mount(wanted) => self.mounted(wanted).map(|facts| facts.map(Reply::Mounted)),
-            _ => Ok(None),
+            Request::Mount(wanted) => {
+                let facts = self.mounted(wanted)?.map(Reply::Mounted);
+                Ok(facts.map_or(Begun::ForAChild(None), Begun::Answered))
+            }
+            Request::Unmount(id) => self.let_go(*id),
+            _ => Ok(Begun::ForAChild(None)),
         }
     }
 
@@ -204,8 +209,7 @@ impl Mounter {
         match (request, tree) {
             (Request::Mount(wanted), Some(tree)) => {
                 let assembled = Assembled { tree, shows: Shows::Unknown };
-                let grants = self.grants(&wanted.driver)?;
-                self.attach(wanted, &grants, assembled).map(Reply::Mounted)
+                self.attach(wanted, assembled).map(Reply::Mounted)
             }
             (Request::Trash { .. }, _) => {
                 self.discarded.set(true);
@@ -215,11 +219,14 @@ impl Mounter {
         }
     }
 
-    fn start(&self, number: u64, request: Request) -> Result<Job, Fault> {
+    fn start(&self, number: u64, request: Request, gift: Option<OwnedFd>) -> Result<Job, Fault> {
         let what = "start a child";
         let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = rustix::net::socketpair(family, kind, flags, None).trying(what)?;
+        // On its way it is nobody's: the child closes the last of it.
+        send(&ours, Reply::Made, gift.as_ref()).trying(what)?;
+        drop(gift);
         let parent = rustix::process::getpid();
         let mut keep = self.places.of_a_child();
         keep.extend([self.anchor.root(), self.anchor.writable.as_fd(), theirs.as_fd()]);
@@ -230,26 +237,32 @@ impl Mounter {
                 sys::unblock_signals()?;
                 die_with(parent)
             };
-            let done = prepare().trying("prepare a child").and_then(|()| self.child(&request));
+            let gift = receive(&theirs).ok().flatten().and_then(|(_, gift)| gift);
+            let done =
+                prepare().trying("prepare a child").and_then(|()| self.child(&request, gift));
             let (reply, tree) = done.unwrap_or_else(|fault| (Reply::Failed(fault), None));
             i32::from(send(&theirs, reply, tree.as_ref()).is_err())
         });
         let pid = pid.trying(what)?;
         let only_looks = matches!(request, Request::Measure(_));
-        let deadline = if only_looks { MEASURE_DEADLINE } else { DEADLINE };
-        let (id, until) = (id_of(&request), Instant::now() + deadline);
+        let (id, until) = (id_of(&request), Instant::now() + deadline_of(&request));
         let asked = Some((number, request));
         Ok(Job { pid, socket: ours, id, until, only_looks, has_ended: false, asked })
     }
 
     /// The child's whole life.
-    fn child(&self, request: &Request) -> Result<Said, Fault> {
+    fn child(&self, request: &Request, gift: Option<OwnedFd>) -> Result<Said, Fault> {
         match request {
             Request::Mount(wanted) => {
                 let grants = self.grants(&wanted.driver)?;
-                let Assembled { tree, .. } = self.assemble(wanted, &grants)?;
+                let Assembled { tree, .. } = self.prepare(wanted, &grants)?;
                 Ok((Reply::Made, Some(tree)))
             }
+            Request::Unmount(_) => {
+                drop(gift);
+                Ok((Reply::Unmounted(Release::Gone), None))
+            }
+            Request::Usage(id) => Ok((Reply::Used(self.usage(*id)?), None)),
             Request::Make { id, driver, storage: Storage::NamedDirectory(wanted), note } => {
                 self.make_named(*id, wanted, note, &self.grants(driver)?)?;
                 Ok((Reply::Made, None))
@@ -274,6 +287,15 @@ impl Mounter {
     }
 }
 
+fn deadline_of(request: &Request) -> Duration {
+    match request {
+        Request::Unmount(_) => FLUSH_DEADLINE,
+        Request::Usage(_) => USAGE_DEADLINE,
+        Request::Measure(_) => MEASURE_DEADLINE,
+        _ => DEADLINE,
+    }
+}
+
 /// The volume that a slow request is about.
 fn id_of(request: &Request) -> Id {
     match request {
@@ -286,30 +308,4 @@ fn id_of(request: &Request) -> Id {
         ),
         Request::Survey { .. } | Request::Secret { .. } => Id::from_bits(0),
     }
-}
-
-fn send(socket: &OwnedFd, reply: Reply, tree: Option<&OwnedFd>) -> Result<(), Errno> {
-    let bytes = Frame { number: 0, body: reply }.encode().map_err(|_| Errno::MSGSIZE)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<BorrowedFd<'_>> = tree.iter().map(|tree| tree.as_fd()).collect();
-    if !fds.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    }
-    sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL).map(|_| ())
-}
-
-/// One answer with the file that came along; `None` at the end, an error where nothing has come yet.
-fn receive(socket: &OwnedFd) -> Result<Option<Said>, Errno> {
-    let mut bytes = vec![0u8; FRAME_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let heard = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags)?;
-    let tree = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    let frame = Frame::<Reply>::decode(bytes.get(..heard.bytes).unwrap_or_default());
-    Ok(frame.ok().map(|frame| (frame.body, tree)))
 }
