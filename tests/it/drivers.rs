@@ -315,7 +315,7 @@ fn who_unloads_their_own_driver_does_not_get_another_of_that_name() {
     wasmvol.cli("driver unload tmpfs").ok();
     assert!(wasmvol.stop().success());
     wasmvol.run();
-    assert_eq!(names(&wasmvol), ["local", "vfs"]);
+    assert!(!names(&wasmvol).contains(&"tmpfs".to_owned()));
 }
 
 #[test]

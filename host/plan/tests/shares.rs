@@ -5,15 +5,18 @@ use std::net::IpAddr;
 use wasmvol_plan::{Grants, MountOption, MountValue, Plan, Share, Source, Storage};
 
 fn share(kind: &str, path: &str, options: &[(&str, MountValue)]) -> Share {
-    let option =
-        |(key, value): &(&str, MountValue)| MountOption { key: (*key).into(), value: value.clone() };
+    let option = |(key, value): &(&str, MountValue)| MountOption {
+        key: (*key).into(),
+        value: value.clone(),
+    };
     let (kind, server, path) = (kind.into(), "files.test".into(), path.into());
     Share { kind, server, path, options: options.iter().map(option).collect(), make: None }
 }
 
 /// What the check says of a share for which everything is granted.
 fn checked(share: Share) -> Result<(), String> {
-    let grants = "share=nfs:files.test\nshare=nfs4:files.test\nshare=cifs:files.test\nshare=9p:files.test";
+    let grants =
+        "share=nfs:files.test\nshare=nfs4:files.test\nshare=cifs:files.test\nshare=9p:files.test";
     let grants = Grants::parse(grants).map_err(|fault| fault.message)?;
     let source = Source::Share(share);
     let plan = Plan { source, read_only: false, no_exec: false, subpath: None, id_map: None };
@@ -37,7 +40,9 @@ fn each_kind_takes_the_options_that_it_is_known_for() {
 #[test]
 fn no_option_names_another_server_a_file_or_a_password_in_clear() {
     for (kind, path) in [("nfs", "/export"), ("nfs4", "/export"), ("cifs", "team")] {
-        for key in ["addr", "ip", "mountaddr", "mounthost", "clientaddr", "source", "unc", "credentials"] {
+        for key in
+            ["addr", "ip", "mountaddr", "mounthost", "clientaddr", "source", "unc", "credentials"]
+        {
             let error = checked(share(kind, path, &[(key, text("10.9.9.9"))])).expect_err(key);
             assert!(error.contains(&format!("take no mount option `{key}`")), "{error}");
         }

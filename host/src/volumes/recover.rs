@@ -99,12 +99,15 @@ impl<W: World> Volumes<W> {
             return;
         }
         self.discover().await;
-        for name in self.names(|entry| entry.facts.is_some()) {
+        // A volume whose server is gone holds up no other's.
+        let look = |name: VolumeName| async move {
             if let Some(_lock) = self.locks.try_hold(&name) {
                 self.expire(&name).await;
                 self.refresh_usage(&name).await;
             }
-        }
+        };
+        let names = self.names(|entry| entry.facts.is_some());
+        stream::iter(names).for_each_concurrent(AT_ONCE, look).await;
     }
 
     /// The rounds of [`Volumes::tick`] and [`Volumes::slow_tick`], for ever; neither waits for the other.

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use wasmvol_driver::Value as OptionValue;
-use wasmvol_plan::{DriverName, Id, Measure, Storage, VolumeName};
+use wasmvol_plan::{DriverName, Facts, Id, Measure, Storage, VolumeName};
 
 use super::world::{Drivers, Mounter, World};
 use super::{Entry, VolumeError, Volumes, options};
@@ -189,9 +189,10 @@ impl Entry {
         };
         let (usage, used_at) = self.usage.as_ref().map(|(u, at)| (*u, Time(*at))).unzip();
         let storage = storage(&record.storage);
-        let is_directory = storage == "directory";
-        let own = usage.filter(|_| !is_directory);
-        let file_system = usage.filter(|_| is_directory);
+        let is_share = |facts: &Facts| matches!(&*facts.filesystem, "nfs" | "nfs4" | "cifs");
+        let others_too = storage == "directory" || self.facts.as_ref().is_some_and(is_share);
+        let own = usage.filter(|_| !others_too);
+        let file_system = usage.filter(|_| others_too);
         // Some file systems make inodes as they need them, and count none.
         let counted = own.filter(|usage| usage.inodes > 0);
         let health = self.trouble().map(|(word, why)| format!("{word}: {why}").into());
