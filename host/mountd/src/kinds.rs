@@ -3,6 +3,7 @@
 //! Called by `mounter` and `attach`. A kind opens or makes the data and hands over a tree that is attached nowhere; flags, the commit
 //! and everything after it are the core's. What may take longer than a frame may wait runs in a child: see [`job`].
 
+mod child;
 mod device;
 mod directory;
 mod host_directory;

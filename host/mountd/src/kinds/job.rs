@@ -161,12 +161,14 @@ impl Mounter {
         let mut answers = self.hear();
         let mut jobs = self.jobs.borrow_mut();
         while let Some(Waiting { number, request, .. }) = jobs.startable() {
-            let begun = self.begin(&request).and_then(|begun| match begun {
-                Begun::Answered(reply) => Ok(answers.push(Frame { number, body: reply })),
-                Begun::ForAChild(tree) => Ok(jobs.running.push(self.start(number, request, tree)?)),
-            });
-            if let Err(fault) = begun {
-                answers.push(Frame { number, body: Reply::Failed(fault) });
+            let failed = |fault| Frame { number, body: Reply::Failed(fault) };
+            match self.begin(&request) {
+                Ok(Begun::Answered(reply)) => answers.push(Frame { number, body: reply }),
+                Ok(Begun::ForAChild(tree)) => match self.start(number, request, tree) {
+                    Ok(job) => jobs.running.push(job),
+                    Err(fault) => answers.push(failed(fault)),
+                },
+                Err(fault) => answers.push(failed(fault)),
             }
         }
         let why = "an earlier request for it, or 16 for others, did not end: try again";
@@ -248,42 +250,6 @@ impl Mounter {
         let (id, until) = (id_of(&request), Instant::now() + deadline_of(&request));
         let asked = Some((number, request));
         Ok(Job { pid, socket: ours, id, until, only_looks, has_ended: false, asked })
-    }
-
-    /// The child's whole life.
-    fn child(&self, request: &Request, gift: Option<OwnedFd>) -> Result<Said, Fault> {
-        match request {
-            Request::Mount(wanted) => {
-                let grants = self.grants(&wanted.driver)?;
-                let Assembled { tree, .. } = self.prepare(wanted, &grants)?;
-                Ok((Reply::Made, Some(tree)))
-            }
-            Request::Unmount(_) => {
-                drop(gift);
-                Ok((Reply::Unmounted(Release::Gone), None))
-            }
-            Request::Usage(id) => Ok((Reply::Used(self.usage(*id)?), None)),
-            Request::Make { id, driver, storage: Storage::NamedDirectory(wanted), note } => {
-                self.make_named(*id, wanted, note, &self.grants(driver)?)?;
-                Ok((Reply::Made, None))
-            }
-            Request::Trash { id, driver, storage: Storage::NamedDirectory(wanted) } => {
-                self.discard_named(*id, wanted, &self.grants(driver)?)?;
-                Ok((Reply::Trashed, None))
-            }
-            Request::Marks { driver, after } => Ok((self.marks(driver, after.clone())?, None)),
-            Request::Make { id, driver, storage, .. } => {
-                storage.check(&self.grants(driver)?)?;
-                let made = self.make_storage(*id, storage)?;
-                made.iter().try_for_each(|made| sync(made, "a new volume"))?;
-                sync(&self.places.volumes, "volumes")?;
-                Ok((Reply::Made, None))
-            }
-            Request::Measure(id) => {
-                self.measure(*id).map(|measured| (Reply::Measured(measured), None))
-            }
-            _ => fault(FaultKind::Invalid, "this request needs no child"),
-        }
     }
 }
 
