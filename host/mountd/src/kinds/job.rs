@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, kill_process_group};
 use wasmvol_plan::frame::Frame;
-use wasmvol_plan::{Fault, FaultKind, Id, Release, Reply, Request, Storage};
+use wasmvol_plan::{Fault, FaultKind, Id, Release, Reply, Request};
 
 use super::wire::{Said, receive, send};
 use super::{Assembled, Shows};
 use crate::daemon::die_with;
 use crate::fault::{Context, fault};
 use crate::mounter::Mounter;
-use crate::storage::sync;
 use crate::sys;
 
 /// Most children at once: as many mounts of servers begin at a boot, and each is a process.
