@@ -38,14 +38,23 @@ const ID: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1
 struct Kind {
     driver: &'static str,
     options: &'static [(&'static str, &'static str)],
+    /// Of a directory of the run's own, where the driver may have one.
+    grant: fn(&Path) -> Option<String>,
     by_hand: fn(&Path, &Path) -> Result<()>,
 }
 
-const KINDS: [Kind; 2] = [
-    Kind { driver: "local", options: &[], by_hand: |_, _| Ok(()) },
+const KINDS: [Kind; 3] = [
+    Kind { driver: "local", options: &[], grant: |_| None, by_hand: |_, _| Ok(()) },
+    Kind {
+        driver: "vfs",
+        options: &[],
+        grant: |root| Some(format!("host-directory={}", root.display())),
+        by_hand: |_, _| Ok(()),
+    },
     Kind {
         driver: "tmpfs",
         options: &[("size", "256m")],
+        grant: |_| None,
         by_hand: |_, place| {
             run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=256m", "bare"]).arg(place))
         },
@@ -60,6 +69,11 @@ const LOADS: [Load; 3] = [("sequential", sequential), ("random", random), ("meta
 pub(crate) fn measure(places: &Places, few: &Instance, report: &mut Report) -> Result<()> {
     for kind in KINDS {
         let volume = format!("files-{}", kind.driver);
+        let root = places.state.join(format!("{volume}-root"));
+        fs::create_dir(&root)?;
+        if let Some(grant) = (kind.grant)(&root) {
+            few.grant(kind.driver, &grant)?;
+        }
         let mut client = few.connect()?;
         let mut options = serde_json::Map::from_iter([("driver".to_owned(), json!(kind.driver))]);
         options.extend(kind.options.iter().map(|(key, value)| ((*key).to_owned(), json!(value))));

@@ -49,6 +49,13 @@ impl Instance {
         Ok(instance)
     }
 
+    /// Grants a driver something.
+    pub(crate) fn grant(&self, driver: &str, line: &str) -> Result<()> {
+        let grants = self.state.join("etc/grants.d");
+        fs::create_dir_all(&grants)?;
+        Ok(fs::write(grants.join(driver), line)?)
+    }
+
     /// Starts the programs and does not wait.
     pub(crate) fn launch(&mut self) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.state.join("log"))?;
