@@ -35,6 +35,14 @@ impl Description {
             .option(OptionSpec::text("mode", "permission bits, octal").default(mode))
     }
 
+    /// Takes the options `uidmap` and `gidmap`, that [`Volume::id_map`](crate::Volume::id_map) reads.
+    #[must_use]
+    pub fn id_map(self) -> Self {
+        let uid = "user ids as they are shown: DISK:SHOWN:COUNT, with commas between";
+        let gid = "group ids likewise; without it as `uidmap`";
+        self.option(OptionSpec::text("uidmap", uid)).option(OptionSpec::text("gidmap", gid))
+    }
+
     /// Names something that the operator must grant before this driver is of use, as `driver load --grant` takes it.
     #[must_use]
     pub fn grant(mut self, grant: &str) -> Self {

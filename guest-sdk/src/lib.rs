@@ -5,6 +5,7 @@ mod bindings;
 mod description;
 mod error;
 pub mod log;
+pub mod mount_options;
 mod plan;
 pub mod roots;
 pub mod settings;

@@ -2,7 +2,9 @@
 //!
 //! What has a builder is what the host serves; the rest of the contract's shapes are in [`contract`](crate::contract).
 
-use crate::contract::{Directory, HostDirectory, MountOption, MountValue, NamedDirectory, Source};
+use crate::contract::{
+    Directory, HostDirectory, IdMap, MountOption, MountValue, NamedDirectory, Source,
+};
 use crate::{Created, Owner, Plan, Share, Storage, Tmpfs};
 
 impl Storage {
@@ -85,6 +87,13 @@ impl Plan {
     #[must_use]
     pub fn subpath(mut self, subpath: impl Into<String>) -> Self {
         self.subpath = Some(subpath.into());
+        self
+    }
+
+    /// Owners are shown as other ids than the disk has; [`Volume::id_map`](crate::Volume::id_map) reads them.
+    #[must_use]
+    pub fn id_map(mut self, map: Option<IdMap>) -> Self {
+        self.id_map = map;
         self
     }
 }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use crate::contract::{IdMap, IdRange};
 use crate::{Error, ErrorCode, Owner, Result, Value, Volume};
 
 /// Most that a user or group id can be: the kernel takes the last number for "leave it".
@@ -99,6 +100,24 @@ impl Volume {
         })
     }
 
+    /// The options `uidmap` and `gidmap`, that [`Description::id_map`](crate::Description::id_map) describes; where one is left out
+    /// it is as the other.
+    ///
+    /// # Errors
+    /// `invalid-option` names the one that is no list of ranges.
+    pub fn id_map(&self) -> Result<Option<IdMap>> {
+        let read = |key: &'static str| {
+            let text = self.if_given(key, Self::text)?;
+            text.map(|text| ranges(key, text)).transpose()
+        };
+        let (users, groups) = (read("uidmap")?, read("gidmap")?);
+        let other = users.clone().or_else(|| groups.clone());
+        Ok(other.map(|other| IdMap {
+            users: users.unwrap_or_else(|| other.clone()),
+            groups: groups.unwrap_or(other),
+        }))
+    }
+
     /// Whether the option has a value or a default.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
@@ -124,6 +143,21 @@ impl Volume {
             .map(|option| &option.value)
             .ok_or_else(|| disagree(key, "has neither a value nor a default"))
     }
+}
+
+/// Ranges as `DISK:SHOWN:COUNT`, with commas between.
+fn ranges(key: &str, text: &str) -> Result<Vec<IdRange>> {
+    let range = |range: &str| {
+        let mut numbers = range.split(':').map(|number| number.parse().ok());
+        let [disk, shown, count] = [(); 3].map(|()| numbers.next().flatten());
+        let range = IdRange { disk: disk?, shown: shown?, count: count? };
+        (numbers.next().is_none() && range.count > 0).then_some(range)
+    };
+    let read: Option<Vec<_>> = text.split(',').map(range).collect();
+    read.ok_or_else(|| {
+        let why = format!("must be DISK:SHOWN:COUNT, as in `0:100000:65536`: `{text}`");
+        Error::invalid_option(key, why)
+    })
 }
 
 fn disagree(key: &str, how: &str) -> Error {

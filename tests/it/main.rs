@@ -20,6 +20,7 @@ mod docs;
 mod drivers;
 mod engines;
 mod limits;
+mod local;
 mod names;
 mod outage;
 mod podman;

@@ -69,6 +69,9 @@ pub(crate) fn is_slow(request: &Request) -> bool {
 pub(crate) fn is_it(mounter: &Mounter, wanted: &Mount, line: &Entry<'_>) -> bool {
     let own = |kind| line.source == tag(wanted.id) && line.filesystem == kind;
     match (&wanted.plan.source, &wanted.storage) {
+        (Source::Tmpfs(_) | Source::Device(_), _) if wanted.plan.read_only && own("overlay") => {
+            true
+        }
         (Source::Tmpfs(_), _) => own("tmpfs"),
         (Source::Overlay(_), _) => own("overlay"),
         (Source::Storage, Storage::Image(image)) => image::is_it(wanted.id, image, line),
@@ -106,6 +109,12 @@ impl Mounter {
             && !maps_its_own(&assembled, wanted)
         {
             id_map::apply(&assembled.tree, map)?;
+        }
+        // A privileged container could make these file systems writable again: an overlay without an upper layer it cannot.
+        let is_reversible = matches!(wanted.plan.source, Source::Tmpfs(_) | Source::Device(_));
+        if wanted.plan.read_only && is_reversible {
+            // Linux before 6.15 lays no overlay over what is attached nowhere.
+            return directory::frozen(self, wanted.id, [&assembled.tree]).or(Ok(assembled));
         }
         Ok(assembled)
     }

@@ -57,7 +57,7 @@ pub(super) fn show(
 ) -> Result<Assembled, Fault> {
     if wanted.plan.read_only {
         let directory = layer(directory, wanted.plan.id_map.as_ref())?;
-        return frozen(mounter, wanted.id, &[directory]);
+        return frozen(mounter, wanted.id, [&directory]);
     }
     let what = format_args!("clone the directory of `{}`", wanted.id);
     let tree = open_tree(directory, "", CLONE).trying(what)?;
@@ -65,8 +65,12 @@ pub(super) fn show(
 }
 
 /// An overlay without an upper layer. It needs two lower ones: the last is always empty.
-pub(super) fn frozen(mounter: &Mounter, id: Id, lower: &[OwnedFd]) -> Result<Assembled, Fault> {
-    let layers = lower.iter().chain([&mounter.places.empty]);
+pub(super) fn frozen<'a>(
+    mounter: &'a Mounter,
+    id: Id,
+    lower: impl IntoIterator<Item = &'a OwnedFd>,
+) -> Result<Assembled, Fault> {
+    let layers = lower.into_iter().chain([&mounter.places.empty]);
     let options = [("source", tag(id)), ("lowerdir", joined(layers))];
     let tree = superblock("overlay", &options, true)?;
     Ok(Assembled { tree, shows: Shows::Own("overlay") })

@@ -119,7 +119,9 @@ fn a_read_only_device_withstands_a_remount_by_a_container() {
     machine.mount(id(1), Plan { read_only: true, ..of(&disk.0, &[]) }).unwrap();
     let container = machine.container(id(1));
     assert!(container.sh("mount -o remount,bind,rw /mnt"), "engines do this");
+    assert!(!container.sh("mount -o remount,rw /mnt && touch /mnt/new"));
     assert!(!container.sh("touch /mnt/new") && container.sh("test -d /mnt/lost+found"));
+    assert!(machine.mount(id(1), Plan { read_only: true, ..of(&disk.0, &[]) }).is_ok());
 }
 
 fn a_device_that_is_not_granted_is_refused() {

@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     a_tmpfs_has_its_ids_mapped_and_is_taken_back_with_them,
     what_lies_below_an_overlay_has_its_ids_mapped,
     an_id_map_of_ranges_that_overlap_is_refused,
+    a_read_only_tmpfs_withstands_a_remount_by_a_container,
 ];
 
 /// A machine with two directories that the driver was granted, `low` with a file `a`, and `high` with `a` and `b`.
@@ -234,4 +235,17 @@ fn an_id_map_of_ranges_that_overlap_is_refused() {
     let fault = machine.mount(id(1), Plan { id_map, ..plain() }).unwrap_err();
     assert!(fault.message.contains("overlap"), "{fault}");
     assert!(machine.lines(id(1)).is_empty());
+}
+
+fn a_read_only_tmpfs_withstands_a_remount_by_a_container() {
+    let mut machine = Machine::start();
+    let plan = Plan { read_only: true, ..tmpfs() };
+    machine.mount(id(1), plan.clone()).unwrap();
+    let stat = fs::metadata(machine.volume(id(1))).unwrap();
+    assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o7777), (OWNER.uid, OWNER.gid, OWNER.mode));
+    assert!(machine.mount(id(1), plan).is_ok());
+    let container = machine.container(id(1));
+    assert!(container.sh("mount -o remount,bind,rw /mnt"), "engines do this");
+    assert!(!container.sh("mount -o remount,rw /mnt && touch /mnt/new"));
+    assert!(!container.sh("touch /mnt/new"));
 }

@@ -1,0 +1,119 @@
+//! A writable layer over directories that stay as they are: `docker volume create -d wasmvol -o driver=overlay -o lower=/srv/base data`.
+//!
+//! The layer is a directory of the volume's own, which the host keeps beneath its state directory and deletes with the volume. What
+//! lies below has to be granted, and is never written.
+
+use wasmvol_sdk::contract::{Overlay, Source};
+use wasmvol_sdk::{
+    Created, Description, Driver, Error, OptionSpec, Plan, Result, Storage, Volume, export_driver,
+};
+
+struct Layer;
+
+impl Driver for Layer {
+    fn describe() -> Description {
+        let help = "a writable layer over directories that stay as they are";
+        let lower = "the directory below, or several with `:` between, the topmost first";
+        let volatile = "never sync: faster, and begun anew when the machine has restarted";
+        Description::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"), help)
+            .option(OptionSpec::text("lower", lower).required())
+            .option(OptionSpec::boolean("volatile", volatile).default("false"))
+            .option(OptionSpec::boolean("read-only", "nobody can write").default("false"))
+            .owner("0755")
+            .id_map()
+            .grant("host-directory=PATH")
+    }
+
+    fn create(volume: &Volume) -> Result<Created> {
+        Self::path(volume)?;
+        Ok(Storage::directory(volume.owner()?).into())
+    }
+
+    fn path(volume: &Volume) -> Result<Plan> {
+        let lower: Vec<_> = volume.text("lower")?.split(':').map(str::to_owned).collect();
+        if let Some(path) = lower.iter().find(|path| !path.starts_with('/')) {
+            let why = format!("must be absolute paths with `:` between: `{path}`");
+            return Err(Error::invalid_option("lower", why));
+        }
+        let volatile = volume.boolean("volatile")?;
+        let plan = Plan::new(Source::Overlay(Overlay { lower, volatile }));
+        let plan = if volume.boolean("read-only")? { plan.read_only() } else { plan };
+        Ok(plan.id_map(volume.id_map()?))
+    }
+}
+
+export_driver!(Layer);
+
+#[cfg(test)]
+mod tests {
+    use wasmvol_sdk::contract::{IdMap, IdRange};
+    use wasmvol_sdk::{Owner, testing};
+
+    use super::*;
+
+    fn volume(options: &[(&'static str, &'static str)]) -> Result<Volume> {
+        testing::volume::<Layer>("data", options.iter().copied())
+    }
+
+    fn planned(options: &[(&'static str, &'static str)]) -> Result<Plan> {
+        Layer::path(&volume(options)?)
+    }
+
+    fn over(lower: &[&str], volatile: bool) -> Plan {
+        let lower = lower.iter().map(|path| (*path).to_owned()).collect();
+        Plan::new(Source::Overlay(Overlay { lower, volatile }))
+    }
+
+    #[test]
+    fn it_keeps_the_contract() {
+        testing::conformance::<Layer>([("lower", "/srv")]);
+        testing::conformance::<Layer>([("lower", "/srv/a:/srv/b"), ("volatile", "true")]);
+    }
+
+    #[test]
+    fn the_layer_is_a_directory_with_the_owner_that_was_given() {
+        let volume = volume(&[("lower", "/srv"), ("uid", "5"), ("mode", "0700")]);
+        let owner = Owner { uid: 5, gid: 0, mode: 0o700 };
+        let made = Layer::create(&volume.expect("a volume"));
+        assert_eq!(made, Ok(Storage::directory(owner).into()));
+    }
+
+    #[test]
+    fn what_lies_below_reaches_the_plan_in_its_order() {
+        assert_eq!(planned(&[("lower", "/srv/a:/srv/b")]), Ok(over(&["/srv/a", "/srv/b"], false)));
+        let volatile = planned(&[("lower", "/srv"), ("volatile", "true")]);
+        assert_eq!(volatile, Ok(over(&["/srv"], true)));
+        let read_only = planned(&[("lower", "/srv"), ("read-only", "true")]);
+        assert_eq!(read_only, Ok(over(&["/srv"], false).read_only()));
+    }
+
+    #[test]
+    fn without_something_below_there_is_no_overlay() {
+        assert!(volume(&[]).is_err());
+        for lower in ["", "srv", "/srv:", "/srv:b"] {
+            let message = planned(&[("lower", lower)]).expect_err(lower).message;
+            assert!(message.starts_with("option `lower`: must be absolute paths"), "{message}");
+        }
+    }
+
+    #[test]
+    fn ids_are_mapped_alike_for_users_and_groups_unless_both_are_given() {
+        let users = vec![IdRange { disk: 0, shown: 1000, count: 1 }];
+        let groups = vec![
+            IdRange { disk: 0, shown: 5, count: 1 },
+            IdRange { disk: 1, shown: 100_000, count: 65536 },
+        ];
+        let mapped = |given: &[(&'static str, &'static str)]| {
+            planned(&[&[("lower", "/srv")], given].concat()).map(|plan| plan.id_map)
+        };
+        let alike = IdMap { users: users.clone(), groups: users.clone() };
+        assert_eq!(mapped(&[("uidmap", "0:1000:1")]), Ok(Some(alike.clone())));
+        assert_eq!(mapped(&[("gidmap", "0:1000:1")]), Ok(Some(alike)));
+        let both = [("uidmap", "0:1000:1"), ("gidmap", "0:5:1,1:100000:65536")];
+        assert_eq!(mapped(&both), Ok(Some(IdMap { users, groups })));
+        for odd in ["", "0", "0:1", "0:1:0", "0:1:2:3", "a:1:2", "0:1:1,", "-1:0:1"] {
+            let message = mapped(&[("uidmap", odd)]).expect_err(odd).message;
+            assert!(message.starts_with("option `uidmap`: must be DISK:SHOWN:COUNT"), "{message}");
+        }
+    }
+}
