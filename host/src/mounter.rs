@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use tokio::net::UnixDatagram;
 use tokio::sync::oneshot;
-use wasmvol_plan::frame::{FRAME_MAX, Frame, Inventory, Mark, Mount};
+use wasmvol_plan::frame::{FRAME_MAX, Frame, Inventory, Mount};
+use wasmvol_plan::kinds::named_directory::{Look, Mark, Page};
 use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, FaultKind, Id, Measure, Release, Reply, Request,
     SecretName, Storage, Usage,
@@ -209,9 +210,9 @@ impl world::Mounter for Mounter {
     async fn marks(&self, driver: &DriverName) -> Result<Vec<Mark>, Fault> {
         let (mut all, mut bytes, mut after) = (Vec::new(), 0, None);
         loop {
-            let request = Request::Marks { driver: driver.clone(), after };
+            let request = Request::Marks(Look { driver: driver.clone(), after });
             match self.ask(request, SURVEY_DEADLINE).await? {
-                Reply::Marked { marks, next } => {
+                Reply::Marked(Page { marks, next }) => {
                     bytes += marks.iter().map(|mark| mark.note.len()).sum::<usize>();
                     all.extend(marks);
                     if all.len() > MARKS_MAX || bytes > MARKS_BYTES_MAX {

@@ -10,8 +10,9 @@ mod host_directory;
 mod id_map;
 mod image;
 pub(crate) mod job;
+mod marks;
 mod measure;
-mod named_directory;
+pub(crate) mod named_directory;
 mod overlay;
 mod program;
 mod secret;
@@ -54,7 +55,7 @@ pub(crate) fn is_slow(request: &Request) -> bool {
             matches!(storage, Storage::Image(_) | Storage::NamedDirectory(_))
         }
         Request::Trash { storage, .. } => matches!(storage, Storage::NamedDirectory(_)),
-        Request::Marks { .. } => true,
+        Request::Marks(_) => true,
         Request::Mount(wanted) => match wanted.plan.source {
             Source::Share(_) | Source::Device(_) | Source::Program(_) => true,
             Source::Storage => matches!(wanted.storage, Storage::Image(_)),

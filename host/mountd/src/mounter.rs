@@ -149,7 +149,7 @@ impl Mounter {
                 Request::Unmount(id) => self.unmount(id).map(Reply::Unmounted),
                 Request::Measure(id) => self.measure(id).map(Reply::Measured),
                 Request::Mount(wanted) => self.mount(&wanted).map(Reply::Mounted),
-                Request::Marks { driver, after } => self.marks(&driver, after),
+                Request::Marks(wanted) => self.marks(&wanted),
                 Request::Make { id, driver, storage, .. } => {
                     makes.push((number, id, driver, storage));
                     continue;

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process};
 use crate::daemon::{CANNOT_RUN, Daemon, Program, die_with};
 use crate::doors::Door;
 use crate::fault::text;
+use crate::kinds::named_directory::reap;
 use crate::mounter::Mounter;
 use crate::{reaper, say, sys};
 
@@ -89,8 +90,7 @@ impl Parent {
                 sys::unblock_signals()?;
                 let stuck = reaper::run(&sys::inherited(sys::FIRST_FD)?)?;
                 // After our own trash: a root may lie on a server that does not answer.
-                let stuck_there = roots.iter().map(|root| reaper::run_of(root));
-                stuck_there.sum::<Result<u32, _>>().map(|there| stuck + there)
+                roots.iter().map(|root| reap(root)).sum::<Result<u32, _>>().map(|n| stuck + n)
             };
             i32::from(reap() != Ok(0))
         })

@@ -7,16 +7,13 @@
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, RenameFlags, openat, openat2, renameat_with, unlinkat,
-};
+use rustix::fs::{AtFlags, Dir, Mode, RenameFlags, openat, openat2, renameat_with, unlinkat};
 use rustix::io::Errno;
 use wasmvol_plan::Id;
-use wasmvol_plan::kinds::named_directory::TRASH;
 use wasmvol_plan::name::Quoted;
 
 use crate::anchor::CLONE;
-use crate::places::{BENEATH, DIRECTORY, PLACE};
+use crate::places::{BENEATH, DIRECTORY};
 use crate::scan::names;
 use crate::{fault, say};
 
@@ -45,17 +42,6 @@ pub(crate) fn run(trash: &OwnedFd) -> Result<u32, Errno> {
         });
     }
     Ok(stuck)
-}
-
-/// The same for the trash of a granted root, if it has one: what lies there under an id was moved there by a wasmvol, on whatever host.
-pub(crate) fn run_of(root: &str) -> Result<u32, Errno> {
-    let flags = PLACE.difference(OFlags::NOFOLLOW);
-    let trash = rustix::fs::open(root, flags, Mode::empty())
-        .and_then(|root| openat2(root, TRASH, DIRECTORY, Mode::empty(), BENEATH));
-    match trash {
-        Err(Errno::NOENT) => Ok(0),
-        trash => run(&trash?),
-    }
 }
 
 fn reap(trash: &OwnedFd, id: &str) -> Result<u32, Errno> {

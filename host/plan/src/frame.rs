@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DriverName, Id, Plan, SecretName, Storage, VolumeName};
+use crate::kinds::named_directory::{Look, Page};
+use crate::{DriverName, Id, Plan, SecretName, Storage};
 
 /// Largest frame in bytes. SEQPACKET takes 212 000 here; 64 KiB is enough for [`PAGE`] ids.
 pub const FRAME_MAX: usize = 64 * 1024;
@@ -50,13 +51,8 @@ pub enum Request {
         /// What was made at create, or was about to be.
         storage: Storage,
     },
-    /// The markers of named directories beneath a driver's granted roots: the first of those above `after`, in order.
-    Marks {
-        /// Whose roots.
-        driver: DriverName,
-        /// Number of the root in the operator's order, and the last name of the page before.
-        after: Option<(u32, VolumeName)>,
-    },
+    /// A page of the markers beneath a driver's granted roots.
+    Marks(Look),
     /// Size and use of a mounted volume, as statfs tells.
     Usage(Id),
     /// Whether a secret is kept for a driver. Nothing of it is answered.
@@ -121,12 +117,7 @@ pub enum Reply {
     /// To `Trash`.
     Trashed,
     /// To `Marks`.
-    Marked {
-        /// Those whose directories are there.
-        marks: Vec<Mark>,
-        /// What the next page comes after, if there is one.
-        next: Option<(u32, VolumeName)>,
-    },
+    Marked(Page),
     /// To `Usage`.
     Used(Usage),
     /// To `Secret`: it is.
@@ -148,21 +139,6 @@ pub struct Facts {
     pub filesystem: String,
     /// Mount id of this boot, as mountinfo shows it.
     pub mount_id: u64,
-}
-
-/// A marker, and the root that it lies beneath.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
-    /// The granted root.
-    pub root: String,
-    /// The volume's name, as the marker's file has it.
-    pub name: VolumeName,
-    /// Whose the directory is.
-    pub id: Id,
-    /// Where it is, relative to the root.
-    pub directory: String,
-    /// What the daemon wrote that made it.
-    pub note: Vec<u8>,
 }
 
 /// How an unmount ended.

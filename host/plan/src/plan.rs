@@ -123,13 +123,8 @@ impl Storage {
         }
     }
 
-    /// Whether other hosts may have it too: then the data stays unless its user said otherwise.
+    /// Whether other hosts may have it too: then a driver lists it, and the data stays unless its user said otherwise.
     pub fn is_shared(&self) -> bool {
-        matches!(self, Self::NamedDirectory(_))
-    }
-
-    /// Whether a driver can list it by its marker.
-    pub fn is_listed(&self) -> bool {
         matches!(self, Self::NamedDirectory(_))
     }
 }

@@ -19,8 +19,7 @@ pub const DAEMON: &[&str] = &[
 /// Steps of both that only a directory which is named by its volume gets to: beneath a root that other hosts share.
 #[rustfmt::skip]
 pub const NAMED: &[&str] = &[
-    "create.placed", "create.found",
-    "named.made", "named.marked", "named.moved", "named.trashed", "named.unmarked",
+    "create.placed", "create.found", "named.made", "named.marked", "named.moved", "named.trashed", "named.unmarked",
 ];
 
 /// Steps of mountd.

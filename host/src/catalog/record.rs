@@ -67,7 +67,7 @@ impl Record {
 
     /// Whether a driver's list must show it, unless it is missing.
     pub(crate) fn is_listed_by(&self, driver: &DriverName) -> bool {
-        let is_listed = self.found().is_some() || self.storage.is_listed();
+        let is_listed = self.found().is_some() || self.storage.is_shared();
         self.driver == *driver && self.phase == Phase::Ready && is_listed
     }
 }

@@ -5,8 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use wasmvol_driver::types::Options;
-use wasmvol_plan::frame::Mark;
-use wasmvol_plan::kinds::named_directory::NOTE_MAX;
+use wasmvol_plan::kinds::named_directory::{Mark, NOTE_MAX};
 use wasmvol_plan::{Id, VolumeName};
 
 use super::VolumeError;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{CallError, Created, Description, Found, Reclaim, Roots, Volume};
-use wasmvol_plan::frame::{Inventory, Mark};
+use wasmvol_plan::frame::Inventory;
+use wasmvol_plan::kinds::named_directory::Mark;
 use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, Grants, Id, Measure, Plan, Release, SecretName, Storage,
     Usage, VolumeName,

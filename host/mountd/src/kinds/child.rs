@@ -24,15 +24,9 @@ impl Mounter {
                 Ok((Reply::Unmounted(Release::Gone), None))
             }
             Request::Usage(id) => Ok((Reply::Used(self.usage(*id)?), None)),
-            Request::Make { id, driver, storage: Storage::NamedDirectory(wanted), note } => {
-                self.make_named(*id, wanted, note, &self.grants(driver)?)?;
-                Ok((Reply::Made, None))
-            }
-            Request::Trash { id, driver, storage: Storage::NamedDirectory(wanted) } => {
-                self.discard_named(*id, wanted, &self.grants(driver)?)?;
-                Ok((Reply::Trashed, None))
-            }
-            Request::Marks { driver, after } => Ok((self.marks(driver, after.clone())?, None)),
+            Request::Make { storage: Storage::NamedDirectory(_), .. }
+            | Request::Trash { .. }
+            | Request::Marks(_) => Ok((self.answer_named(request)?, None)),
             Request::Make { id, driver, storage, .. } => {
                 storage.check(&self.grants(driver)?)?;
                 let made = self.make_storage(*id, storage)?;

@@ -14,7 +14,7 @@ use wasmvol_plan::frame::Frame;
 use wasmvol_plan::{Fault, FaultKind, Id, Release, Reply, Request};
 
 use super::wire::{Said, receive, send};
-use super::{Assembled, Shows};
+use super::{Assembled, Shows, named_directory};
 use crate::daemon::die_with;
 use crate::fault::{Context, fault};
 use crate::mounter::Mounter;
@@ -212,10 +212,7 @@ impl Mounter {
                 let assembled = Assembled { tree, shows: Shows::Unknown };
                 self.attach(wanted, assembled).map(Reply::Mounted)
             }
-            (Request::Trash { .. }, _) => {
-                self.discarded.set(true);
-                Ok(reply)
-            }
+            (Request::Trash { .. }, _) => Ok(self.was_discarded(reply)),
             _ => Ok(reply),
         }
     }
@@ -267,10 +264,7 @@ fn id_of(request: &Request) -> Id {
         Request::Make { id, .. } | Request::Trash { id, .. } => *id,
         Request::Mount(wanted) => wanted.id,
         Request::Unmount(id) | Request::Scan(id) | Request::Usage(id) | Request::Measure(id) => *id,
-        // Of no volume: one child works for a driver, and hangs with its roots alone. No minted id is like it.
-        Request::Marks { driver, .. } => Id::from_bits(
-            driver.as_str().bytes().fold(0, |bits, byte| bits << 8 | u128::from(byte)),
-        ),
+        Request::Marks(wanted) => named_directory::id_of(&wanted.driver),
         Request::Survey { .. } | Request::Secret { .. } => Id::from_bits(0),
     }
 }

@@ -3,74 +3,69 @@
 //! Every step may be the last one, and another host may be at the same root: a directory comes whole or not at all, of two hosts one
 //! wins the name, and nothing is moved away but what a marker with its id and its inode says is ours.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat2, renameat_with, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat2, unlinkat};
 use rustix::io::Errno;
-use wasmvol_plan::frame::Mark;
-use wasmvol_plan::kinds::named_directory::{MARKER_MAX, MARKS, Marking, TRASH};
+use wasmvol_plan::kinds::named_directory::{Look, Mark, Marking, Page, TRASH};
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{
-    DriverName, Fault, FaultKind, Grants, HostDirectory, Id, NamedDirectory, Owner, Reply, Storage,
-    VolumeName,
+    DriverName, Fault, FaultKind, Grants, HostDirectory, Id, NamedDirectory, Reply, Request,
+    Storage, VolumeName,
 };
 
-use super::host_directory::{self, INSIDE, refuse_own};
+use super::host_directory;
+use super::marks::{Found, coming, exists, rename_new, writing};
 use crate::fault::{Context, fault};
 use crate::mounter::{Mounter, Place};
-use crate::places::{BENEATH, DIRECTORY, PLACE, Places, make_and_open, own, path_of};
+use crate::places::{BENEATH, DIRECTORY, PLACE, make_and_open, own};
 use crate::scan::{Target, names, parse};
-use crate::{say, storage};
+use crate::{reaper, say, storage};
 
-/// Who owns what is not a volume's.
-const ROOTS: Owner = Owner { uid: 0, gid: 0, mode: 0o755 };
 /// Most bytes of the markers of one page; the last one may go beyond it by a marker and a path.
 const PAGE_BYTES: usize = 40 * 1024;
 
-/// An opened root and its markers.
-struct Root {
-    top: OwnedFd,
-    marks: OwnedFd,
-    path: String,
+/// The number of the child that reads a driver's markers: one works for a driver, and hangs with its roots alone. No minted id is
+/// like it.
+pub(super) fn id_of(driver: &DriverName) -> Id {
+    Id::from_bits(driver.as_str().bytes().fold(0, |bits, byte| bits << 8 | u128::from(byte)))
 }
 
-/// What lies where a marker may be.
-enum Found {
-    Nothing,
-    Marker(Marking, Vec<u8>),
-    /// Whatever it is, we did not write it.
-    Stranger,
-}
-
-impl Places {
-    /// Opens a root and makes its directory of markers; none if there is neither and `make` is not said.
-    fn open_root(&self, path: &str, make: bool) -> Result<Option<Root>, Fault> {
-        let what = format!("open the granted root {}", Quoted::new(path));
-        // The root is the operator's word, and may be a link.
-        let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
-        let top = match rustix::fs::open(path, flags, Mode::empty()) {
-            Err(Errno::NOENT) if !make => return Ok(None),
-            opened => opened.trying(&what)?,
-        };
-        refuse_own(self, &path_of(&top)?)?;
-        let marks = match openat2(&top, MARKS, DIRECTORY, Mode::empty(), BENEATH) {
-            Err(Errno::NOENT) if !make => return Ok(None),
-            Err(Errno::NOENT) => {
-                let marks = make_and_open(&top, MARKS, BENEATH).trying(&what)?;
-                own(&marks, ROOTS.uid, ROOTS.gid, Mode::from_raw_mode(ROOTS.mode)).trying(&what)?;
-                marks
-            }
-            opened => opened.trying(format_args!("open the markers of {}", Quoted::new(path)))?,
-        };
-        Ok(Some(Root { top, marks, path: path.to_owned() }))
+/// Empties the trash of a granted root, if it has one; answers how many entries are stuck. What lies there under an id was moved there by
+/// a wasmvol, on whatever host.
+pub(crate) fn reap(root: &str) -> Result<u32, Errno> {
+    let flags = PLACE.difference(OFlags::NOFOLLOW);
+    let trash = rustix::fs::open(root, flags, Mode::empty())
+        .and_then(|root| openat2(root, TRASH, DIRECTORY, Mode::empty(), BENEATH));
+    match trash {
+        Err(Errno::NOENT) => Ok(0),
+        trash => reaper::run(&trash?),
     }
 }
 
 impl Mounter {
+    /// Answers a request about named directories.
+    pub(super) fn answer_named(&self, request: &Request) -> Result<Reply, Fault> {
+        match request {
+            Request::Make { id, driver, storage: Storage::NamedDirectory(wanted), note } => {
+                self.make_named(*id, wanted, note, &self.grants(driver)?).map(|()| Reply::Made)
+            }
+            Request::Trash { id, driver, storage: Storage::NamedDirectory(wanted) } => {
+                self.discard_named(*id, wanted, &self.grants(driver)?).map(|()| Reply::Trashed)
+            }
+            Request::Marks(wanted) => self.marks(wanted),
+            _ => fault(FaultKind::Invalid, "this request needs no child"),
+        }
+    }
+
+    /// Wakes the reaper: the child that has moved something into a root's trash could not.
+    pub(super) fn was_discarded(&self, reply: Reply) -> Reply {
+        self.discarded.set(true);
+        reply
+    }
+
     /// Makes a named directory and its marker, durably.
-    pub(super) fn make_named(
+    fn make_named(
         &self,
         id: Id,
         wanted: &NamedDirectory,
@@ -125,12 +120,7 @@ impl Mounter {
 
     /// Moves a named directory into its root's trash and takes its marker away, durably. What is not marked as this volume's is left
     /// alone, and nothing there is done already.
-    pub(super) fn discard_named(
-        &self,
-        id: Id,
-        wanted: &NamedDirectory,
-        grants: &Grants,
-    ) -> Result<(), Fault> {
+    fn discard_named(&self, id: Id, wanted: &NamedDirectory, grants: &Grants) -> Result<(), Fault> {
         Storage::NamedDirectory(wanted.clone()).check(grants)?;
         if self.anchor.mounted(id)?.is_some() {
             return fault(FaultKind::Busy, format!("volume `{id}` is mounted: unmount it"));
@@ -187,28 +177,26 @@ impl Mounter {
     }
 
     /// One page of the markers beneath a driver's roots.
-    pub(crate) fn marks(
-        &self,
-        driver: &DriverName,
-        after: Option<(u32, VolumeName)>,
-    ) -> Result<Reply, Fault> {
-        let grants = self.grants(driver)?;
-        let (first, mut last) = after.map_or((0, None), |(root, name)| (root, Some(name)));
+    pub(crate) fn marks(&self, wanted: &Look) -> Result<Reply, Fault> {
+        let grants = self.grants(&wanted.driver)?;
+        let mut last = wanted.after.clone();
         let (mut marks, mut bytes) = (Vec::new(), 0);
-        for (number, path) in (0_u32..).zip(&grants.host_directories).skip(first as usize) {
+        for (number, path) in (0_u32..).zip(&grants.host_directories) {
+            if last.as_ref().is_some_and(|(root, _)| number < *root) {
+                continue;
+            }
             let Some(root) = self.places.open_root(path, false)? else { continue };
             let listed = names(&root.marks).trying(format_args!("list the markers of `{path}`"))?;
             let mut volumes: Vec<_> =
                 listed.iter().filter_map(|name| VolumeName::parse(name).ok()).collect();
             volumes.sort();
-            let after = last.take();
-            for name in
-                volumes.into_iter().filter(|name| after.as_ref().is_none_or(|after| name > after))
-            {
+            let was_seen = last.as_ref().filter(|(root, _)| *root == number).map(|(_, name)| name);
+            let from = volumes.partition_point(|name| was_seen.is_some_and(|seen| name <= seen));
+            for name in volumes.split_off(from) {
                 if bytes >= PAGE_BYTES {
-                    let Some(Mark { name, .. }) = marks.last() else { break };
-                    return Ok(Reply::Marked { next: Some((number, Clone::clone(name))), marks });
+                    return Ok(Reply::Marked(Page { marks, next: last }));
                 }
+                last = Some((number, name.clone()));
                 if let Found::Marker(marking, note) = root.read(&name)?
                     && root.has(&marking)
                 {
@@ -218,7 +206,7 @@ impl Mounter {
                 }
             }
         }
-        Ok(Reply::Marked { marks, next: None })
+        Ok(Reply::Marked(Page { marks, next: None }))
     }
 
     /// The trash directories of all roots that are granted to anybody, where there are any.
@@ -231,98 +219,5 @@ impl Mounter {
         roots.sort();
         roots.dedup();
         roots
-    }
-}
-
-impl Root {
-    /// What lies where a volume's marker would be.
-    fn read(&self, name: &VolumeName) -> Result<Found, Fault> {
-        let what = format_args!("read the marker `{name}` of `{}`", self.path);
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match openat2(&self.marks, name.as_str(), flags, Mode::empty(), BENEATH) {
-            Err(Errno::NOENT) => return Ok(Found::Nothing),
-            Err(Errno::LOOP | Errno::XDEV) => return Ok(Found::Stranger),
-            opened => File::from(opened.trying(what)?),
-        };
-        if !file.metadata().trying(what)?.is_file() {
-            return Ok(Found::Stranger);
-        }
-        let mut bytes = Vec::new();
-        file.take(MARKER_MAX as u64 + 1).read_to_end(&mut bytes).trying(what)?;
-        let marker = Some(&bytes).filter(|bytes| bytes.len() <= MARKER_MAX);
-        Ok(marker
-            .and_then(|bytes| Marking::parse(bytes))
-            .map_or(Found::Stranger, |(marking, note)| Found::Marker(marking, note.to_vec())))
-    }
-
-    /// Whether the directory of a marker is there, and the one that was made for it.
-    fn has(&self, marking: &Marking) -> bool {
-        // Mounts of the operator's may lie on the way to a chosen place, and nowhere else.
-        let resolve = if marking.inode == 0 { INSIDE } else { BENEATH };
-        let opened = openat2(&self.top, &marking.directory, PLACE, Mode::empty(), resolve);
-        let inode =
-            opened.and_then(|directory| rustix::fs::fstat(&directory)).map(|stat| stat.st_ino);
-        inode.is_ok_and(|inode| marking.inode == 0 || marking.inode == inode)
-    }
-
-    /// Writes a volume's marker; of two hosts one wins.
-    fn mark(&self, name: &VolumeName, marking: &Marking, note: &[u8]) -> Result<(), Fault> {
-        let what = format_args!("write the marker `{name}` of `{}`", self.path);
-        let temporary = writing(marking.id);
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o644);
-        let mut file =
-            File::from(openat2(&self.marks, &temporary, flags, mode, BENEATH).trying(what)?);
-        file.write_all(&marking.with(note)).and_then(|()| file.sync_all()).trying(what)?;
-        rename_new(&self.marks, &temporary, &self.marks, name.as_str()).trying(what)
-    }
-
-    fn unmark(&self, name: &str) -> Result<(), Fault> {
-        match unlinkat(&self.marks, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            other => other.trying(format_args!("take the marker `{name}` of `{}` away", self.path)),
-        }
-    }
-
-    fn sync(&self) -> Result<(), Fault> {
-        storage::sync(&self.marks, "the markers of a granted root")?;
-        storage::sync(&self.top, "a granted root")
-    }
-}
-
-/// What becomes a volume's directory. No volume's name begins so.
-fn coming(id: Id) -> String {
-    format!(".new-{id}")
-}
-
-/// What becomes a volume's marker.
-fn writing(id: Id) -> String {
-    format!(".mark-{id}")
-}
-
-fn exists(directory: &OwnedFd, name: &str) -> Result<bool, Errno> {
-    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-/// Renames to a name that must be free. NFS has no such call: there a file is linked, which fails where there is one, and of a
-/// directory only an empty one could be replaced.
-fn rename_new(from: impl AsFd, old: &str, to: &OwnedFd, new: &str) -> Result<(), Errno> {
-    match renameat_with(&from, old, to, new, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL) => {}
-        done => return done,
-    }
-    if exists(to, new)? {
-        return Err(Errno::EXIST);
-    }
-    match rustix::fs::linkat(&from, old, to, new, AtFlags::empty()) {
-        Ok(()) => unlinkat(&from, old, AtFlags::empty()),
-        // It is a directory.
-        Err(Errno::PERM) => rustix::fs::renameat(&from, old, to, new),
-        Err(e) => Err(e),
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use wasmvol_plan::frame::Mark;
+use wasmvol_plan::kinds::named_directory::{Look, Mark, Page};
 use wasmvol_plan::{
     Fault, FaultKind, HostDirectory, Id, NamedDirectory, Plan, Reply, Request, Source, Storage,
     VolumeName, steps,
@@ -79,9 +79,9 @@ fn marks(machine: &mut Machine) -> (Vec<Mark>, usize) {
     let (mut all, mut after, mut pages) = (Vec::new(), None, 0);
     loop {
         pages += 1;
-        match machine.ask(Request::Marks { driver: driver(), after }) {
-            Reply::Marked { marks, next: None } => return ([all, marks].concat(), pages),
-            Reply::Marked { marks, next } => (all.extend(marks), after = next).0,
+        match machine.ask(Request::Marks(Look { driver: driver(), after })) {
+            Reply::Marked(Page { marks, next: None }) => return ([all, marks].concat(), pages),
+            Reply::Marked(Page { marks, next }) => (all.extend(marks), after = next).0,
             other => panic!("{other:?}"),
         }
     }
@@ -280,9 +280,17 @@ fn thousands_of_markers_come_in_pages() {
     let marks_dir = root.join(".wasmvol");
     fs::create_dir_all(root.join("shared")).unwrap();
     fs::create_dir(&marks_dir).unwrap();
-    let names: Vec<String> = (0..2000).map(|n| format!("v{n:04}")).collect();
+    let other = machine.dir.join("other");
+    fs::create_dir_all(other.join("shared")).unwrap();
+    fs::create_dir(other.join(".wasmvol")).unwrap();
+    let grants = format!("host-directory={}\nhost-directory={}\n", root.display(), other.display());
+    fs::write(machine.dir.join("etc/grants.d/local"), grants).unwrap();
+    let mut names: Vec<String> = (0..2000).map(|n| format!("v{n:04}")).collect();
+    // The other root's come after, whatever their names.
+    names.extend((0..500).map(|n| format!("a{n:04}")));
     for (number, name) in names.iter().enumerate() {
         let note = "x".repeat(100);
+        let marks_dir = if number < 2000 { marks_dir.clone() } else { other.join(".wasmvol") };
         fs::write(marks_dir.join(name), format!("wasmvol {} 0 shared\n{note}", id(number as u128)))
             .unwrap();
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{denied, invalid};
 use crate::name::Quoted;
 use crate::path::{PATH_MAX, is_plain};
-use crate::{Fault, Grants, Id, Owner, VolumeName};
+use crate::{DriverName, Fault, Grants, Id, Owner, VolumeName};
 
 /// The directory of a root that holds its markers.
 pub const MARKS: &str = ".wasmvol";
@@ -64,6 +64,39 @@ impl NamedDirectory {
     pub fn path(&self) -> String {
         format!("{}/{}", self.root, self.directory)
     }
+}
+
+/// A marker, and the root that it lies beneath.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The granted root.
+    pub root: String,
+    /// The volume's name, as the marker's file has it.
+    pub name: VolumeName,
+    /// Whose the directory is.
+    pub id: Id,
+    /// Where it is, relative to the root.
+    pub directory: String,
+    /// What the daemon wrote that made it.
+    pub note: Vec<u8>,
+}
+
+/// Which markers are asked for: those above `after`, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// Whose roots.
+    pub driver: DriverName,
+    /// Number of the root in the operator's order, and the last name of the page before.
+    pub after: Option<(u32, VolumeName)>,
+}
+
+/// Some markers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// Those whose directories are there.
+    pub marks: Vec<Mark>,
+    /// What the next page comes after, if there is one.
+    pub next: Option<(u32, VolumeName)>,
 }
 
 /// The first line of a marker: what mountd knows a directory by.

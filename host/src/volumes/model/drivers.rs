@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{
-    CallError, Created, Description, ErrorCode, Found, OptionSpec, Reclaim, Roots, ValueType,
-    Volume,
+    CallError, Created, Description, ErrorCode, Found, OptionSpec, Reclaim, Roots, Value,
+    ValueType, Volume,
 };
 use wasmvol_plan::{
     Directory, DriverName, Fault, Grants, Id, Owner, Plan, Source, Storage, Tmpfs, VolumeName,
@@ -226,8 +226,9 @@ impl Drivers for Sim {
         }
         let found = backend.exports.iter().map(|name| Found {
             name: name.clone(),
-            id: None,
-            options: Options::default(),
+            // Some backends know ids, some names alone.
+            id: (name == "ee").then(|| Id::from_bits(0xee)),
+            options: [("size".to_owned(), Value::Size(1 << 20))].into(),
             state: Vec::new(),
             owned: false,
         });

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wasmvol_driver::Reclaim;
-use wasmvol_plan::frame::{Inventory, Mark};
+use wasmvol_plan::frame::Inventory;
+use wasmvol_plan::kinds::named_directory::Mark;
 use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, FaultKind, Id, Measure, Release, SecretName, Sighting,
     Source, Storage, Usage,
