@@ -114,6 +114,29 @@ fn what_is_not_granted_is_refused_with_the_grant_to_add<E: Engine>() {
         let grant = if name.starts_with("ext4") { "device=" } else { "host-directory=" };
         assert!(error.contains(&format!("--grant {grant}")), "{name}: {error}");
     }
+    for (name, options, grant) in [
+        (
+            "nfs",
+            "-o type=nfs -o o=addr=192.0.2.5,rw,nolock,soft,timeo=30 -o device=:/srv/data",
+            "share=nfs:192.0.2.5",
+        ),
+        (
+            "nfs4",
+            "-o type=nfs -o o=addr=192.0.2.5,nfsvers=4.2,hard,ro -o device=:/srv/data",
+            "share=nfs4:192.0.2.5",
+        ),
+        (
+            "cifs",
+            "-o type=cifs -o o=username=bob,vers=3.0,file_mode=0770 -o device=//192.0.2.6/team",
+            "share=cifs:192.0.2.6",
+        ),
+    ] {
+        pair.engine.ok(&format!("volume create --driver wasmvol {options} {name}"));
+        let error = pair.engine.refused(&format!("run --rm -v {name}:/data busybox true"));
+        assert!(error.contains(&format!("--grant {grant}")), "{name}: {error}");
+        // A driver is not loaded with grants that leave one of its volumes out.
+        pair.engine.ok(&format!("volume rm {name}"));
+    }
     assert!(pair.wasmvol.volume_mounts().is_empty());
     // What the operator grants later is there without a restart.
     load(&pair.wasmvol, &host.grants());
