@@ -10,6 +10,7 @@ ln -s /run /var/run
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+mkdir /dev/shm
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t tmpfs run /run
 mount -t tmpfs tmp /tmp

@@ -52,7 +52,7 @@ fn behind(server: &str, path: &str) -> PathBuf {
 fn granted(nfs: &[&str], cifs: &[&str]) -> Wasmvol {
     let wasmvol = Wasmvol::start();
     for (driver, grants) in [("nfs", nfs), ("cifs", cifs)] {
-        let file = PROGRAMS.parent().unwrap().join(format!("drivers/{driver}.wasm"));
+        let file = PROGRAMS.parent().unwrap().join(format!("guests/{driver}.wasm"));
         let grants: String = grants.iter().map(|grant| format!(" --grant share={grant}")).collect();
         wasmvol.cli(&format!("driver load {}{grants}", file.display())).ok();
     }

@@ -130,7 +130,7 @@ impl Mounter {
             }
             (Source::Share(share), _) => share::assemble(self, wanted, share, grants),
             (Source::Overlay(overlay), _) => overlay::assemble(self, wanted, overlay, grants),
-            (Source::Device(device), _) => device::assemble(wanted, device),
+            (Source::Device(device), _) => device::assemble(self, wanted, device),
             (Source::Program(program), _) => program::assemble(self, wanted, program),
         }
     }

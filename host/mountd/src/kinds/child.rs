@@ -2,6 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, mount_change, move_mount};
 use wasmvol_plan::{Fault, FaultKind, Release, Reply, Request, Storage};
 
 use super::Assembled;
@@ -9,8 +12,17 @@ use super::wire::Said;
 use crate::fault::fault;
 use crate::mounter::Mounter;
 use crate::storage::sync;
+use crate::sys::{Propagation, unshare_mounts};
 
 impl Mounter {
+    /// Attaches a tree in a namespace of this child's own, where nobody else sees it: Linux before 6.15 neither clones what is attached
+    /// nowhere nor takes it as a layer. What was opened before in other trees is of no use for that from then on.
+    pub(super) fn attach_unseen(&self, tree: &OwnedFd) -> Result<(), Errno> {
+        unshare_mounts()?;
+        mount_change("/", Propagation::PRIVATE | Propagation::REC)?;
+        move_mount(tree, "", CWD, &self.anchor.path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    }
+
     /// The child's whole life.
     pub(super) fn child(&self, request: &Request, gift: Option<OwnedFd>) -> Result<Said, Fault> {
         match request {

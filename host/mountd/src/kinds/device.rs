@@ -16,6 +16,7 @@ use wasmvol_plan::{Device, Fault, FaultKind, MountOption, MountValue};
 use super::{Assembled, Shows};
 use crate::anchor::{CLONE, create};
 use crate::fault::{Context, fault, text};
+use crate::mounter::Mounter;
 use crate::places::path_of;
 use crate::storage::open_subpath;
 use crate::sys::{Flags, Propagation, mount_setattr};
@@ -33,7 +34,11 @@ const ATTRIBUTES: [(&str, Flags); 4] = [
     ("strictatime", Flags::MOUNT_ATTR_STRICTATIME),
 ];
 
-pub(super) fn assemble(wanted: &Mount, device: &Device) -> Result<Assembled, Fault> {
+pub(super) fn assemble(
+    mounter: &Mounter,
+    wanted: &Mount,
+    device: &Device,
+) -> Result<Assembled, Fault> {
     let (filesystem, path) = (&device.filesystem, Quoted::new(&device.path));
     let source = path_of(&open(device)?)?;
     let (mut options, mut attributes) = (vec![("source", source)], Flags::empty());
@@ -62,8 +67,8 @@ pub(super) fn assemble(wanted: &Mount, device: &Device) -> Result<Assembled, Fau
         None => tree,
         Some(subpath) => {
             let inside = open_subpath(&tree, subpath)?;
-            open_tree(&inside, "", CLONE)
-                .trying(format_args!("show {} alone", Quoted::new(subpath)))?
+            let alone = mounter.attach_unseen(&tree).and_then(|()| open_tree(&inside, "", CLONE));
+            alone.trying(format_args!("show {} alone", Quoted::new(subpath)))?
         }
     };
     if !attributes.is_empty() {

@@ -7,9 +7,9 @@
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{CWD, Mode};
+use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, UnmountFlags, mount_change, move_mount, open_tree};
+use rustix::mount::{UnmountFlags, open_tree};
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::mountinfo::Entry;
 use wasmvol_plan::name::Quoted;
@@ -25,7 +25,6 @@ use crate::fault::{Context, fault, text};
 use crate::mounter::Mounter;
 use crate::places::PLACE;
 use crate::scan::parse;
-use crate::sys::{Propagation, unshare_mounts};
 
 pub(super) fn assemble(
     mounter: &Mounter,
@@ -174,13 +173,9 @@ fn show(mounter: &Mounter, wanted: &Mount, share: &Share, tree: OwnedFd) -> Resu
     let what = format!("open {} in `{}`", Quoted::new(subpath), share.source());
     let top = tree.try_clone().trying(&what)?;
     let inside = host_directory::descend(top, subpath, share.make, &what)?;
-    // Linux before 6.15 clones only what is attached in the caller's namespace: this child gets one that nobody else sees.
-    unshare_mounts().trying(&what)?;
-    mount_change("/", Propagation::PRIVATE | Propagation::REC).trying(&what)?;
+    mounter.attach_unseen(&tree).trying(&what)?;
     let empty = format!("{}/empty", mounter.places.runtime);
     let empty = rustix::fs::open(empty, PLACE, Mode::empty()).trying(&what)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(&tree, "", CWD, &mounter.anchor.path, flags).trying(&what)?;
     if !sealed {
         return open_tree(&inside, "", CLONE).trying(&what);
     }
