@@ -53,9 +53,10 @@ place() {
     mv "target/$1/.new" "target/$1/$(basename "$2").wasm"
 }
 
-cargo build --profile driver --target wasm32-wasip2 -p local -p overlay -p tmpfs -p vfs -p nfs -p cifs
+cargo build --profile driver --target wasm32-wasip2 -p local -p overlay -p sshfs -p tmpfs -p vfs -p nfs -p cifs
 place drivers local
 place drivers overlay
+place drivers sshfs
 place drivers tmpfs
 place drivers vfs
 place drivers nfs

@@ -233,6 +233,13 @@ impl world::Mounter for Mounter {
         }
     }
 
+    async fn ended(&self) -> Result<Vec<Id>, Fault> {
+        match self.ask(Request::Ended, USAGE_DEADLINE).await? {
+            Reply::Ended(ids) => Ok(ids),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     async fn usage(&self, id: Id) -> Result<Usage, Fault> {
         match self.ask(Request::Usage(id), USAGE_DEADLINE).await? {
             Reply::Used(usage) => Ok(usage),

@@ -97,6 +97,8 @@ struct Entry {
     waiting: Option<Waiting>,
     /// What is wrong with its backing, if anything.
     missing: Option<&'static str>,
+    /// The program that served its mount has ended: what containers have of it answers no more.
+    ended: Option<String>,
     /// Size and use, and when that was (seconds since 1970).
     usage: Option<(Usage, u64)>,
 }
@@ -301,6 +303,7 @@ impl Entry {
             holders: Holders::default(),
             waiting: None,
             missing: None,
+            ended: None,
             usage: None,
         }
     }

@@ -24,6 +24,7 @@ mod local;
 mod names;
 mod outage;
 mod podman;
+mod programs;
 mod protocol;
 mod removal;
 mod run;

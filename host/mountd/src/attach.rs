@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::grants::GRANTS_MAX;
 use wasmvol_plan::mountinfo::Entry;
-use wasmvol_plan::{DriverName, Facts, Fault, FaultKind, Grants, Id, Plan};
+use wasmvol_plan::{DriverName, Facts, Fault, FaultKind, Grants, Id, Plan, Release};
 
 use crate::anchor::{Device, NONE, identity};
 use crate::fault::{Context, fault};
@@ -53,6 +53,16 @@ impl Mounter {
         wanted.plan.check(&wanted.storage, &grants)?;
         if self.anchor.mounted(wanted.id)?.is_none() {
             return Ok(None);
+        }
+        // A program that has ended comes back by a new mount; who has the old one has to begin anew in any case.
+        if self.places.has_ended(wanted.id) {
+            return match self.take_away(wanted.id)? {
+                Release::Gone => Ok(None),
+                Release::Held(_) => fault(
+                    FaultKind::Busy,
+                    "its program has ended, and a process works in its mount: end that one",
+                ),
+            };
         }
         let facts = self.existing(wanted)?;
         self.show_to(wanted.peer, wanted.id, &facts).map(|()| Some(facts))

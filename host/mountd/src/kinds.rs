@@ -4,6 +4,7 @@
 //! and everything after it are the core's. What may take longer than a frame may wait runs in a child: see [`job`].
 
 mod child;
+mod command;
 mod device;
 mod directory;
 mod host_directory;
@@ -15,6 +16,7 @@ mod measure;
 pub(crate) mod named_directory;
 mod overlay;
 mod program;
+mod room;
 mod secret;
 mod share;
 mod subvolume;

@@ -147,6 +147,7 @@ impl Mounter {
                     self.places.secret(name.as_str(), &driver, None).map(|_| Reply::Kept)
                 }
                 Request::Unmount(id) => self.unmount(id).map(Reply::Unmounted),
+                Request::Ended => self.places.ended_programs().map(Reply::Ended),
                 Request::Measure(id) => self.measure(id).map(Reply::Measured),
                 Request::Mount(wanted) => self.mount(&wanted).map(Reply::Mounted),
                 Request::Marks(wanted) => self.marks(&wanted),
@@ -242,6 +243,7 @@ impl Mounter {
             // A process in our own namespace works in it; the kernel does not say which.
             return Ok(Release::Held(Evidence { holders: Vec::new(), unknown: 1 }));
         }
+        self.places.forget_program(id);
         self.kill.at("detach.unmounted");
         self.anchor.remove(id)?;
         self.kill.at("detach.removed");

@@ -43,6 +43,8 @@ pub(crate) struct Places {
     pub(crate) trash: OwnedFd,
     /// What root's command line keeps for drivers; a kind reads it by `secret`.
     pub(crate) secrets: OwnedFd,
+    /// A file for each volume that a program serves, which has it locked.
+    pub(crate) programs: OwnedFd,
     /// `grants.d` in the configuration directory: what the daemon may read of it, whatever the mode around it.
     pub(crate) grants: OwnedFd,
     /// Always empty: the second layer that an overlay without upper directory needs.
@@ -71,6 +73,7 @@ impl Places {
             volumes: inner_directory(&state, "volumes", 0, 0)?,
             trash: inner_directory(&state, "trash", 0, 0)?,
             secrets: inner_directory(&state, "secrets", 0, 0)?,
+            programs: inner_directory(&runtime, "programs", 0, 0)?,
             grants,
             empty: inner_directory(&runtime, "empty", 0, 0)?,
             daemons: [
@@ -94,9 +97,8 @@ impl Places {
 
     /// What a child that makes or mounts a volume needs.
     pub(crate) fn of_a_child(&self) -> Vec<BorrowedFd<'_>> {
-        [&self.volumes, &self.trash, &self.secrets, &self.grants, &self.empty]
-            .map(AsFd::as_fd)
-            .into()
+        let places = [&self.volumes, &self.trash, &self.secrets, &self.programs];
+        places.into_iter().chain([&self.grants, &self.empty]).map(AsFd::as_fd).collect()
     }
 }
 

@@ -181,6 +181,15 @@ fn unshare(what: c_int) -> Result<(), Errno> {
     done(unsafe { libc::unshare(what) }).map(|_| ())
 }
 
+/// Makes these files stdin, and both stdout and stderr, of a child.
+pub(crate) fn set_stdio(input: &OwnedFd, output: &OwnedFd) -> Result<(), Errno> {
+    for (file, number) in [(input, 0), (output, 1), (output, 2)] {
+        // SAFETY: both are plain numbers, and nobody owns the second.
+        done(unsafe { libc::dup2(file.as_raw_fd(), number) })?;
+    }
+    Ok(())
+}
+
 /// Replaces this process by the program behind `program`, with this environment and no other; returns only on failure.
 pub(crate) fn exec(program: &OwnedFd, argv: &[CString], env: &[CString]) -> Errno {
     let [argv, env] = [argv, env].map(|texts| -> Vec<*mut c_char> {

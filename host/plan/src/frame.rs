@@ -64,6 +64,8 @@ pub enum Request {
     },
     /// What a volume's files take, counted one by one: for as long as that takes.
     Measure(Id),
+    /// Which volumes are mounted whose program has ended.
+    Ended,
 }
 
 /// What [`Request::Mount`] asks for.
@@ -124,6 +126,8 @@ pub enum Reply {
     Kept,
     /// To `Measure`.
     Measured(Measure),
+    /// To `Ended`.
+    Ended(Vec<Id>),
     /// To any request that failed.
     Failed(Fault),
 }

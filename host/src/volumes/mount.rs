@@ -142,6 +142,7 @@ impl<W: World> Volumes<W> {
         self.write(name, |entry| {
             entry.facts = Some(facts.clone());
             entry.last = None;
+            entry.ended = None;
             entry.plan = Some(plan);
             // A mount shows that the storage is there. Whether a backend still knows the volume, only its driver says.
             if storage != Storage::None {
@@ -172,6 +173,7 @@ impl super::Entry {
         self.facts = None;
         self.last = None;
         self.plan = None;
+        self.ended = None;
         self.usage = None;
     }
 }

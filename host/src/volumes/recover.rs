@@ -28,6 +28,8 @@ const AT_ONCE: usize = 64;
 /// How often usage is refreshed and the rests of engines that have ended are looked for: both cost a question to the kernel for
 /// each mounted volume.
 const SLOW_ROUND: Duration = Duration::from_secs(30);
+/// How often it is looked whether the programs that serve volumes still do: within a second it is known.
+const PROGRAM_ROUND: Duration = Duration::from_millis(500);
 
 /// What a volume is missing whose directory is not there.
 const NO_STORAGE: &str = "its storage is gone from `volumes/`";
@@ -124,7 +126,46 @@ impl<W: World> Volumes<W> {
                 tokio::time::sleep(SLOW_ROUND).await;
             }
         };
-        let ((), ()) = tokio::join!(quick, slow);
+        let programs = async {
+            loop {
+                tokio::time::sleep(PROGRAM_ROUND).await;
+                self.look_after_programs().await;
+            }
+        };
+        let ((), (), ()) = tokio::join!(quick, slow, programs);
+    }
+
+    /// Notes whose program has ended; asks nothing where no program serves a volume.
+    pub(crate) async fn look_after_programs(&self) {
+        let program = |entry: &super::Entry| {
+            let facts = entry.facts.as_ref()?;
+            facts
+                .filesystem
+                .strip_prefix("fuse.")
+                .map(|program| (facts.mount_id, program.to_owned()))
+        };
+        let asked: BTreeMap<Id, (u64, String)> = {
+            let state = self.state.borrow();
+            let entries = state.volumes.values();
+            entries.filter_map(|entry| Some((entry.record.id, program(entry)?))).collect()
+        };
+        if asked.is_empty() {
+            return;
+        }
+        let Ok(ended) = self.world.mounter().ended().await else { return };
+        for entry in self.state.borrow_mut().volumes.values_mut() {
+            // It may have been mounted anew while that was asked.
+            if ended.contains(&entry.record.id)
+                && entry.ended.is_none()
+                && let Some((mount_id, program)) = program(entry)
+                && asked.get(&entry.record.id).is_some_and(|(asked, _)| *asked == mount_id)
+            {
+                tracing::warn!("volume `{}`: its program `{program}` has ended", entry.record.name);
+                entry.ended = Some(format!(
+                    "program `{program}` has ended: it is started again at the next Mount"
+                ));
+            }
+        }
     }
 
     /// Looks into the directories of mountd.

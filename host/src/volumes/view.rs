@@ -189,7 +189,10 @@ impl Entry {
         };
         let (usage, used_at) = self.usage.as_ref().map(|(u, at)| (*u, Time(*at))).unzip();
         let storage = storage(&record.storage);
-        let is_share = |facts: &Facts| matches!(&*facts.filesystem, "nfs" | "nfs4" | "cifs");
+        let is_share = |facts: &Facts| {
+            matches!(&*facts.filesystem, "nfs" | "nfs4" | "cifs")
+                || facts.filesystem.starts_with("fuse")
+        };
         let others_too = storage == "directory" || self.facts.as_ref().is_some_and(is_share);
         let own = usage.filter(|_| !others_too);
         let file_system = usage.filter(|_| others_too);
@@ -234,8 +237,8 @@ impl Entry {
             Phase::Removing => Some(("being removed", why)),
             _ if self.is_draining() => Some(("draining", why)),
             _ => {
-                let lost = self.is_lost().then_some(("degraded", why));
-                self.missing.map(|why| ("missing", why)).or(lost)
+                let lost = self.is_lost().then_some(why).or(self.ended.as_deref());
+                self.missing.map(|why| ("missing", why)).or(lost.map(|why| ("degraded", why)))
             }
         }
     }

@@ -85,6 +85,8 @@ pub(crate) trait Mounter {
     async fn find_secret(&self, name: &SecretName, driver: &DriverName) -> Result<(), Fault>;
     /// What a volume's files take, counted one by one.
     async fn measure(&self, id: Id) -> Result<Measure, Fault>;
+    /// Which volumes are mounted whose program has ended.
+    async fn ended(&self) -> Result<Vec<Id>, Fault>;
 }
 
 /// What [`Mounter::mount`] is given.

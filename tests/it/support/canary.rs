@@ -14,6 +14,11 @@ impl Canary {
         Self(format!("canary-{}", random.trim()))
     }
 
+    /// A part of a secret that was made elsewhere: a key.
+    pub(crate) fn of(part: &str) -> Self {
+        Self(part.to_owned())
+    }
+
     /// The bytes: for the other end, which has to know them too.
     pub(crate) fn bytes(&self) -> &str {
         &self.0

@@ -74,7 +74,8 @@ impl Jobs {
     /// Forgets what the daemon that has gone wanted; what runs is ended.
     pub(crate) fn forget(&mut self) {
         self.waiting.clear();
-        for job in &mut self.running {
+        // Who has been heard has nothing left to do but to end; what it started may be in use.
+        for job in self.running.iter_mut().filter(|job| job.asked.is_some()) {
             job.asked = None;
             job.kill();
         }
@@ -265,6 +266,6 @@ fn id_of(request: &Request) -> Id {
         Request::Mount(wanted) => wanted.id,
         Request::Unmount(id) | Request::Scan(id) | Request::Usage(id) | Request::Measure(id) => *id,
         Request::Marks(wanted) => named_directory::id_of(&wanted.driver),
-        Request::Survey { .. } | Request::Secret { .. } => Id::from_bits(0),
+        Request::Survey { .. } | Request::Secret { .. } | Request::Ended => Id::from_bits(0),
     }
 }

@@ -1,20 +1,179 @@
-//! A file system that a program of the host serves.
+//! A file system that a program of the host serves: the program is started in a room of its own, and what it serves is taken over.
+//!
+//! Called in a child. The program outlives the child, mountd and the daemon; it ends when its file system is mounted nowhere any more,
+//! because then the kernel closes the connection. While it lives it has a lock on `programs/ID`, which it inherited: so anybody can ask
+//! whether it does, and nobody asks its file system, which could take for ever to answer.
 
-use wasmvol_plan::frame::Mount;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, fstatvfs, openat, openat2};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, open_tree, unmount};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use wasmvol_plan::frame::{Mount, PAGE};
 use wasmvol_plan::mountinfo::Entry;
-use wasmvol_plan::{Fault, Program};
+use wasmvol_plan::{Fault, FaultKind, Id, Program, Server};
 
-use super::{Assembled, unserved};
+use super::command::{Command, Content, Way, command};
+use super::room::{ROOM, Room};
+use super::{Assembled, Shows};
+use crate::anchor::{CLONE, create, identity};
+use crate::attach::tag;
+use crate::fault::{Context, text};
 use crate::mounter::Mounter;
+use crate::places::{BENEATH, PLACE, Places};
+use crate::scan::names;
+use crate::storage::open_subpath;
+
+/// How long a program may take to mount: less than its child has.
+const DEADLINE: Duration = Duration::from_secs(50);
+/// How often it is looked whether it has.
+const AGAIN: Duration = Duration::from_millis(10);
 
 pub(super) fn assemble(
-    _mounter: &Mounter,
-    _wanted: &Mount,
-    _program: &Program,
+    mounter: &Mounter,
+    wanted: &Mount,
+    program: &Program,
 ) -> Result<Assembled, Fault> {
-    unserved("source `program`")
+    let (id, read_only) = (wanted.id, wanted.plan.read_only);
+    let command = command(program, &tag(id), read_only)?;
+    let server = command.server.as_deref().map(|host| Server { host, address: host.parse().ok() });
+    let secret = |name: &str| mounter.places.secret(name, &wanted.driver, server);
+    let lock = mounter.places.lock_for_a_program(id)?;
+    let room = Room::enter(&mounter.anchor.path, command.way)?;
+    for (name, content) in &command.files {
+        match content {
+            Content::Text(text) => room.file(name, text.as_bytes())?,
+            Content::Secret(secret_name) => room.file(name, secret(secret_name)?.bytes())?,
+            Content::Password(secret_name) => {
+                room.file(name, format!("{}\n", secret(secret_name)?.password()?).as_bytes())?;
+            }
+        }
+    }
+    let served = match command.way {
+        Way::Passed => passed(&room, &command, &lock, id, &program.name, read_only),
+        Way::Own => own(&room, &command, &lock),
+    };
+    let tree = served.inspect_err(|_| mounter.places.forget_program(id))?;
+    let tree = match &wanted.plan.subpath {
+        None => tree,
+        Some(subpath) => open_tree(open_subpath(&tree, subpath)?, "", CLONE)
+            .trying("show a directory of a program's file system alone")?,
+    };
+    Ok(Assembled { tree, shows: Shows::Unknown })
 }
 
+/// Its type has the name of the program.
 pub(super) fn is_it(line: &Entry<'_>) -> bool {
     line.filesystem.starts_with("fuse")
+}
+
+/// Mounts `/dev/fuse`, and starts a program that serves it.
+fn passed(
+    room: &Room,
+    command: &Command,
+    lock: &OwnedFd,
+    id: Id,
+    name: &str,
+    read_only: bool,
+) -> Result<OwnedFd, Fault> {
+    let fuse = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .trying("open `/dev/fuse`: load the module `fuse`")?;
+    let options = [
+        ("source", tag(id)),
+        ("subtype", name.to_owned()),
+        ("fd", fuse.as_raw_fd().to_string()),
+        ("rootmode", "40000".to_owned()),
+        ("user_id", "0".to_owned()),
+        ("group_id", "0".to_owned()),
+        ("default_permissions", String::new()),
+        ("allow_other", String::new()),
+    ];
+    let tree = create("fuse", &options, read_only)
+        .or_else(|(e, words)| Err(e).trying(format_args!("mount for {name}{words}")))?;
+    let pid = room.start(command, lock, Some(&fuse))?;
+    // Where the program ends, who waits for its file system hears that at once, once nobody else has the device.
+    drop(fuse);
+    match fstatvfs(&tree) {
+        Ok(_) => Ok(tree),
+        Err(e) => Err(ended(room, command, pid, e)),
+    }
+}
+
+/// Starts a program that mounts by itself, waits until it has, and takes its mount over.
+fn own(room: &Room, command: &Command, lock: &OwnedFd) -> Result<OwnedFd, Fault> {
+    let what = "take over what a program mounted";
+    let (before, _) = identity(&room.top, "mnt").trying(what)?;
+    let pid = room.start(command, lock, None)?;
+    let until = Instant::now() + DEADLINE;
+    while identity(&room.top, "mnt").trying(what)?.0 == before {
+        let has_ended = !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None));
+        if has_ended || Instant::now() > until {
+            let why = if has_ended { Errno::NOTCONN } else { Errno::TIMEDOUT };
+            return Err(ended(room, command, pid, why));
+        }
+        std::thread::sleep(AGAIN);
+    }
+    let take = || {
+        let place = openat(&room.top, "mnt", PLACE, Mode::empty())?;
+        let tree = open_tree(&place, "", CLONE)?;
+        drop(place);
+        // From now on the tree is the only mount of it: without one the program ends.
+        unmount(format!("{ROOM}/mnt"), UnmountFlags::DETACH)?;
+        fstatvfs(&tree).map(|_| tree)
+    };
+    take().map_err(|e| ended(room, command, pid, e))
+}
+
+/// Ends a program that does not serve, and says why.
+fn ended(room: &Room, command: &Command, pid: Pid, errno: Errno) -> Fault {
+    // It has ended, or does now; either way it is waited for.
+    let _ended = kill_process(pid, Signal::KILL);
+    let _waited = waitpid(Some(pid), WaitOptions::empty());
+    let (path, words) = (command.path, room.last_words(command));
+    let why = match errno {
+        Errno::NOTCONN | Errno::CONNABORTED => String::new(),
+        errno => format!(" ({})", text(errno)),
+    };
+    Fault::new(FaultKind::Failed, format!("`{path}` does not serve it{why}: {words}"))
+}
+
+impl Places {
+    /// A file that a program keeps locked for as long as it lives.
+    fn lock_for_a_program(&self, id: Id) -> Result<OwnedFd, Fault> {
+        let what = format_args!("note the program of volume `{id}`");
+        // One that an earlier program left tells of that one.
+        self.forget_program(id);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let lock = openat(&self.programs, id.to_string(), flags, Mode::RUSR).trying(what)?;
+        // mountd may just be looking.
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive).trying(what)?;
+        Ok(lock)
+    }
+
+    /// Whether the program that was started for a volume has ended.
+    pub(crate) fn has_ended(&self, id: Id) -> bool {
+        let lock = self.find_program(id);
+        let flock = |lock: OwnedFd| rustix::fs::flock(lock, FlockOperation::NonBlockingLockShared);
+        lock.is_some_and(|lock| flock(lock).is_ok())
+    }
+
+    fn find_program(&self, id: Id) -> Option<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        openat2(self.programs.as_fd(), id.to_string(), flags, Mode::empty(), BENEATH).ok()
+    }
+
+    /// The volumes whose programs have ended; as many as a frame has room for.
+    pub(crate) fn ended_programs(&self) -> Result<Vec<Id>, Fault> {
+        let names = names(&self.programs).trying("list the programs")?;
+        let ids = names.iter().filter_map(|name| Id::parse(name).ok());
+        Ok(ids.filter(|id| self.has_ended(*id)).take(PAGE).collect())
+    }
+
+    /// Its volume is mounted no more.
+    pub(crate) fn forget_program(&self, id: Id) {
+        // Most volumes have none.
+        let _none = rustix::fs::unlinkat(&self.programs, id.to_string(), AtFlags::empty());
+    }
 }

@@ -186,18 +186,12 @@ fn show(mounter: &Mounter, wanted: &Mount, share: &Share, tree: OwnedFd) -> Resu
 impl Mounter {
     /// Whether a request would ask a server that may be gone, so that this process must not carry it out.
     pub(crate) fn is_remote(&self, request: &Request) -> bool {
-        let (id, what): (_, fn(&Entry<'_>) -> bool) = match request {
-            Request::Unmount(id) => (id, is_share),
-            Request::Usage(id) => {
-                (id, |line| is_share(line) || line.filesystem.starts_with("fuse"))
-            }
-            _ => return false,
-        };
+        let (Request::Unmount(id) | Request::Usage(id)) = request else { return false };
         // What cannot be read is told by whoever carries the request out.
-        self.shows(*id, what).unwrap_or(false)
+        self.shows_remote(*id).unwrap_or(false)
     }
 
-    fn shows(&self, id: Id, what: fn(&Entry<'_>) -> bool) -> Result<bool, Fault> {
+    fn shows_remote(&self, id: Id) -> Result<bool, Fault> {
         let Some((mount_id, (major, _))) = self.anchor.mounted(id)? else { return Ok(false) };
         // Most volumes lie on a disk, and need no look at the mount table.
         if major != 0 {
@@ -205,7 +199,7 @@ impl Mounter {
         }
         let text = self.processes.own_mounts()?;
         let mut lines = parse(&text)?.into_iter();
-        Ok(lines.any(|line| line.mount_id == mount_id && what(&line)))
+        Ok(lines.any(|line| line.mount_id == mount_id && is_remote(&line)))
     }
 
     /// Unmounts a share, lazily: who still uses it keeps it, and nobody waits for a server. What was written and has not reached the
@@ -219,12 +213,15 @@ impl Mounter {
         let share = self.anchor.open_volume(id)?;
         self.anchor.detach(id, UnmountFlags::DETACH)?;
         self.kill.at("detach.unmounted");
+        self.places.forget_program(id);
         self.anchor.remove(id)?;
         self.kill.at("detach.removed");
         Ok(Begun::ForAChild(Some(share)))
     }
 }
 
-fn is_share(line: &Entry<'_>) -> bool {
-    matches!(&*line.filesystem, "nfs" | "nfs4" | "cifs" | "smb3") || line.source.starts_with(SEAL)
+fn is_remote(line: &Entry<'_>) -> bool {
+    matches!(&*line.filesystem, "nfs" | "nfs4" | "cifs" | "smb3")
+        || line.filesystem.starts_with("fuse")
+        || line.source.starts_with(SEAL)
 }

@@ -301,6 +301,10 @@ impl Mounter for Sim {
         self.request(discard).await
     }
 
+    async fn ended(&self) -> Result<Vec<Id>, Fault> {
+        self.request(|_| Ok(Vec::new())).await
+    }
+
     async fn measure(&self, _: Id) -> Result<Measure, Fault> {
         self.request(|_| Ok(Measure::default())).await
     }

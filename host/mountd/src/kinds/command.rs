@@ -1,0 +1,265 @@
+//! The programs that mountd knows, each with its command line: an option of a plan has a place in it, or is refused.
+//!
+//! Pure. Called by `program`, in a child. Nothing of a plan becomes a part of a word that a program would read as more than a value, and
+//! no secret is in a word: it lies in a file of the room, or comes through stdin.
+
+use wasmvol_plan::name::Quoted;
+use wasmvol_plan::{Fault, FaultKind, MountOption, MountValue, Peer, Program};
+
+use super::room::ROOM;
+use crate::fault::fault;
+
+/// How a program gets its file system to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// It is given a file of `/dev/fuse` that is mounted already, so it needs no privilege: it runs as nobody.
+    Passed,
+    /// It mounts by itself, in its room.
+    Own,
+}
+
+/// What is in a file of the room.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Text(String),
+    /// A secret of that name, as it is.
+    Secret(String),
+    /// A secret of that name, as one line.
+    Password(String),
+}
+
+/// A program and how it is started.
+#[derive(Debug)]
+pub(super) struct Command {
+    pub(super) path: &'static str,
+    pub(super) way: Way,
+    pub(super) argv: Vec<String>,
+    /// Files of the room by their names; [`INPUT`] is stdin.
+    pub(super) files: Vec<(&'static str, Content)>,
+    /// Who gets the secrets, where the command line says it.
+    pub(super) server: Option<String>,
+    /// Beginnings of lines that it writes after it has said why it ends.
+    pub(super) noise: &'static [&'static str],
+}
+
+/// The file that becomes stdin, and goes.
+pub(super) const INPUT: &str = "input";
+/// The number under which a program has its `/dev/fuse`.
+pub(super) const FUSE_FD: i32 = 7;
+
+/// The command line for a plan. `tag` is what mountinfo will show as its source.
+pub(super) fn command(program: &Program, tag: &str, read_only: bool) -> Result<Command, Fault> {
+    match program.name.as_str() {
+        "sshfs" => sshfs(program),
+        "rclone" => rclone(program, tag, read_only),
+        name => fault(FaultKind::Invalid, format!("this host knows no program `{name}`")),
+    }
+}
+
+fn sshfs(program: &Program) -> Result<Command, Fault> {
+    let server = server(&program.source)?;
+    let mut argv = vec!["sshfs".to_owned(), program.source.clone(), format!("/dev/fd/{FUSE_FD}")];
+    let mut word = |text: &str| argv.extend(["-o".to_owned(), text.to_owned()]);
+    // No file of the host's says how ssh goes anywhere, and no agent or terminal is asked.
+    for text in ["ssh_configfile=/dev/null", "GlobalKnownHostsFile=/dev/null", "IdentityAgent=none"]
+    {
+        word(text);
+    }
+    for text in ["StrictHostKeyChecking=yes", "IdentitiesOnly=yes", "UpdateHostKeys=no"] {
+        word(text);
+    }
+    // Long enough for a server far away; with what comes after it, shorter than a child may take.
+    for text in ["ConnectTimeout=20", "ServerAliveInterval=15", "ServerAliveCountMax=3"] {
+        word(text);
+    }
+    word(&format!("UserKnownHostsFile={ROOM}/known_hosts"));
+    let mut files = Vec::new();
+    for MountOption { key, value } in &program.options {
+        match (key.as_str(), value) {
+            ("port", MountValue::Number(port @ 1..=65535)) => word(&format!("port={port}")),
+            ("uid" | "gid", MountValue::Number(id @ 0..=0xffff_fffe)) => {
+                word(&format!("{key}={id}"))
+            }
+            ("reconnect", MountValue::Present) => word("reconnect"),
+            ("compression", MountValue::Present) => word("compression=yes"),
+            // This file is for one mount: whatever its server is called, this is its key.
+            ("host-key", MountValue::Text(text)) => {
+                files.push(("known_hosts", Content::Text(format!("* {text}\n"))));
+            }
+            ("key", MountValue::Secret(name)) => {
+                word(&format!("IdentityFile={ROOM}/key"));
+                word("BatchMode=yes");
+                files.push(("key", Content::Secret(name.clone())));
+            }
+            ("password", MountValue::Secret(name)) => {
+                for text in
+                    ["password_stdin", "PubkeyAuthentication=no", "NumberOfPasswordPrompts=1"]
+                {
+                    word(text);
+                }
+                files.push((INPUT, Content::Password(name.clone())));
+            }
+            _ => return odd(program, key),
+        }
+    }
+    argv.push("-f".into());
+    let has = |name| files.iter().any(|(file, _)| *file == name);
+    if !has("known_hosts") || has("key") == has(INPUT) {
+        let why = "sshfs needs `host-key`, and either `key` or `password`";
+        return fault(FaultKind::Invalid, why);
+    }
+    let noise = &["read: ", "remote host has disconnected"];
+    Ok(Command {
+        path: "/usr/bin/sshfs",
+        way: Way::Passed,
+        argv,
+        files,
+        server: Some(server),
+        noise,
+    })
+}
+
+/// The host of `user@host:/path`.
+fn server(source: &str) -> Result<String, Fault> {
+    let parts = source.split_once('@').and_then(|(user, rest)| {
+        let (host, path) = match rest.strip_prefix('[') {
+            Some(rest) => rest.split_once("]:")?,
+            None => rest.split_once(':')?,
+        };
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        let is_user = !user.is_empty() && user.bytes().all(plain);
+        let is_host = !host.contains('/') && host.parse::<Peer>().is_ok();
+        (is_user && is_host && path.starts_with('/')).then(|| host.to_owned())
+    });
+    let shown = Quoted::new(source);
+    let odd = || Fault::new(FaultKind::Invalid, format!("{shown} is no `user@host:/path`"));
+    parts.ok_or_else(odd)
+}
+
+fn rclone(program: &Program, tag: &str, read_only: bool) -> Result<Command, Fault> {
+    remote(&program.source)?;
+    let mut argv = vec!["rclone".to_owned(), "mount".to_owned()];
+    let mut word = |name: &str, value: &str| argv.push(format!("--{name}={value}"));
+    word("config", &format!("{ROOM}/config"));
+    word("cache-dir", &format!("{ROOM}/cache"));
+    word("devname", tag);
+    for name in ["allow-other", "default-permissions"] {
+        word(name, "true");
+    }
+    // A server that is not there is told within the time of a child, instead of being tried for minutes.
+    for (name, value) in [("contimeout", "15s"), ("low-level-retries", "2"), ("use-mmap", "true")] {
+        word(name, value);
+    }
+    word("read-only", if read_only { "true" } else { "false" });
+    let mut files = Vec::new();
+    for MountOption { key, value } in &program.options {
+        match (key.as_str(), value) {
+            ("config", MountValue::Secret(name)) => {
+                files.push(("config", Content::Secret(name.clone())));
+            }
+            ("uid" | "gid", MountValue::Number(id @ 0..=0xffff_fffe)) => word(key, &id.to_string()),
+            ("vfs-cache-mode", MountValue::Text(mode))
+                if ["off", "minimal", "writes", "full"].contains(&mode.as_str()) =>
+            {
+                word(key, mode);
+            }
+            ("vfs-cache-max-size", MountValue::Number(bytes)) => word(key, &format!("{bytes}B")),
+            ("dir-cache-time" | "vfs-write-back", MountValue::Number(seconds)) => {
+                word(key, &format!("{seconds}s"));
+            }
+            _ => return odd(program, key),
+        }
+    }
+    if files.is_empty() {
+        return fault(
+            FaultKind::Invalid,
+            "rclone needs `config`, the secret that says what a remote is",
+        );
+    }
+    argv.extend(["--".to_owned(), program.source.clone(), format!("{ROOM}/mnt")]);
+    Ok(Command { path: "/usr/bin/rclone", way: Way::Own, argv, files, server: None, noise: &[] })
+}
+
+/// Refuses all but `name:path`: what a remote is stands in the operator's configuration, and a path of the host's is none.
+fn remote(source: &str) -> Result<(), Fault> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    match source.split_once(':') {
+        Some((name, path))
+            if !name.is_empty()
+                && name.bytes().all(plain)
+                && !path.split('/').any(|part| part == "..") =>
+        {
+            Ok(())
+        }
+        _ => {
+            let shown = Quoted::new(source);
+            fault(FaultKind::Invalid, format!("{shown} is no `remote:path` without `..`"))
+        }
+    }
+}
+
+fn odd<T>(program: &Program, key: &str) -> Result<T, Fault> {
+    let name = &program.name;
+    fault(FaultKind::Invalid, format!("{name} has no option `{key}`, or not with such a value"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn option(key: &str, value: MountValue) -> MountOption {
+        MountOption { key: key.into(), value }
+    }
+
+    fn program(name: &str, source: &str, options: Vec<MountOption>) -> Program {
+        Program { name: name.into(), source: source.into(), options }
+    }
+
+    fn with_key(source: &str) -> Program {
+        let key = option("key", MountValue::Secret("k".into()));
+        program(
+            "sshfs",
+            source,
+            vec![key, option("host-key", MountValue::Text("ssh-rsa A".into()))],
+        )
+    }
+
+    #[test]
+    fn what_could_be_more_than_a_server_is_no_source() {
+        for source in ["me@host:/d", "me@[::1]:/d", "me@10.0.0.1:/a b,c"] {
+            command(&with_key(source), "t", false).unwrap();
+        }
+        for source in [
+            "host:/d",
+            "me@-oProxyCommand=x:/d",
+            "me@host",
+            "a b@host:/d",
+            "@host:/d",
+            "me@10.0.0.0/8:/d",
+        ] {
+            command(&with_key(source), "t", false).unwrap_err();
+        }
+        let config = || vec![option("config", MountValue::Secret("c".into()))];
+        for source in ["nas:", "nas:bucket/dir"] {
+            command(&program("rclone", source, config()), "t", false).unwrap();
+        }
+        for source in [":local:/etc", "/etc", "nas:../etc", "nas", "a,b=c:/d"] {
+            command(&program("rclone", source, config()), "t", false).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn an_option_without_a_place_on_the_command_line_is_refused() {
+        for (key, value) in [
+            ("ProxyCommand", MountValue::Text("sh".into())),
+            ("port", MountValue::Text("22".into())),
+            ("port", MountValue::Number(65536)),
+            ("reconnect", MountValue::Text("yes".into())),
+        ] {
+            let mut wanted = with_key("me@host:/d");
+            wanted.options.push(option(key, value));
+            let refused = command(&wanted, "t", false).unwrap_err().message;
+            assert!(refused.contains(&format!("`{key}`")), "{refused}");
+        }
+    }
+}

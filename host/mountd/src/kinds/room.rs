@@ -1,0 +1,137 @@
+//! The room of a program: a mount namespace of its own, in which a tmpfs that nobody else sees holds its files.
+//!
+//! Made by `program`, in a child, which is in it from then on. The room lives as long as the program, also where mountd does not: what
+//! the program started with is there when it connects again. The volumes of this wasmvol are not to be seen in it.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, openat};
+use rustix::io::Errno;
+use rustix::mount::{self, MoveMountFlags, UnmountFlags};
+use rustix::process::Pid;
+use wasmvol_plan::{Fault, FaultKind};
+
+use super::command::{Command, FUSE_FD, INPUT, Way};
+use crate::anchor::superblock;
+use crate::fault::{Context, fault};
+use crate::places::DIRECTORY;
+use crate::sys::{self, Propagation};
+
+/// Where the tmpfs lies in the namespace: a directory that every Linux has, and in which no file system's program looks for anything.
+pub(super) const ROOM: &str = "/dev/shm";
+/// Keys, a configuration, and what a program has to say.
+const SIZE: &str = "4m";
+/// All of its environment: where it finds other programs, ssh and fusermount3.
+const PATH: &str = "PATH=/usr/bin:/bin:/usr/sbin:/sbin";
+/// Whom a program is that needs no privilege.
+const NOBODY: u32 = 65534;
+/// Most bytes that a program is heard to say about its end, and most characters of it that are told.
+const HEARD_MAX: u64 = 16 * 1024;
+const TOLD_MAX: usize = 200;
+
+pub(super) struct Room {
+    pub(super) top: OwnedFd,
+    log: OwnedFd,
+    owner: u32,
+}
+
+impl Room {
+    /// Leaves the namespace of mountd for one without the anchor's volumes.
+    pub(super) fn enter(anchor: &str, way: Way) -> Result<Self, Fault> {
+        let what = "make a room for a program";
+        sys::unshare_mounts().trying(what)?;
+        // What the host unmounts goes here too: a room keeps nothing busy.
+        mount::mount_change("/", Propagation::DOWNSTREAM | Propagation::REC).trying(what)?;
+        mount::unmount(anchor, UnmountFlags::DETACH).trying(what)?;
+        let options = [("source", "wasmvol-room"), ("mode", "0711"), ("size", SIZE)];
+        let tree =
+            superblock("tmpfs", &options.map(|(key, value)| (key, value.to_owned())), false)?;
+        mount::move_mount(&tree, "", CWD, ROOM, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .trying(format_args!("make a room for a program in `{ROOM}`"))?;
+        let top = openat(&tree, ".", DIRECTORY, Mode::empty()).trying(what)?;
+        let owner = if way == Way::Passed { NOBODY } else { 0 };
+        let room = Self { log: create(&top, "log", owner).trying(what)?, top, owner };
+        rustix::fs::mkdirat(&room.top, "mnt", Mode::RWXU).trying(what)?;
+        Ok(room)
+    }
+
+    /// Puts a file into it that only the program can read.
+    pub(super) fn file(&self, name: &str, bytes: &[u8]) -> Result<(), Fault> {
+        let file = create(&self.top, name, self.owner).map(File::from);
+        file.map_err(std::io::Error::from)
+            .and_then(|mut file| file.write_all(bytes))
+            .trying(format_args!("write `{name}` for a program"))
+    }
+
+    /// Starts a program in the room, with these files and no other: `lock`, which it keeps for as long as it lives, and its `/dev/fuse`.
+    pub(super) fn start(
+        &self,
+        command: &Command,
+        lock: &OwnedFd,
+        fuse: Option<&OwnedFd>,
+    ) -> Result<Pid, Fault> {
+        let path = command.path;
+        let what = format_args!("start `{path}`");
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let program = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                let why = format!("`{path}` is not there: install the package that has it");
+                return fault(FaultKind::Missing, why);
+            }
+            opened => opened.trying(what)?,
+        };
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let input = openat(&self.top, INPUT, flags, Mode::RUSR).trying(what)?;
+        rustix::fs::unlinkat(&self.top, INPUT, rustix::fs::AtFlags::empty()).trying(what)?;
+        let argv: Result<Vec<_>, _> =
+            command.argv.iter().map(|w| CString::new(w.as_str())).collect();
+        let argv = argv.map_err(|_| Errno::INVAL).trying(what)?;
+        let env = [CString::new(PATH).map_err(|_| Errno::INVAL).trying(what)?];
+        let mut fds = vec![input.as_fd(), self.log.as_fd(), program.as_fd(), lock.as_fd()];
+        fds.extend(fuse.map(AsFd::as_fd));
+        debug_assert_eq!(sys::FIRST_FD + 4, FUSE_FD);
+        let become_program = || {
+            let [input, log, program] = [0, 1, 2].map(|at| sys::inherited(sys::FIRST_FD + at));
+            let program = program?;
+            sys::set_stdio(&input?, &log?)?;
+            rustix::process::umask(Mode::from_raw_mode(0o077));
+            rustix::process::chdir("/")?;
+            if self.owner != 0 {
+                let (uid, gid) = (Uid::from_raw(self.owner), Gid::from_raw(self.owner));
+                rustix::thread::set_thread_groups(&[])?;
+                rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+                rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+            }
+            rustix::thread::set_no_new_privs(true)?;
+            Err::<std::convert::Infallible, Errno>(sys::exec(&program, &argv, &env))
+        };
+        sys::fork(&fds, || {
+            become_program().map_or_else(|e| e.raw_os_error(), |never| match never {})
+        })
+        .trying(what)
+    }
+
+    /// What a program said last, in one line.
+    pub(super) fn last_words(&self, command: &Command) -> String {
+        let mut text = Vec::new();
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let log = openat(&self.top, "log", flags, Mode::empty()).map(File::from);
+        // Nothing that it said is told then.
+        let _unread = log.is_ok_and(|log| log.take(HEARD_MAX).read_to_end(&mut text).is_ok());
+        let text = String::from_utf8_lossy(&text);
+        let is_noise = |line: &&str| command.noise.iter().any(|noise| line.starts_with(noise));
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !is_noise(line));
+        let last = lines.last().unwrap_or("it says nothing");
+        last.chars().flat_map(wasmvol_plan::name::escaped).take(TOLD_MAX).collect()
+    }
+}
+
+fn create(top: &OwnedFd, name: &str, owner: u32) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND | OFlags::CLOEXEC;
+    let file = openat(top, name, flags, Mode::RUSR | Mode::WUSR)?;
+    rustix::fs::fchown(&file, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
+    Ok(file)
+}

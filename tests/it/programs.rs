@@ -1,0 +1,239 @@
+//! Does a program serve a volume as if the kernel did? It outlives wasmvol and not its mount, its end is noticed, and it gets its secrets
+//! where nobody else looks.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::drivers::component;
+use crate::support::canary::Canary;
+use crate::support::sshd::Sshd;
+use crate::support::until;
+use crate::support::wasmvol::{Wasmvol, is_running, send};
+
+/// Within which the end of a program is to be seen by everybody who asks.
+const SEEN: Duration = Duration::from_secs(5);
+
+/// A wasmvol whose `sshfs` may run the program, and that has the key of a server under the name `key`.
+fn with_sshfs(sshd: &Sshd) -> Wasmvol {
+    let wasmvol = Wasmvol::start();
+    load(&wasmvol, "--grant program=sshfs");
+    let set = "secret set key --driver sshfs --peer 127.0.0.1 --file";
+    wasmvol.cli(&format!("{set} {}", sshd.key().display())).ok();
+    wasmvol
+}
+
+fn load(wasmvol: &Wasmvol, more: &str) {
+    let sshfs = component("drivers/sshfs.wasm");
+    wasmvol.cli(&format!("driver load {} {more}", sshfs.display())).ok();
+}
+
+/// Makes a volume of what a server serves; `more` replaces and adds options.
+fn create(wasmvol: &Wasmvol, sshd: &Sshd, name: &str, more: &[(&str, &str)]) -> Result<(), String> {
+    let (port, path) = (sshd.port.to_string(), sshd.served().display().to_string());
+    let host_key = sshd.host_key();
+    let mut options = vec![
+        ("driver", "sshfs"),
+        ("host", "127.0.0.1"),
+        ("port", &port),
+        ("path", &path),
+        ("host-key", &host_key),
+    ];
+    if !more.iter().any(|(key, _)| *key == "password") {
+        options.push(("key", "key"));
+    }
+    options.retain(|(key, _)| !more.iter().any(|(other, _)| other == key));
+    options.extend(more);
+    wasmvol.plugin().create(name, &options)
+}
+
+/// The programs that serve what lies beneath a server's directory.
+fn programs(sshd: &Sshd) -> Vec<u32> {
+    let served = sshd.served().display().to_string();
+    let is_one = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        words.next() == Some(b"sshfs") && words.any(|word| word.ends_with(served.as_bytes()))
+    };
+    let pids = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    pids.filter(is_one).collect()
+}
+
+fn health(wasmvol: &Wasmvol, volume: &str) -> String {
+    wasmvol.plugin().get(volume).unwrap()["Status"]["health"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_is_written_to_a_volume_is_on_the_server_and_the_program_ends_with_the_mount() {
+    let sshd = Sshd::start();
+    let wasmvol = with_sshfs(&sshd);
+    create(&wasmvol, &sshd, "far", &[]).unwrap();
+    let path = wasmvol.plugin().mount("far", "id").unwrap();
+    fs::write(path.join("file"), "kept").unwrap();
+    assert_eq!(fs::read_to_string(sshd.served().join("file")).unwrap(), "kept");
+    assert_eq!(programs(&sshd).len(), 1);
+    wasmvol.plugin().unmount("far", "id").unwrap();
+    assert!(!wasmvol.is_mounted("far"));
+    until("the program ends", SEEN, || programs(&sshd).is_empty().then_some(()));
+    wasmvol.plugin().remove("far").unwrap();
+    assert!(
+        sshd.served().join("file").exists(),
+        "a volume that was removed took the server's data with it"
+    );
+}
+
+#[test]
+fn a_program_outlives_the_daemon_and_mountd() {
+    let sshd = Sshd::start();
+    let mut wasmvol = with_sshfs(&sshd);
+    create(&wasmvol, &sshd, "far", &[]).unwrap();
+    let path = wasmvol.plugin().mount("far", "id").unwrap();
+    let before = programs(&sshd);
+    wasmvol.kill_daemon();
+    fs::write(path.join("one"), "").unwrap();
+    wasmvol.kill_mountd();
+    fs::write(path.join("two"), "").unwrap();
+    wasmvol.run();
+    assert!(wasmvol.stop().success());
+    fs::write(path.join("three"), "").unwrap();
+    wasmvol.run();
+    assert_eq!(wasmvol.plugin().mount("far", "another").unwrap(), path);
+    assert_eq!(programs(&sshd), before, "another program was started");
+    assert_eq!(fs::read_dir(sshd.served()).unwrap().count(), 3);
+    assert_eq!(health(&wasmvol, "far"), "ok");
+    for id in ["id", "another"] {
+        wasmvol.plugin().unmount("far", id).unwrap();
+    }
+    until("the program ends", SEEN, || programs(&sshd).is_empty().then_some(()));
+}
+
+#[test]
+fn the_end_of_a_program_is_seen_and_the_next_mount_starts_it_again() {
+    let sshd = Sshd::start();
+    let wasmvol = with_sshfs(&sshd);
+    create(&wasmvol, &sshd, "far", &[]).unwrap();
+    let path = wasmvol.plugin().mount("far", "id").unwrap();
+    fs::write(path.join("file"), "kept").unwrap();
+    let program = programs(&sshd)[0];
+    send(program, Signal::KILL);
+    until("the program ends", SEEN, || (!is_running(program)).then_some(()));
+    let ended = "degraded: program `sshfs` has ended: it is started again at the next Mount";
+    until("Status tells it", SEEN, || (health(&wasmvol, "far") == ended).then_some(()));
+    let found = wasmvol.cli("doctor");
+    assert!(found.stdout.contains(ended), "{found:?}");
+    wasmvol.plugin().mount("far", "another").unwrap();
+    assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "kept");
+    assert_eq!(health(&wasmvol, "far"), "ok");
+    for id in ["id", "another"] {
+        wasmvol.plugin().unmount("far", id).unwrap();
+    }
+    assert!(!wasmvol.is_mounted("far"));
+}
+
+#[test]
+fn a_program_that_hangs_delays_nobody_but_who_reads_its_volume() {
+    let sshd = Sshd::start();
+    let wasmvol = with_sshfs(&sshd);
+    create(&wasmvol, &sshd, "far", &[]).unwrap();
+    wasmvol.plugin().create("near", &[]).unwrap();
+    wasmvol.plugin().mount("far", "id").unwrap();
+    let program = programs(&sshd)[0];
+    send(program, Signal::STOP);
+    let near = wasmvol.plugin().mount("near", "id").unwrap();
+    fs::write(near.join("file"), "").unwrap();
+    wasmvol.plugin().mount("far", "another").unwrap();
+    assert_eq!(health(&wasmvol, "far"), "ok");
+    wasmvol.plugin().unmount("far", "another").unwrap();
+    wasmvol.plugin().unmount("far", "id").unwrap();
+    assert!(!wasmvol.is_mounted("far"));
+    send(program, Signal::CONT);
+    until("the program ends", SEEN, || (!is_running(program)).then_some(()));
+}
+
+#[test]
+fn the_key_of_a_server_is_found_nowhere() {
+    let sshd = Sshd::start();
+    let wasmvol = with_sshfs(&sshd);
+    create(&wasmvol, &sshd, "far", &[]).unwrap();
+    wasmvol.plugin().mount("far", "id").unwrap();
+    let key = fs::read_to_string(sshd.key()).unwrap();
+    let line = key.lines().nth(3).unwrap();
+    assert!(line.len() > 60, "{line} is no part of a key that could be told from others");
+    Canary::of(line).is_nowhere(&wasmvol, &["far"], &[]);
+    let status = fs::read_to_string(format!("/proc/{}/status", programs(&sshd)[0])).unwrap();
+    for line in ["Uid:\t65534\t65534\t65534\t65534", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"]
+    {
+        assert!(status.contains(line), "{line} is not in {status}");
+    }
+    wasmvol.plugin().unmount("far", "id").unwrap();
+}
+
+#[test]
+fn a_password_opens_a_volume_and_is_found_nowhere() {
+    let mut sshd = Sshd::start();
+    let wasmvol = with_sshfs(&sshd);
+    let canary = Canary::new();
+    canary.set(&wasmvol, "password", "sshfs", "--peer 127.0.0.1");
+    sshd.set_password(canary.bytes());
+    create(&wasmvol, &sshd, "far", &[("password", "password")]).unwrap();
+    let path = wasmvol.plugin().mount("far", "id").unwrap();
+    fs::write(path.join("file"), "").unwrap();
+    assert!(sshd.served().join("file").exists());
+    canary.is_nowhere(&wasmvol, &["far"], &[]);
+    wasmvol.plugin().unmount("far", "id").unwrap();
+
+    Canary::new().set(&wasmvol, "wrong", "sshfs", "--peer 127.0.0.1");
+    create(&wasmvol, &sshd, "closed", &[("password", "wrong")]).unwrap();
+    let error = wasmvol.plugin().mount("closed", "id").unwrap_err();
+    assert!(error.contains("Permission denied"), "{error}");
+    assert_eq!(wasmvol.volume_mounts().len(), 0);
+    canary.is_nowhere(&wasmvol, &["closed"], &[error]);
+}
+
+#[test]
+fn what_cannot_be_mounted_says_why_in_one_line_and_leaves_nothing() {
+    let sshd = Sshd::start();
+    let wasmvol = with_sshfs(&sshd);
+    let nothing = sshd.served().join("nothing").display().to_string();
+    wasmvol
+        .cli(&format!(
+            "secret set elsewhere --driver sshfs --peer other.example --file {}",
+            sshd.key().display()
+        ))
+        .ok();
+    let other_key = sshd.other_key();
+    for (at, (key, value, part)) in [
+        ("host-key", other_key.as_str(), "Host key verification failed"),
+        ("path", nothing.as_str(), "No such file or directory"),
+        ("port", "1", "Connection refused"),
+        ("key", "elsewhere", "secret `elsewhere` is not for server `127.0.0.1`"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("bad{at}");
+        create(&wasmvol, &sshd, &name, &[(key, value)]).unwrap();
+        let error = wasmvol.plugin().mount(&name, "id").unwrap_err();
+        assert!(error.contains(part) && !error.contains('\n'), "{key}: {error}");
+        assert!(!wasmvol.is_mounted(&name));
+    }
+    assert_eq!(programs(&sshd), Vec::<u32>::new());
+    load(&wasmvol, "--grant dev");
+    create(&wasmvol, &sshd, "far", &[]).unwrap();
+    let error = wasmvol.plugin().mount("far", "id").unwrap_err();
+    assert!(error.contains("`--grant program=sshfs`"), "{error}");
+}
+
+#[test]
+fn a_read_only_volume_refuses_writes() {
+    let sshd = Sshd::start();
+    let wasmvol = with_sshfs(&sshd);
+    create(&wasmvol, &sshd, "far", &[("ro", "true")]).unwrap();
+    let path = wasmvol.plugin().mount("far", "id").unwrap();
+    let error = fs::write(path.join("file"), "").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    wasmvol.plugin().unmount("far", "id").unwrap();
+}
