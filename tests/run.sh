@@ -9,8 +9,8 @@ if [ "$(id -u)" = 0 ] && [ "${SUDO_USER:-root}" = "$(stat -c %U Cargo.toml)" ] &
     exit 1
 fi
 
-# What the tests start: engines, the content of an image, and chattr.
-host/packages.sh docker.io podman runc busybox-static e2fsprogs systemd
+# What the tests start: engines, the content of an image, chattr, and a program that serves volumes with its server.
+host/packages.sh docker.io podman runc busybox-static e2fsprogs systemd sshfs openssh-server openssl
 # Since Debian 13 the `docker` command is a package of its own.
 command -v docker >/dev/null || host/packages.sh docker-cli
 host/build.sh tests

@@ -18,15 +18,11 @@ const SEEN: Duration = Duration::from_secs(5);
 /// A wasmvol whose `sshfs` may run the program, and that has the key of a server under the name `key`.
 fn with_sshfs(sshd: &Sshd) -> Wasmvol {
     let wasmvol = Wasmvol::start();
-    load(&wasmvol, "--grant program=sshfs");
+    let sshfs = component("drivers/sshfs.wasm");
+    wasmvol.cli(&format!("driver load {} --grant program=sshfs", sshfs.display())).ok();
     let set = "secret set key --driver sshfs --peer 127.0.0.1 --file";
     wasmvol.cli(&format!("{set} {}", sshd.key().display())).ok();
     wasmvol
-}
-
-fn load(wasmvol: &Wasmvol, more: &str) {
-    let sshfs = component("drivers/sshfs.wasm");
-    wasmvol.cli(&format!("driver load {} {more}", sshfs.display())).ok();
 }
 
 /// Makes a volume of what a server serves; `more` replaces and adds options.
@@ -221,10 +217,17 @@ fn what_cannot_be_mounted_says_why_in_one_line_and_leaves_nothing() {
         assert!(!wasmvol.is_mounted(&name));
     }
     assert_eq!(programs(&sshd), Vec::<u32>::new());
-    load(&wasmvol, "--grant dev");
-    create(&wasmvol, &sshd, "far", &[]).unwrap();
-    let error = wasmvol.plugin().mount("far", "id").unwrap_err();
+}
+
+#[test]
+fn a_program_that_was_not_granted_is_refused_with_the_cure() {
+    let sshd = Sshd::start();
+    let wasmvol = Wasmvol::start();
+    Canary::new().set(&wasmvol, "key", "sshfs", "--peer 127.0.0.1");
+    let made = create(&wasmvol, &sshd, "far", &[]);
+    let error = made.and_then(|()| wasmvol.plugin().mount("far", "id")).unwrap_err();
     assert!(error.contains("`--grant program=sshfs`"), "{error}");
+    assert_eq!(programs(&sshd), Vec::<u32>::new());
 }
 
 #[test]

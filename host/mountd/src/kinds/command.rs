@@ -59,13 +59,13 @@ pub(super) fn command(program: &Program, tag: &str, read_only: bool) -> Result<C
 fn sshfs(program: &Program) -> Result<Command, Fault> {
     let server = server(&program.source)?;
     let mut argv = vec!["sshfs".to_owned(), program.source.clone(), format!("/dev/fd/{FUSE_FD}")];
-    let mut word = |text: &str| argv.extend(["-o".to_owned(), text.to_owned()]);
     // No file of the host's says how ssh goes anywhere, and no agent or terminal is asked.
-    for text in ["ssh_configfile=/dev/null", "GlobalKnownHostsFile=/dev/null", "IdentityAgent=none"]
-    {
+    argv.extend(["-f", "-F", "/dev/null"].map(str::to_owned));
+    let mut word = |text: &str| argv.extend(["-o".to_owned(), text.to_owned()]);
+    for text in ["GlobalKnownHostsFile=/dev/null", "IdentityAgent=none", "IdentitiesOnly=yes"] {
         word(text);
     }
-    for text in ["StrictHostKeyChecking=yes", "IdentitiesOnly=yes", "UpdateHostKeys=no"] {
+    for text in ["StrictHostKeyChecking=yes", "UpdateHostKeys=no"] {
         word(text);
     }
     // Long enough for a server far away; with what comes after it, shorter than a child may take.
@@ -73,15 +73,15 @@ fn sshfs(program: &Program) -> Result<Command, Fault> {
         word(text);
     }
     word(&format!("UserKnownHostsFile={ROOM}/known_hosts"));
-    let mut files = Vec::new();
+    let (mut files, mut port) = (Vec::new(), None);
     for MountOption { key, value } in &program.options {
         match (key.as_str(), value) {
-            ("port", MountValue::Number(port @ 1..=65535)) => word(&format!("port={port}")),
+            ("port", MountValue::Number(number @ 1..=65535)) => port = Some(*number),
             ("uid" | "gid", MountValue::Number(id @ 0..=0xffff_fffe)) => {
                 word(&format!("{key}={id}"))
             }
             ("reconnect", MountValue::Present) => word("reconnect"),
-            ("compression", MountValue::Present) => word("compression=yes"),
+            ("compression", MountValue::Present) => word("Compression=yes"),
             // This file is for one mount: whatever its server is called, this is its key.
             ("host-key", MountValue::Text(text)) => {
                 files.push(("known_hosts", Content::Text(format!("* {text}\n"))));
@@ -102,7 +102,9 @@ fn sshfs(program: &Program) -> Result<Command, Fault> {
             _ => return odd(program, key),
         }
     }
-    argv.push("-f".into());
+    if let Some(port) = port {
+        argv.extend(["-p".to_owned(), port.to_string()]);
+    }
     let has = |name| files.iter().any(|(file, _)| *file == name);
     if !has("known_hosts") || has("key") == has(INPUT) {
         let why = "sshfs needs `host-key`, and either `key` or `password`";
