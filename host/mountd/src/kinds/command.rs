@@ -9,15 +9,6 @@ use wasmvol_plan::{Fault, FaultKind, MountOption, MountValue, Peer, Program};
 use super::room::ROOM;
 use crate::fault::fault;
 
-/// How a program gets its file system to the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// It is given a file of `/dev/fuse` that is mounted already, so it needs no privilege: it runs as nobody.
-    Passed,
-    /// It mounts by itself, in its room.
-    Own,
-}
-
 /// What is in a file of the room.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {
@@ -32,7 +23,6 @@ pub(super) enum Content {
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) path: &'static str,
-    pub(super) way: Way,
     pub(super) argv: Vec<String>,
     /// Files of the room by their names; [`INPUT`] is stdin.
     pub(super) files: Vec<(&'static str, Content)>,
@@ -47,11 +37,10 @@ pub(super) const INPUT: &str = "input";
 /// The number under which a program has its `/dev/fuse`.
 pub(super) const FUSE_FD: i32 = 7;
 
-/// The command line for a plan. `tag` is what mountinfo will show as its source.
-pub(super) fn command(program: &Program, tag: &str, read_only: bool) -> Result<Command, Fault> {
+/// The command line for a plan.
+pub(super) fn command(program: &Program) -> Result<Command, Fault> {
     match program.name.as_str() {
         "sshfs" => sshfs(program),
-        "rclone" => rclone(program, tag, read_only),
         name => fault(FaultKind::Invalid, format!("this host knows no program `{name}`")),
     }
 }
@@ -111,14 +100,7 @@ fn sshfs(program: &Program) -> Result<Command, Fault> {
         return fault(FaultKind::Invalid, why);
     }
     let noise = &["read: ", "remote host has disconnected"];
-    Ok(Command {
-        path: "/usr/bin/sshfs",
-        way: Way::Passed,
-        argv,
-        files,
-        server: Some(server),
-        noise,
-    })
+    Ok(Command { path: "/usr/bin/sshfs", argv, files, server: Some(server), noise })
 }
 
 /// The host of `user@host:/path`.
@@ -136,68 +118,6 @@ fn server(source: &str) -> Result<String, Fault> {
     let shown = Quoted::new(source);
     let odd = || Fault::new(FaultKind::Invalid, format!("{shown} is no `user@host:/path`"));
     parts.ok_or_else(odd)
-}
-
-fn rclone(program: &Program, tag: &str, read_only: bool) -> Result<Command, Fault> {
-    remote(&program.source)?;
-    let mut argv = vec!["rclone".to_owned(), "mount".to_owned()];
-    let mut word = |name: &str, value: &str| argv.push(format!("--{name}={value}"));
-    word("config", &format!("{ROOM}/config"));
-    word("cache-dir", &format!("{ROOM}/cache"));
-    word("devname", tag);
-    for name in ["allow-other", "default-permissions"] {
-        word(name, "true");
-    }
-    // A server that is not there is told within the time of a child, instead of being tried for minutes.
-    for (name, value) in [("contimeout", "15s"), ("low-level-retries", "2"), ("use-mmap", "true")] {
-        word(name, value);
-    }
-    word("read-only", if read_only { "true" } else { "false" });
-    let mut files = Vec::new();
-    for MountOption { key, value } in &program.options {
-        match (key.as_str(), value) {
-            ("config", MountValue::Secret(name)) => {
-                files.push(("config", Content::Secret(name.clone())));
-            }
-            ("uid" | "gid", MountValue::Number(id @ 0..=0xffff_fffe)) => word(key, &id.to_string()),
-            ("vfs-cache-mode", MountValue::Text(mode))
-                if ["off", "minimal", "writes", "full"].contains(&mode.as_str()) =>
-            {
-                word(key, mode);
-            }
-            ("vfs-cache-max-size", MountValue::Number(bytes)) => word(key, &format!("{bytes}B")),
-            ("dir-cache-time" | "vfs-write-back", MountValue::Number(seconds)) => {
-                word(key, &format!("{seconds}s"));
-            }
-            _ => return odd(program, key),
-        }
-    }
-    if files.is_empty() {
-        return fault(
-            FaultKind::Invalid,
-            "rclone needs `config`, the secret that says what a remote is",
-        );
-    }
-    argv.extend(["--".to_owned(), program.source.clone(), format!("{ROOM}/mnt")]);
-    Ok(Command { path: "/usr/bin/rclone", way: Way::Own, argv, files, server: None, noise: &[] })
-}
-
-/// Refuses all but `name:path`: what a remote is stands in the operator's configuration, and a path of the host's is none.
-fn remote(source: &str) -> Result<(), Fault> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    match source.split_once(':') {
-        Some((name, path))
-            if !name.is_empty()
-                && name.bytes().all(plain)
-                && !path.split('/').any(|part| part == "..") =>
-        {
-            Ok(())
-        }
-        _ => {
-            let shown = Quoted::new(source);
-            fault(FaultKind::Invalid, format!("{shown} is no `remote:path` without `..`"))
-        }
-    }
 }
 
 fn odd<T>(program: &Program, key: &str) -> Result<T, Fault> {
@@ -229,7 +149,7 @@ mod tests {
     #[test]
     fn what_could_be_more_than_a_server_is_no_source() {
         for source in ["me@host:/d", "me@[::1]:/d", "me@10.0.0.1:/a b,c"] {
-            command(&with_key(source), "t", false).unwrap();
+            command(&with_key(source)).unwrap();
         }
         for source in [
             "host:/d",
@@ -239,14 +159,7 @@ mod tests {
             "@host:/d",
             "me@10.0.0.0/8:/d",
         ] {
-            command(&with_key(source), "t", false).unwrap_err();
-        }
-        let config = || vec![option("config", MountValue::Secret("c".into()))];
-        for source in ["nas:", "nas:bucket/dir"] {
-            command(&program("rclone", source, config()), "t", false).unwrap();
-        }
-        for source in [":local:/etc", "/etc", "nas:../etc", "nas", "a,b=c:/d"] {
-            command(&program("rclone", source, config()), "t", false).unwrap_err();
+            command(&with_key(source)).unwrap_err();
         }
     }
 
@@ -260,7 +173,7 @@ mod tests {
         ] {
             let mut wanted = with_key("me@host:/d");
             wanted.options.push(option(key, value));
-            let refused = command(&wanted, "t", false).unwrap_err().message;
+            let refused = command(&wanted).unwrap_err().message;
             assert!(refused.contains(&format!("`{key}`")), "{refused}");
         }
     }

@@ -1,47 +1,42 @@
-//! A file system that a program of the host serves: the program is started in a room of its own, and what it serves is taken over.
+//! A file system that a program of the host serves: the program is started in a room of its own, with the
+//! file of a mount that was made for it.
 //!
 //! Called in a child. The program outlives the child, mountd and the daemon; it ends when its file system is mounted nowhere any more,
 //! because then the kernel closes the connection. While it lives it has a lock on `programs/ID`, which it inherited: so anybody can ask
 //! whether it does, and nobody asks its file system, which could take for ever to answer.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, fstatvfs, openat, openat2};
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, open_tree, unmount};
+use rustix::mount::open_tree;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use wasmvol_plan::frame::{Mount, PAGE};
 use wasmvol_plan::mountinfo::Entry;
 use wasmvol_plan::{Fault, FaultKind, Id, Program, Server};
 
-use super::command::{Command, Content, Way, command};
-use super::room::{ROOM, Room};
+use super::command::{Command, Content, command};
+use super::room::Room;
 use super::{Assembled, Shows};
-use crate::anchor::{CLONE, create, identity};
+use crate::anchor::{CLONE, create};
 use crate::attach::tag;
 use crate::fault::{Context, text};
 use crate::mounter::Mounter;
-use crate::places::{BENEATH, PLACE, Places};
+use crate::places::{BENEATH, Places};
 use crate::scan::names;
 use crate::storage::open_subpath;
-
-/// How long a program may take to mount: less than its child has.
-const DEADLINE: Duration = Duration::from_secs(50);
-/// How often it is looked whether it has.
-const AGAIN: Duration = Duration::from_millis(10);
 
 pub(super) fn assemble(
     mounter: &Mounter,
     wanted: &Mount,
     program: &Program,
 ) -> Result<Assembled, Fault> {
-    let (id, read_only) = (wanted.id, wanted.plan.read_only);
-    let command = command(program, &tag(id), read_only)?;
+    let id = wanted.id;
+    let command = command(program)?;
     let server = command.server.as_deref().map(|host| Server { host, address: host.parse().ok() });
     let secret = |name: &str| mounter.places.secret(name, &wanted.driver, server);
     let lock = mounter.places.lock_for_a_program(id)?;
-    let room = Room::enter(&mounter.anchor.path, command.way)?;
+    let room = Room::enter(&mounter.anchor.path)?;
     for (name, content) in &command.files {
         match content {
             Content::Text(text) => room.file(name, text.as_bytes())?,
@@ -51,10 +46,7 @@ pub(super) fn assemble(
             }
         }
     }
-    let served = match command.way {
-        Way::Passed => passed(&room, &command, &lock, id, &program.name, read_only),
-        Way::Own => own(&room, &command, &lock),
-    };
+    let served = serve(&room, &command, &lock, id, &program.name, wanted.plan.read_only);
     let tree = served.inspect_err(|_| mounter.places.forget_program(id))?;
     let tree = match &wanted.plan.subpath {
         None => tree,
@@ -70,7 +62,7 @@ pub(super) fn is_it(line: &Entry<'_>) -> bool {
 }
 
 /// Mounts `/dev/fuse`, and starts a program that serves it.
-fn passed(
+fn serve(
     room: &Room,
     command: &Command,
     lock: &OwnedFd,
@@ -92,38 +84,13 @@ fn passed(
     ];
     let tree = create("fuse", &options, read_only)
         .or_else(|(e, words)| Err(e).trying(format_args!("mount for {name}{words}")))?;
-    let pid = room.start(command, lock, Some(&fuse))?;
+    let pid = room.start(command, lock, &fuse)?;
     // Where the program ends, who waits for its file system hears that at once, once nobody else has the device.
     drop(fuse);
     match fstatvfs(&tree) {
         Ok(_) => Ok(tree),
         Err(e) => Err(ended(room, command, pid, e)),
     }
-}
-
-/// Starts a program that mounts by itself, waits until it has, and takes its mount over.
-fn own(room: &Room, command: &Command, lock: &OwnedFd) -> Result<OwnedFd, Fault> {
-    let what = "take over what a program mounted";
-    let (before, _) = identity(&room.top, "mnt").trying(what)?;
-    let pid = room.start(command, lock, None)?;
-    let until = Instant::now() + DEADLINE;
-    while identity(&room.top, "mnt").trying(what)?.0 == before {
-        let has_ended = !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None));
-        if has_ended || Instant::now() > until {
-            let why = if has_ended { Errno::NOTCONN } else { Errno::TIMEDOUT };
-            return Err(ended(room, command, pid, why));
-        }
-        std::thread::sleep(AGAIN);
-    }
-    let take = || {
-        let place = openat(&room.top, "mnt", PLACE, Mode::empty())?;
-        let tree = open_tree(&place, "", CLONE)?;
-        drop(place);
-        // From now on the tree is the only mount of it: without one the program ends.
-        unmount(format!("{ROOM}/mnt"), UnmountFlags::DETACH)?;
-        fstatvfs(&tree).map(|_| tree)
-    };
-    take().map_err(|e| ended(room, command, pid, e))
 }
 
 /// Ends a program that does not serve, and says why.

@@ -14,7 +14,7 @@ use rustix::mount::{self, MoveMountFlags, UnmountFlags};
 use rustix::process::Pid;
 use wasmvol_plan::{Fault, FaultKind};
 
-use super::command::{Command, FUSE_FD, INPUT, Way};
+use super::command::{Command, FUSE_FD, INPUT};
 use crate::anchor::superblock;
 use crate::fault::{Context, fault};
 use crate::places::DIRECTORY;
@@ -24,23 +24,22 @@ use crate::sys::{self, Propagation};
 pub(super) const ROOM: &str = "/dev/shm";
 /// Keys, a configuration, and what a program has to say.
 const SIZE: &str = "4m";
-/// All of its environment: where it finds other programs, ssh and fusermount3.
+/// All of its environment: where it finds other programs, as sshfs does ssh.
 const PATH: &str = "PATH=/usr/bin:/bin:/usr/sbin:/sbin";
-/// Whom a program is that needs no privilege.
+/// Whom a program runs as: its mount is made for it, so it needs no privilege.
 const NOBODY: u32 = 65534;
 /// Most bytes that a program is heard to say about its end, and most characters of it that are told.
 const HEARD_MAX: u64 = 16 * 1024;
 const TOLD_MAX: usize = 200;
 
 pub(super) struct Room {
-    pub(super) top: OwnedFd,
+    top: OwnedFd,
     log: OwnedFd,
-    owner: u32,
 }
 
 impl Room {
     /// Leaves the namespace of mountd for one without the anchor's volumes.
-    pub(super) fn enter(anchor: &str, way: Way) -> Result<Self, Fault> {
+    pub(super) fn enter(anchor: &str) -> Result<Self, Fault> {
         let what = "make a room for a program";
         sys::unshare_mounts().trying(what)?;
         // What the host unmounts goes here too: a room keeps nothing busy.
@@ -52,15 +51,12 @@ impl Room {
         mount::move_mount(&tree, "", CWD, ROOM, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .trying(format_args!("make a room for a program in `{ROOM}`"))?;
         let top = openat(&tree, ".", DIRECTORY, Mode::empty()).trying(what)?;
-        let owner = if way == Way::Passed { NOBODY } else { 0 };
-        let room = Self { log: create(&top, "log", owner).trying(what)?, top, owner };
-        rustix::fs::mkdirat(&room.top, "mnt", Mode::RWXU).trying(what)?;
-        Ok(room)
+        Ok(Self { log: create(&top, "log").trying(what)?, top })
     }
 
     /// Puts a file into it that only the program can read.
     pub(super) fn file(&self, name: &str, bytes: &[u8]) -> Result<(), Fault> {
-        let file = create(&self.top, name, self.owner).map(File::from);
+        let file = create(&self.top, name).map(File::from);
         file.map_err(std::io::Error::from)
             .and_then(|mut file| file.write_all(bytes))
             .trying(format_args!("write `{name}` for a program"))
@@ -71,7 +67,7 @@ impl Room {
         &self,
         command: &Command,
         lock: &OwnedFd,
-        fuse: Option<&OwnedFd>,
+        fuse: &OwnedFd,
     ) -> Result<Pid, Fault> {
         let path = command.path;
         let what = format_args!("start `{path}`");
@@ -90,8 +86,7 @@ impl Room {
             command.argv.iter().map(|w| CString::new(w.as_str())).collect();
         let argv = argv.map_err(|_| Errno::INVAL).trying(what)?;
         let env = [CString::new(PATH).map_err(|_| Errno::INVAL).trying(what)?];
-        let mut fds = vec![input.as_fd(), self.log.as_fd(), program.as_fd(), lock.as_fd()];
-        fds.extend(fuse.map(AsFd::as_fd));
+        let fds = [&input, &self.log, &program, lock, fuse].map(AsFd::as_fd);
         debug_assert_eq!(sys::FIRST_FD + 4, FUSE_FD);
         let become_program = || {
             let [input, log, program] = [0, 1, 2].map(|at| sys::inherited(sys::FIRST_FD + at));
@@ -99,12 +94,10 @@ impl Room {
             sys::set_stdio(&input?, &log?)?;
             rustix::process::umask(Mode::from_raw_mode(0o077));
             rustix::process::chdir("/")?;
-            if self.owner != 0 {
-                let (uid, gid) = (Uid::from_raw(self.owner), Gid::from_raw(self.owner));
-                rustix::thread::set_thread_groups(&[])?;
-                rustix::thread::set_thread_res_gid(gid, gid, gid)?;
-                rustix::thread::set_thread_res_uid(uid, uid, uid)?;
-            }
+            let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+            rustix::thread::set_thread_groups(&[])?;
+            rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+            rustix::thread::set_thread_res_uid(uid, uid, uid)?;
             rustix::thread::set_no_new_privs(true)?;
             Err::<std::convert::Infallible, Errno>(sys::exec(&program, &argv, &env))
         };
@@ -129,9 +122,9 @@ impl Room {
     }
 }
 
-fn create(top: &OwnedFd, name: &str, owner: u32) -> Result<OwnedFd, Errno> {
+fn create(top: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND | OFlags::CLOEXEC;
     let file = openat(top, name, flags, Mode::RUSR | Mode::WUSR)?;
-    rustix::fs::fchown(&file, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
+    rustix::fs::fchown(&file, Some(Uid::from_raw(NOBODY)), Some(Gid::from_raw(NOBODY)))?;
     Ok(file)
 }
