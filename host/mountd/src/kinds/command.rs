@@ -67,7 +67,7 @@ fn sshfs(program: &Program) -> Result<Command, Fault> {
         match (key.as_str(), value) {
             ("port", MountValue::Number(number @ 1..=65535)) => port = Some(*number),
             ("uid" | "gid", MountValue::Number(id @ 0..=0xffff_fffe)) => {
-                word(&format!("{key}={id}"))
+                word(&format!("{key}={id}"));
             }
             ("reconnect", MountValue::Present) => word("reconnect"),
             ("compression", MountValue::Present) => word("Compression=yes"),

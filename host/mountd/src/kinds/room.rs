@@ -116,8 +116,9 @@ impl Room {
         let _unread = log.is_ok_and(|log| log.take(HEARD_MAX).read_to_end(&mut text).is_ok());
         let text = String::from_utf8_lossy(&text);
         let is_noise = |line: &&str| command.noise.iter().any(|noise| line.starts_with(noise));
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !is_noise(line));
-        let last = lines.last().unwrap_or("it says nothing");
+        let mut lines =
+            text.lines().map(str::trim).filter(|line| !line.is_empty() && !is_noise(line));
+        let last = lines.next_back().unwrap_or("it says nothing");
         last.chars().flat_map(wasmvol_plan::name::escaped).take(TOLD_MAX).collect()
     }
 }
