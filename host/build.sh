@@ -53,7 +53,8 @@ place() {
     mv "target/$1/.new" "target/$1/$(basename "$2").wasm"
 }
 
-cargo build --profile driver --target wasm32-wasip2 -p local -p overlay -p sshfs -p tmpfs -p vfs -p nfs -p cifs
+cargo build --profile driver --target wasm32-wasip2 -p local -p overlay -p sshfs -p sshfs -p tmpfs -p vfs -p nfs -p cifs
+place drivers sshfs
 place drivers local
 place drivers overlay
 place drivers sshfs

@@ -27,7 +27,7 @@ use crate::server::{Answer, Api, BodyError, Busy, NotTaken, Peer, parse, read_bo
 use crate::volumes::holders::Caller;
 use crate::volumes::world::World;
 use crate::volumes::{Insist, View, VolumeError, Volumes};
-use types::{Checked, Create, Driver, Kept, Load, Places, Purged, Refused, Status, Volume};
+use types::{Checked, Create, Driver, Kept, Load, Places, Purged, Refused, Resize, Status, Volume};
 
 /// Most bytes of a request: a component of 64 MiB and the line before it.
 const BODY_MAX: usize = (64 << 20) + (64 << 10);
@@ -107,6 +107,9 @@ impl<W: World> Admin<W> {
             }
             ("POST", ["volumes", name, "mount"]) => self.mount((*name).to_owned()).await,
             ("POST", ["volumes", name, "unmount"]) => self.unmount((*name).to_owned()).await,
+            ("POST", ["volumes", name, "resize"]) => {
+                self.resize((*name).to_owned(), parse(&body)?).await
+            }
             ("POST", ["scan"]) => json(&self.volumes.scan(None).await?),
             ("POST", ["scan", driver]) => {
                 json(&self.volumes.scan(Some(DriverName::parse(driver)?)).await?)
@@ -154,6 +157,15 @@ impl<W: World> Admin<W> {
         self.finish(async move {
             this.volumes.get(&name, |_| ())?;
             this.volumes.unmount(&name, HOLDER).await?;
+            this.volumes.get(&name, |view| json(view))?
+        })
+        .await
+    }
+
+    async fn resize(self: &Rc<Self>, name: String, to: Resize) -> Result<Vec<u8>, Refusal> {
+        let this = Rc::clone(self);
+        self.finish(async move {
+            this.volumes.resize(&name, &to.size).await?;
             this.volumes.get(&name, |view| json(view))?
         })
         .await

@@ -27,8 +27,8 @@ const MARKS_MAX: usize = 10_000;
 const MARKS_BYTES_MAX: usize = 4 << 20;
 /// Reading directories and mountinfo: 100 000 entries take less than a second.
 const SURVEY_DEADLINE: Duration = Duration::from_secs(10);
-/// One mkdir and one sync of the disk; a busy disk may take seconds.
-const MAKE_DEADLINE: Duration = Duration::from_secs(40);
+/// What is made in a child may take its 60 s; dockerd waits 120 s for a Create.
+const MAKE_DEADLINE: Duration = Duration::from_secs(90);
 /// dockerd waits 120 s for a Mount, and the rest of the verb needs time too.
 const MOUNT_DEADLINE: Duration = Duration::from_secs(90);
 /// dockerd waits 60 s for an Unmount and a Remove.
@@ -159,6 +159,14 @@ impl world::Mounter for Mounter {
         let request = Request::Make { id, driver: driver.clone(), storage: storage.clone(), note };
         match self.ask(request, MAKE_DEADLINE).await? {
             Reply::Made => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn grow(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault> {
+        let request = Request::Grow { id, driver: driver.clone(), storage: storage.clone() };
+        match self.ask(request, MAKE_DEADLINE).await? {
+            Reply::Grown => Ok(()),
             other => Err(unexpected(&other)),
         }
     }

@@ -15,6 +15,7 @@ mod options;
 mod purge;
 mod recover;
 mod remove;
+mod resize;
 mod secrets;
 mod troubles;
 mod view;

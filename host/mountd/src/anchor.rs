@@ -156,7 +156,7 @@ fn uncover(path: &str, here: &[&Entry<'_>]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Makes a superblock; an option that the kernel refuses is told in its own words.
+/// Makes a superblock; an option without a value is a flag, and one that the kernel refuses is told in its own words.
 pub(crate) fn superblock(
     kind: &str,
     options: &[(&str, String)],

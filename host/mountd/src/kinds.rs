@@ -11,6 +11,7 @@ mod host_directory;
 mod id_map;
 mod image;
 pub(crate) mod job;
+mod loops;
 mod marks;
 mod measure;
 pub(crate) mod named_directory;
@@ -19,8 +20,9 @@ mod program;
 mod room;
 mod secret;
 mod share;
-mod subvolume;
+pub(crate) mod subvolume;
 mod tmpfs;
+mod tool;
 mod wire;
 
 use std::os::fd::OwnedFd;
@@ -39,6 +41,14 @@ pub(crate) struct Assembled {
     pub(crate) shows: Shows,
 }
 
+/// What mounts of a volume's own file system show as their source.
+pub(crate) enum OwnSource {
+    /// This, if there are any.
+    Perhaps(String),
+    /// There is one at least, whether any namespace shows it or not.
+    Held(String),
+}
+
 /// What mountinfo will show of a tree.
 pub(crate) enum Shows {
     /// The root of a file system of the volume's own, of this type.
@@ -54,10 +64,13 @@ pub(crate) fn is_slow(request: &Request) -> bool {
     match request {
         // A granted root may be on a server.
         Request::Make { storage, .. } => {
-            matches!(storage, Storage::Image(_) | Storage::NamedDirectory(_))
+            matches!(
+                storage,
+                Storage::Image(_) | Storage::Subvolume(_) | Storage::NamedDirectory(_)
+            )
         }
         Request::Trash { storage, .. } => matches!(storage, Storage::NamedDirectory(_)),
-        Request::Marks(_) => true,
+        Request::Marks(_) | Request::Grow { .. } => true,
         Request::Mount(wanted) => match wanted.plan.source {
             Source::Share(_) | Source::Device(_) | Source::Program(_) => true,
             Source::Storage => matches!(wanted.storage, Storage::Image(_)),
@@ -103,6 +116,24 @@ impl Mounter {
             Storage::Image(wanted) => image::make(&self.places, id, wanted),
             Storage::Subvolume(wanted) => subvolume::make(&self.places, id, wanted),
         }
+    }
+
+    /// Makes one volume's storage as large as `storage` says.
+    pub(crate) fn grow_storage(&self, id: Id, storage: &Storage) -> Result<(), Fault> {
+        match storage {
+            Storage::Image(wanted) => image::grow(&self.places, id, wanted),
+            Storage::Subvolume(wanted) => subvolume::grow(&self.places, id, wanted),
+            Storage::None | Storage::Directory(_) | Storage::NamedDirectory(_) => {
+                unserved("a size of this storage")
+            }
+        }
+    }
+
+    /// The source of a volume's own file system that is mounted somewhere, if storage of this volume has one; else what a file system
+    /// in memory would have.
+    pub(crate) fn own_source(&self, id: Id) -> Result<OwnSource, Fault> {
+        let mounted = image::mounted(&self.places, id)?;
+        Ok(mounted.map_or_else(|| OwnSource::Perhaps(tag(id)), OwnSource::Held))
     }
 
     /// Makes the tree of a plan.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Signal, getpid, kill_process};
 use wasmvol_plan::frame::{Frame, Inventory};
-use wasmvol_plan::mountinfo::Entry;
+use wasmvol_plan::mountinfo::{Entry, is_beneath};
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::steps::KILL_AT;
 use wasmvol_plan::{
@@ -18,10 +18,9 @@ use wasmvol_plan::{
 };
 
 use crate::anchor::{Anchor, Device, NONE, identity};
-use crate::attach::tag;
 use crate::fault::{Context, fault};
-use crate::kinds;
 use crate::kinds::job::Jobs;
+use crate::kinds::{self, OwnSource};
 use crate::places::{Places, path_of};
 use crate::scan::{Processes, Target, names, parse};
 use crate::storage::{page, sync};
@@ -132,13 +131,22 @@ impl Mounter {
 
     /// Answers a round of requests. Those that need no sync go first; durable ones share theirs.
     pub(crate) fn serve(&self, round: Vec<Frame<Request>>) -> Vec<Frame<Reply>> {
-        let mut answers = Vec::with_capacity(round.len());
+        let is_later = |Frame { number, body }: &Frame<Request>| {
+            let is_later =
+                self.jobs.borrow().is_busy(body) || kinds::is_slow(body) || self.is_remote(body);
+            if is_later {
+                self.jobs.borrow_mut().queue(*number, body.clone());
+            }
+            is_later
+        };
+        self.answer(round.into_iter().filter(|frame| !is_later(frame)))
+    }
+
+    /// Answers those that are not for a child.
+    pub(crate) fn answer(&self, round: impl Iterator<Item = Frame<Request>>) -> Vec<Frame<Reply>> {
+        let mut answers = Vec::new();
         let (mut makes, mut trashes) = (Vec::new(), Vec::new());
         for Frame { number, body } in round {
-            if kinds::is_slow(&body) || self.is_remote(&body) {
-                self.jobs.borrow_mut().queue(number, body);
-                continue;
-            }
             let reply = match body {
                 Request::Survey { kind, after } => self.survey(kind, after),
                 Request::Usage(id) => self.usage(id).map(Reply::Used),
@@ -151,6 +159,9 @@ impl Mounter {
                 Request::Measure(id) => self.measure(id).map(Reply::Measured),
                 Request::Mount(wanted) => self.mount(&wanted).map(Reply::Mounted),
                 Request::Marks(wanted) => self.marks(&wanted),
+                Request::Grow { id, storage, .. } => {
+                    self.grow_storage(id, &storage).map(|()| Reply::Grown)
+                }
                 Request::Make { id, driver, storage, .. } => {
                     makes.push((number, id, driver, storage));
                     continue;
@@ -193,8 +204,10 @@ impl Mounter {
     fn trash(&self, wanted: &[(u64, Id)], answers: &mut Vec<Frame<Reply>>) {
         self.kill.at("trash.begin");
         let discard = |(_, id): &(u64, Id)| match self.anchor.mounted(*id)? {
-            None => self.places.discard(*id),
-            Some(_) => fault(FaultKind::Busy, format!("volume `{id}` is mounted: unmount it")),
+            None if matches!(self.own_source(*id)?, OwnSource::Perhaps(_)) => {
+                self.places.discard(*id)
+            }
+            _ => fault(FaultKind::Busy, format!("volume `{id}` is mounted: unmount it")),
         };
         let moved: Vec<_> = wanted.iter().map(discard).collect();
         self.kill.at("trash.renamed");
@@ -211,27 +224,44 @@ impl Mounter {
     /// Who holds a volume: who shows its own superblock, or else its directory. What others use too is held by nobody.
     pub(crate) fn scan(&self, id: Id) -> Result<Evidence, Fault> {
         let there = self.anchor.mounted(id)?;
+        let stored = || (self.store.device, Some(self.store.data(id, None)));
         let (device, root) = match there {
-            Some((mount_id, own)) if own != self.store.shown => {
+            Some((mount_id, shown)) if shown != self.store.shown => {
                 let text = self.processes.own_mounts()?;
                 let place = format!("{}/{id}", self.anchor.path);
                 let here: Vec<_> =
                     parse(&text)?.into_iter().filter(|line| line.mount_point == place).collect();
                 match here.as_slice() {
-                    [line] if line.mount_id == mount_id && kinds::is_own(id, line) => {}
+                    [line] if line.mount_id != mount_id => return Ok(Evidence::hidden()),
+                    [line] if kinds::is_own(id, line) => (line.device, None),
+                    // A subvolume shows its files another device than its directory does.
+                    [line]
+                        if is_beneath(&line.root, &self.store.data(id, None))
+                            && line.device == self.store.device =>
+                    {
+                        stored()
+                    }
                     [_] => return Ok(Evidence::default()),
                     // Somebody mounted over it, or is doing so.
-                    _ => return Ok(Evidence { holders: Vec::new(), unknown: 1 }),
+                    _ => return Ok(Evidence::hidden()),
                 }
-                (own, None)
             }
-            _ => (self.store.device, Some(self.store.data(id, None))),
+            _ => stored(),
         };
-        let lost = there.is_none().then(|| tag(id));
-        self.processes.scan(&Target { device, root, lost, anchor: self.anchor.device })
+        let anchor = self.anchor.device;
+        let scan = |lost| self.processes.scan(&Target { device, root, lost, anchor });
+        if there.is_some() {
+            return scan(None);
+        }
+        match self.own_source(id)? {
+            OwnSource::Perhaps(source) => scan(Some(source)),
+            // Its file system is there: who has it, if no namespace shows it, is not known.
+            OwnSource::Held(source) => scan(Some(source))
+                .map(|found| if found.is_free() { Evidence::hidden() } else { found }),
+        }
     }
 
-    fn unmount(&self, id: Id) -> Result<Release, Fault> {
+    pub(crate) fn unmount(&self, id: Id) -> Result<Release, Fault> {
         let evidence = self.scan(id)?;
         if evidence.is_free() { self.take_away(id) } else { Ok(Release::Held(evidence)) }
     }
@@ -241,7 +271,7 @@ impl Mounter {
         self.kill.at("detach.begin");
         if self.anchor.mounted(id)?.is_some() && !self.anchor.detach(id, UnmountFlags::empty())? {
             // A process in our own namespace works in it; the kernel does not say which.
-            return Ok(Release::Held(Evidence { holders: Vec::new(), unknown: 1 }));
+            return Ok(Release::Held(Evidence::hidden()));
         }
         self.places.forget_program(id);
         self.kill.at("detach.unmounted");

@@ -13,6 +13,7 @@ use wasmvol_plan::Id;
 use wasmvol_plan::name::Quoted;
 
 use crate::anchor::CLONE;
+use crate::kinds::subvolume;
 use crate::places::{BENEATH, DIRECTORY};
 use crate::scan::names;
 use crate::{fault, say};
@@ -28,6 +29,9 @@ struct Volume<'a> {
     queue: Vec<String>,
     moved: u64,
     stuck: u32,
+    /// Where subvolumes go that have others in them, if this is one in a volume: nothing else of it may be moved out.
+    outer: Option<&'a OwnedFd>,
+    raised: Vec<String>,
 }
 
 /// Empties the trash as far as it can; answers how many entries are stuck. Strangers are not touched.
@@ -50,12 +54,9 @@ fn reap(trash: &OwnedFd, id: &str) -> Result<u32, Errno> {
     }
     let top = openat2(trash, id, DIRECTORY, Mode::empty(), BENEATH)?;
     let queue = names(&top)?;
-    let mut volume = Volume { id, top, queue, moved: 0, stuck: 0 };
-    while let Some(name) = volume.queue.pop() {
-        if let Err(e) = volume.delete(&name) {
-            volume.keep(c"", e);
-        }
-    }
+    let (outer, raised) = (None, Vec::new());
+    let mut volume = Volume { id, top, queue, moved: 0, stuck: 0, outer, raised };
+    volume.empty();
     Ok(if remove(trash, id)? { 0 } else { volume.stuck.max(1) })
 }
 
@@ -69,18 +70,71 @@ fn remove(directory: &OwnedFd, name: impl rustix::path::Arg + Copy) -> Result<bo
     }
 }
 
+/// Moves an entry up to a top, under a name that is free there, and answers the name.
+fn raise(
+    from: &OwnedFd,
+    name: impl rustix::path::Arg + Copy,
+    top: &OwnedFd,
+    moved: &mut u64,
+) -> Result<String, Errno> {
+    loop {
+        *moved += 1;
+        let up = format!(".reap-{moved}");
+        match renameat_with(from, name, top, &up, RenameFlags::NOREPLACE) {
+            // Left by a run that was killed.
+            Err(Errno::EXIST) => {}
+            done => return done.map(|()| up),
+        }
+    }
+}
+
 fn report(id: &str, name: &CStr, errno: Errno) {
     let (name, why) = (Quoted::new(&name.to_string_lossy()), fault::text(errno));
     say(format_args!("cannot delete {name} of volume `{id}`: {why}; it is tried again"));
 }
 
 impl Volume<'_> {
+    fn empty(&mut self) {
+        while let Some(name) = self.queue.pop() {
+            if let Err(e) = self.delete(&name) {
+                self.keep(c"", e);
+            }
+        }
+    }
+
+    /// Deletes a subvolume. The kernel does that at once, unless a container has made others in it: then they go first, each by
+    /// itself, and come to the top of the volume where they have others in turn.
+    fn delete_subvolume(&mut self, name: &str, top: OwnedFd) -> Result<(), Errno> {
+        if subvolume::destroy(&self.top, name)? {
+            return Ok(());
+        }
+        if let Some(outer) = self.outer {
+            let up = raise(&self.top, name, outer, &mut self.moved)?;
+            self.raised.push(up);
+            return Ok(());
+        }
+        let (queue, outer, raised) = (names(&top)?, Some(&self.top), Vec::new());
+        let mut inner =
+            Volume { id: self.id, top, queue, moved: self.moved, stuck: 0, outer, raised };
+        inner.empty();
+        let Volume { moved, stuck, raised, .. } = inner;
+        (self.moved, self.stuck) = (moved, self.stuck + stuck);
+        if !subvolume::destroy(&self.top, name)? && stuck == 0 {
+            self.queue.push(name.to_owned());
+        }
+        self.queue.extend(raised);
+        Ok(())
+    }
+
     /// Deletes one entry of the top; directories inside that are not empty come to the top and into the queue.
     fn delete(&mut self, name: &str) -> Result<(), Errno> {
         if remove(&self.top, name)? {
             return Ok(());
         }
         let directory = openat2(&self.top, name, DIRECTORY, Mode::empty(), BENEATH)?;
+        if subvolume::is_root(&directory)? {
+            return self.delete_subvolume(name, directory);
+        }
         let (mut progress, before) = (false, self.stuck);
         let mut entries = Dir::read_from(&directory)?;
         while let Some(entry) = entries.read() {
@@ -103,14 +157,9 @@ impl Volume<'_> {
 
     /// Takes one entry out of a directory: deletes it, or moves it to the top.
     fn clear(&mut self, directory: &OwnedFd, name: &CStr) -> Result<(), Errno> {
-        while !remove(directory, name)? {
-            self.moved += 1;
-            let up = format!(".reap-{}", self.moved);
-            match renameat_with(directory, name, &self.top, &up, RenameFlags::NOREPLACE) {
-                // Left by a run that was killed.
-                Err(Errno::EXIST) => {}
-                moved => return moved.map(|()| self.queue.push(up)),
-            }
+        if !remove(directory, name)? {
+            let up = raise(directory, name, &self.top, &mut self.moved)?;
+            self.queue.push(up);
         }
         Ok(())
     }

@@ -97,6 +97,21 @@ pub(crate) fn neighbour(namespace: &OwnedFd, after: bool) -> Result<(OwnedFd, u6
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, info.1))
 }
 
+/// How many bytes the kernel reads or writes at an ioctl's argument, as its number says; those of loop devices say nothing, and their
+/// largest has a `struct loop_config`.
+pub(crate) const fn ioctl_size(number: u32) -> usize {
+    if number >> 8 == 0x4c { 304 } else { (number >> 16 & 0x3fff) as usize }
+}
+
+/// Makes an ioctl of a loop device or a file system, and answers what it returned.
+pub(crate) fn ioctl(file: &OwnedFd, number: u32, argument: &mut [u8]) -> Result<c_int, Errno> {
+    if argument.len() < ioctl_size(number) {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: what the kernel reads or writes at the argument is there. None of these keeps the pointer, or finds one there.
+    done(unsafe { libc::ioctl(file.as_raw_fd(), number.into(), argument.as_mut_ptr()) })
+}
+
 /// Takes over a file that was inherited under a number; closed again on exec.
 pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
     if number < FIRST_FD {
@@ -110,10 +125,19 @@ pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
 
 /// Starts a child that has only stdio and `fds`, as numbers from [`FIRST_FD`] on; it ends with what `run` returns.
 pub(crate) fn fork(fds: &[BorrowedFd<'_>], run: impl FnOnce() -> i32) -> Result<Pid, Errno> {
+    fork_from(FIRST_FD, fds, run)
+}
+
+/// The same with `fds` as numbers from `first` on: from 0 they are its stdio, too.
+pub(crate) fn fork_from(
+    first: RawFd,
+    fds: &[BorrowedFd<'_>],
+    run: impl FnOnce() -> i32,
+) -> Result<Pid, Errno> {
     let copies: Vec<OwnedFd> =
         fds.iter().map(|fd| fcntl_dupfd_cloexec(fd, WAITING_FD)).collect::<Result<_, _>>()?;
     split(|| {
-        let mut next = FIRST_FD;
+        let mut next = first;
         for copy in &copies {
             // SAFETY: both are plain numbers. What `next` was before belongs to a value of the parent's that the child never
             // touches: it leaves by `_exit` or exec.

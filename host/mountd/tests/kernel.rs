@@ -24,6 +24,8 @@ mod device;
 mod holders;
 #[path = "kernel/hostdir.rs"]
 mod hostdir;
+#[path = "kernel/images.rs"]
+mod images;
 #[path = "kernel/layers.rs"]
 mod layers;
 #[path = "kernel/life.rs"]
@@ -37,6 +39,8 @@ mod named;
 mod relay;
 #[path = "kernel/secrets.rs"]
 mod secrets;
+#[path = "kernel/subvolumes.rs"]
+mod subvolumes;
 #[path = "kernel/volumes.rs"]
 mod volumes;
 
@@ -61,6 +65,8 @@ fn main() {
         named::TESTS,
         device::TESTS,
         layers::TESTS,
+        images::TESTS,
+        subvolumes::TESTS,
         holders::TESTS,
         life::TESTS,
         secrets::TESTS,

@@ -36,6 +36,15 @@ pub enum Request {
         /// What the marker of a named directory says behind its first line.
         note: Vec<u8>,
     },
+    /// Make a volume's storage as large as this says, durably, mounted or not. As large already: done.
+    Grow {
+        /// The volume.
+        id: Id,
+        /// Whose grants apply.
+        driver: DriverName,
+        /// What it is to be.
+        storage: Storage,
+    },
     /// Mount a volume at its mountpoint. Already mounted there: its facts.
     Mount(Box<Mount>),
     /// Unmount a volume unless somebody holds it.
@@ -110,6 +119,8 @@ pub enum Reply {
     },
     /// To `Make`.
     Made,
+    /// To `Grow`.
+    Grown,
     /// To `Mount`.
     Mounted(Facts),
     /// To `Unmount`.
@@ -164,6 +175,11 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// Somebody holds it, or may, and nothing says who.
+    pub fn hidden() -> Self {
+        Self { holders: Vec::new(), unknown: 1 }
+    }
+
     /// Whether nobody holds the volume.
     pub fn is_free(&self) -> bool {
         self.holders.is_empty() && self.unknown == 0

@@ -22,6 +22,9 @@ pub const NAMED: &[&str] = &[
     "create.placed", "create.found", "named.made", "named.marked", "named.moved", "named.trashed", "named.unmarked",
 ];
 
+/// Steps of the one verb that no engine knows.
+pub const RESIZE: &[&str] = &["resize.begin", "resize.grown", "resize.recorded"];
+
 /// Steps of mountd.
 #[rustfmt::skip]
 pub const MOUNTD: &[&str] = &[

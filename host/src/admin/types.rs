@@ -67,6 +67,12 @@ pub(crate) struct Kept {
     pub(crate) data: Option<PathBuf>,
 }
 
+/// How large a volume is to be, as a person writes it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Resize {
+    pub(crate) size: String,
+}
+
 /// What was purged.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Purged {

@@ -10,7 +10,7 @@ use wasmvol_plan::{DriverName, Id, Measure, VolumeName};
 use super::CliError;
 use super::output::{Output, say, size};
 use crate::admin::client::{Client, ClientError, parse};
-use crate::admin::types::{Create, Failed, Kept, Purged, Scanned, Sighting, Volume};
+use crate::admin::types::{Create, Failed, Kept, Purged, Resize, Scanned, Sighting, Volume};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -50,6 +50,13 @@ pub(super) enum Command {
         force: bool,
         #[arg(value_parser = name, required = true)]
         names: Vec<VolumeName>,
+    },
+    /// Give a volume more room, also while containers use it
+    Resize {
+        #[arg(value_parser = name)]
+        name: VolumeName,
+        /// In all, such as `20g`
+        size: String,
     },
     /// Delete what was kept of a removed volume: `ls --retained` shows it. Nothing else has such an id
     Purge {
@@ -109,6 +116,12 @@ pub(super) fn run(
         }
         Command::Inspect { name } => inspect(&name, client, output)?,
         Command::Rm { force, names } => remove(&names, force, client, output)?,
+        Command::Resize { name, size } => {
+            let body = serde_json::to_vec(&Resize { size }).map_err(ClientError::Answer)?;
+            let answer = client.post(&format!("/volumes/{name}/resize"), body);
+            let answer = answer.map_err(of_volume(&name))?;
+            output.answer(&answer, |volume: Volume| output.line(&volume.name))?;
+        }
         Command::Purge { id } => {
             let of_id = CliError::about(format!("id `{id}`"));
             let answer = client.delete(&format!("/kept/{id}")).map_err(of_id)?;

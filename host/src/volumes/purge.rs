@@ -26,6 +26,9 @@ impl<W: World> Volumes<W> {
         match &record.storage {
             Storage::None => None,
             Storage::NamedDirectory(directory) => Some(directory.path()),
+            Storage::Image(_) => {
+                Some(format!("{}/volumes/{}/image", self.settings.state_dir, record.id))
+            }
             _ => Some(format!("{}/volumes/{}/data", self.settings.state_dir, record.id)),
         }
     }

@@ -69,6 +69,8 @@ pub(crate) trait Mounter {
         storage: &Storage,
         note: Vec<u8>,
     ) -> Result<(), Fault>;
+    /// Makes storage as large as it says, durably; as large already is done.
+    async fn grow(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault>;
     /// Mounts; already mounted answers its facts.
     async fn mount(&self, request: MountRequest<'_>) -> Result<Facts, Fault>;
     /// Unmounts unless held.

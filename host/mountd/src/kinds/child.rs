@@ -46,6 +46,11 @@ impl Mounter {
                 sync(&self.places.volumes, "volumes")?;
                 Ok((Reply::Made, None))
             }
+            Request::Grow { id, driver, storage } => {
+                storage.check(&self.grants(driver)?)?;
+                self.grow_storage(*id, storage)?;
+                Ok((Reply::Grown, None))
+            }
             Request::Measure(id) => {
                 self.measure(*id).map(|measured| (Reply::Measured(measured), None))
             }

@@ -14,7 +14,7 @@ use wasmvol_plan::frame::Frame;
 use wasmvol_plan::{Fault, FaultKind, Id, Release, Reply, Request};
 
 use super::wire::{Said, receive, send};
-use super::{Assembled, Shows, named_directory};
+use super::{Assembled, Shows, is_slow, named_directory};
 use crate::daemon::die_with;
 use crate::fault::{Context, fault};
 use crate::mounter::Mounter;
@@ -66,7 +66,15 @@ struct Job {
 }
 
 impl Jobs {
-    /// Takes a request that is slow.
+    /// Whether a request changes a volume that a child works for, or will: then it waits for its turn.
+    pub(crate) fn is_busy(&self, request: &Request) -> bool {
+        let id = id_of(request);
+        let is_its = |job: &Job| job.id == id && !job.only_looks;
+        let waits = |waiting: &Waiting| id_of(&waiting.request) == id;
+        changes(request) && (self.running.iter().any(is_its) || self.waiting.iter().any(waits))
+    }
+
+    /// Takes a request that is slow, or whose volume is busy.
     pub(crate) fn queue(&mut self, number: u64, request: Request) {
         self.waiting.push_back(Waiting { number, request, until: Instant::now() + DEADLINE });
     }
@@ -159,13 +167,14 @@ impl Mounter {
     /// Starts what can be started, and answers what has ended.
     pub(crate) fn work(&self) -> Vec<Frame<Reply>> {
         let mut answers = self.hear();
-        let mut jobs = self.jobs.borrow_mut();
-        while let Some(Waiting { number, request, .. }) = jobs.startable() {
+        loop {
+            let startable = self.jobs.borrow_mut().startable();
+            let Some(Waiting { number, request, .. }) = startable else { break };
             let failed = |fault| Frame { number, body: Reply::Failed(fault) };
             match self.begin(&request) {
                 Ok(Begun::Answered(reply)) => answers.push(Frame { number, body: reply }),
                 Ok(Begun::ForAChild(tree)) => match self.start(number, request, tree) {
-                    Ok(job) => jobs.running.push(job),
+                    Ok(job) => self.jobs.borrow_mut().running.push(job),
                     Err(fault) => answers.push(failed(fault)),
                 },
                 Err(fault) => answers.push(failed(fault)),
@@ -173,7 +182,8 @@ impl Mounter {
         }
         let why = "an earlier request for it, or 16 for others, did not end: try again";
         let busy = Reply::Failed(Fault::new(FaultKind::Busy, why));
-        answers.extend(jobs.late().into_iter().map(|number| Frame { number, body: busy.clone() }));
+        let late = self.jobs.borrow_mut().late();
+        answers.extend(late.into_iter().map(|number| Frame { number, body: busy.clone() }));
         answers
     }
 
@@ -201,8 +211,14 @@ impl Mounter {
                 let facts = self.mounted(wanted)?.map(Reply::Mounted);
                 Ok(facts.map_or(Begun::ForAChild(None), Begun::Answered))
             }
-            Request::Unmount(id) => self.let_go(*id),
-            _ => Ok(Begun::ForAChild(None)),
+            Request::Unmount(id) if self.is_remote(request) => self.let_go(*id),
+            slow if is_slow(slow) || self.is_remote(slow) => Ok(Begun::ForAChild(None)),
+            // It only waited until no child works for its volume.
+            quick => {
+                let quick = Frame { number: 0, body: quick.clone() };
+                let answer = self.answer([quick].into_iter()).pop();
+                answer.map_or(Ok(Begun::ForAChild(None)), |done| Ok(Begun::Answered(done.body)))
+            }
         }
     }
 
@@ -259,10 +275,16 @@ fn deadline_of(request: &Request) -> Duration {
     }
 }
 
-/// The volume that a slow request is about.
+/// Whether a request changes a volume.
+fn changes(request: &Request) -> bool {
+    use Request::{Grow, Make, Mount, Trash, Unmount};
+    matches!(request, Make { .. } | Grow { .. } | Mount(_) | Unmount(_) | Trash { .. })
+}
+
+/// The volume that a request is about.
 fn id_of(request: &Request) -> Id {
     match request {
-        Request::Make { id, .. } | Request::Trash { id, .. } => *id,
+        Request::Make { id, .. } | Request::Grow { id, .. } | Request::Trash { id, .. } => *id,
         Request::Mount(wanted) => wanted.id,
         Request::Unmount(id) | Request::Scan(id) | Request::Usage(id) | Request::Measure(id) => *id,
         Request::Marks(wanted) => named_directory::id_of(&wanted.driver),

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use super::{denied, invalid};
 use crate::{Fault, Grants, Owner};
 
-/// Smallest image that each file system is of use in, as its mkfs says or, for ext4, with room for its journal.
 const MIB: u64 = 1 << 20;
 /// Largest image: 64 TiB, beyond what ext4 can do with its usual blocks no host could make it.
 const SIZE_MAX: u64 = 64 << 40;
@@ -47,12 +46,12 @@ impl Filesystem {
         }
     }
 
-    /// Smallest image in bytes: mkfs.xfs refuses less than 300 MiB, mkfs.btrfs less than 109 MiB.
+    /// Smallest image in bytes: mkfs.xfs refuses less than 300 MiB, and the kernel to resize a btrfs to less than 256 MiB.
     pub fn smallest(self) -> u64 {
         match self {
             Self::Ext4 => 8 * MIB,
             Self::Xfs => 300 * MIB,
-            Self::Btrfs => 114 * MIB,
+            Self::Btrfs => 256 * MIB,
         }
     }
 }

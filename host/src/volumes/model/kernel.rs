@@ -266,6 +266,10 @@ impl Mounter for Sim {
         self.request(make).await
     }
 
+    async fn grow(&self, _: Id, _: &DriverName, _: &Storage) -> Result<(), Fault> {
+        Err(Fault::new(FaultKind::Invalid, "the model has no storage with a size"))
+    }
+
     async fn mount(&self, request: MountRequest<'_>) -> Result<Facts, Fault> {
         let _busy = self.enter(request.id);
         self.request(|kernel| kernel.attach(request)).await
