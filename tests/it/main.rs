@@ -19,6 +19,7 @@ mod docker;
 mod docs;
 mod drivers;
 mod engines;
+mod images;
 mod limits;
 mod local;
 mod names;
