@@ -53,15 +53,11 @@ place() {
     mv "target/$1/.new" "target/$1/$(basename "$2").wasm"
 }
 
-cargo build --profile driver --target wasm32-wasip2 -p local -p overlay -p sshfs -p sshfs -p tmpfs -p vfs -p nfs -p cifs
-place drivers sshfs
-place drivers local
-place drivers overlay
-place drivers sshfs
-place drivers tmpfs
-place drivers vfs
-place drivers nfs
-place drivers cifs
+cargo build --profile driver --target wasm32-wasip2 \
+    -p btrfs -p image -p local -p overlay -p sshfs -p tmpfs -p vfs -p nfs -p cifs
+for driver in btrfs image local overlay sshfs tmpfs vfs nfs cifs; do
+    place drivers "$driver"
+done
 if [ "${1:-}" = tests ]; then
     cargo build --profile driver --target wasm32-wasip2 -p hostile
     cargo build --profile driver --target wasm32-wasip2 -p wasmvol-sdk --example scratch

@@ -9,13 +9,9 @@ if [ "$(id -u)" = 0 ] && [ "${SUDO_USER:-root}" = "$(stat -c %U Cargo.toml)" ] &
     exit 1
 fi
 
-<<<<<<< HEAD
-# What the tests start: engines, the content of an image, chattr, and a program that serves volumes with its server.
-host/packages.sh docker.io podman runc busybox-static e2fsprogs systemd sshfs openssh-server openssl
-=======
-# What the tests start: engines, the content of an image, chattr, and what makes file systems.
-host/packages.sh docker.io podman runc busybox-static e2fsprogs xfsprogs btrfs-progs systemd
->>>>>>> 47dee85 (Make, mount and grow images and btrfs subvolumes, with a driver for each)
+# What the tests start: engines, the content of an image, chattr, what makes file systems, and a program that serves volumes with its
+# server.
+host/packages.sh docker.io podman runc busybox-static e2fsprogs xfsprogs btrfs-progs systemd sshfs openssh-server openssl
 # Since Debian 13 the `docker` command is a package of its own.
 command -v docker >/dev/null || host/packages.sh docker-cli
 host/build.sh tests

@@ -189,17 +189,12 @@ impl Entry {
         };
         let (usage, used_at) = self.usage.as_ref().map(|(u, at)| (*u, Time(*at))).unzip();
         let storage = storage(&record.storage);
-<<<<<<< HEAD
         let is_share = |facts: &Facts| {
             matches!(&*facts.filesystem, "nfs" | "nfs4" | "cifs")
                 || facts.filesystem.starts_with("fuse")
         };
-        let others_too = storage == "directory" || self.facts.as_ref().is_some_and(is_share);
-=======
-        let is_share = |facts: &Facts| matches!(&*facts.filesystem, "nfs" | "nfs4" | "cifs");
         let others_too = matches!(storage, "directory" | "subvolume")
             || self.facts.as_ref().is_some_and(is_share);
->>>>>>> 47dee85 (Make, mount and grow images and btrfs subvolumes, with a driver for each)
         let own = usage.filter(|_| !others_too);
         let file_system = usage.filter(|_| others_too);
         // Some file systems make inodes as they need them, and count none.
