@@ -147,10 +147,20 @@ fn a_read_only_volume_is_so_to_a_container_that_may_mount<E: Engine>() {
     let pair = Pair::<E>::own();
     let host = Host::new(&pair.wasmvol);
     load(&pair.wasmvol, &host.grants());
+    let srv = host.srv.display();
+    let overlay = component("drivers/overlay.wasm");
+    let grant = format!("--grant host-directory={srv}");
+    pair.wasmvol.cli(&format!("driver load {} {grant}", overlay.display())).ok();
+    let layer = |more| format!("-o driver=overlay -o lower={srv}/a {more}");
+    let layers = [
+        ("layer", layer(""), true),
+        ("layer-reset", layer("-o reset=true"), true),
+        ("layer-ro", layer("-o read-only=true"), false),
+    ];
     let run = "run --rm --cap-add SYS_ADMIN --security-opt seccomp=unconfined";
     let write =
         "mount -o remount,bind,rw /data || exit 9; mount -o remount,rw /data; touch /data/new";
-    for (name, options, is_writable) in host.kinds() {
+    for (name, options, is_writable) in host.kinds().into_iter().chain(layers) {
         pair.engine.ok(&format!("volume create --driver wasmvol {options} {name}"));
         let outcome = pair.engine.cli(&format!("{run} -v {name}:/data busybox sh -c '{write}'"));
         assert_eq!(outcome.code, Some(i32::from(!is_writable)), "{name}: {outcome:?}");

@@ -81,7 +81,7 @@ fn source(volume: &Volume, kind: &str, device: &str, o: &mut MountOptions<'_>) -
             o.read_only = true;
             let lower = o.take("lowerdir").ok_or_else(|| o.refuse("needs `lowerdir=…`"))?;
             let lower = lower.split(':').map(str::to_owned).collect();
-            Source::Overlay(Overlay { lower, volatile: false })
+            Source::Overlay(Overlay { lower, volatile: false, reset: false })
         }
         "nfs" | "nfs4" => {
             let split = device.split_once(":/");

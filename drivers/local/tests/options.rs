@@ -197,7 +197,7 @@ mod tests {
     fn an_overlay_of_docker_s_without_a_layer_is_only_read() {
         let plan = planned(&docker("overlay", "overlay", "lowerdir=/srv/a:/srv/b"));
         let lower = ["/srv/a", "/srv/b"].map(str::to_owned).to_vec();
-        let overlay = Plan::new(Source::Overlay(Overlay { lower, volatile: false }));
+        let overlay = Plan::new(Source::Overlay(Overlay { lower, volatile: false, reset: false }));
         assert_eq!(plan, Ok(overlay.read_only()));
         let message = refused(&docker("overlay", "x", "lowerdir=/a,upperdir=/b,workdir=/c"));
         assert!(message.contains("`-o driver=overlay -o lower=…`"), "{message}");

@@ -18,6 +18,10 @@ impl Driver for Layer {
         Description::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"), help)
             .option(OptionSpec::text("lower", lower).required())
             .option(OptionSpec::boolean("volatile", volatile).default("false"))
+            .option(
+                OptionSpec::boolean("reset", "empty the layer at each first mount")
+                    .default("false"),
+            )
             .option(OptionSpec::boolean("read-only", "nobody can write").default("false"))
             .owner("0755")
             .id_map()
@@ -35,9 +39,16 @@ impl Driver for Layer {
             let why = format!("must be absolute paths with `:` between: `{path}`");
             return Err(Error::invalid_option("lower", why));
         }
-        let volatile = volume.boolean("volatile")?;
-        let plan = Plan::new(Source::Overlay(Overlay { lower, volatile }));
-        let plan = if volume.boolean("read-only")? { plan.read_only() } else { plan };
+        let (volatile, reset) = (volume.boolean("volatile")?, volume.boolean("reset")?);
+        let plan = Plan::new(Source::Overlay(Overlay { lower, volatile, reset }));
+        let plan = match volume.boolean("read-only")? {
+            true if reset => {
+                let why = "nothing is ever written to a read-only volume: leave out one of the two";
+                return Err(Error::invalid_option("reset", why));
+            }
+            true => plan.read_only(),
+            false => plan,
+        };
         Ok(plan.id_map(volume.id_map()?))
     }
 }
@@ -61,13 +72,14 @@ mod tests {
 
     fn over(lower: &[&str], volatile: bool) -> Plan {
         let lower = lower.iter().map(|path| (*path).to_owned()).collect();
-        Plan::new(Source::Overlay(Overlay { lower, volatile }))
+        Plan::new(Source::Overlay(Overlay { lower, volatile, reset: false }))
     }
 
     #[test]
     fn it_keeps_the_contract() {
         testing::conformance::<Layer>([("lower", "/srv")]);
         testing::conformance::<Layer>([("lower", "/srv/a:/srv/b"), ("volatile", "true")]);
+        testing::conformance::<Layer>([("lower", "/srv"), ("reset", "true")]);
     }
 
     #[test]
@@ -85,6 +97,17 @@ mod tests {
         assert_eq!(volatile, Ok(over(&["/srv"], true)));
         let read_only = planned(&[("lower", "/srv"), ("read-only", "true")]);
         assert_eq!(read_only, Ok(over(&["/srv"], false).read_only()));
+    }
+
+    #[test]
+    fn a_layer_is_reset_where_that_was_asked_for_and_something_can_be_written() {
+        let reset = planned(&[("lower", "/srv"), ("reset", "true")]).map(|plan| plan.source);
+        let Ok(Source::Overlay(Overlay { reset: true, volatile: false, .. })) = reset else {
+            panic!("{reset:?}")
+        };
+        let never = planned(&[("lower", "/srv"), ("reset", "true"), ("read-only", "true")]);
+        let message = never.expect_err("refused").message;
+        assert!(message.starts_with("option `reset`: nothing is ever written"), "{message}");
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub const NAMED: &[&str] = &[
 /// Steps of the one verb that no engine knows.
 pub const RESIZE: &[&str] = &["resize.begin", "resize.grown", "resize.recorded"];
 
+/// Steps of a Mount that begins a layer anew.
+pub const LAYER: &[&str] = &["layer.emptied", "layer.made", "layer.synced"];
+
 /// Steps of mountd.
 #[rustfmt::skip]
 pub const MOUNTD: &[&str] = &[

@@ -1,19 +1,20 @@
 //! A layer of the volume's own over directories that stay as they are.
 //!
 //! The volume's directory `data` is the layer, `work` beside it is the kernel's own. A volatile layer is never synced, so it lasts as
-//! long as the machine runs: after a restart it begins anew, and what it held goes into the trash.
+//! long as the machine runs: after a restart it begins anew, and what it held goes into the trash. One that is reset begins anew at each
+//! mount but those that take back or repeat an earlier one.
 
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Mode, RenameFlags, openat2};
 use rustix::io::Errno;
 use wasmvol_plan::frame::Mount;
-use wasmvol_plan::{Directory, Fault, Grants, HostDirectory, Id, Overlay, Storage};
+use wasmvol_plan::{Directory, Fault, FaultKind, Grants, HostDirectory, Id, Overlay, Storage};
 
 use super::{Assembled, Shows, directory, host_directory};
 use crate::anchor::superblock;
 use crate::attach::tag;
-use crate::fault::Context;
+use crate::fault::{Context, fault};
 use crate::mounter::Mounter;
 use crate::places::{BENEATH, DIRECTORY, PLACE, make_and_open, own};
 
@@ -21,8 +22,9 @@ use crate::places::{BENEATH, DIRECTORY, PLACE, make_and_open, own};
 const MARK: &str = "work/work/incompat/volatile";
 const MARKED: &str = "work/work/incompat/volatile/dirty";
 const BOOT: &str = "boot";
-/// Where the kernel tells which boot this is.
+/// Where the kernel tells which boot this is, and a number that is nobody's yet.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const NEW_ID: &str = "/proc/sys/kernel/random/uuid";
 
 pub(super) fn assemble(
     mounter: &Mounter,
@@ -47,7 +49,7 @@ pub(super) fn assemble(
         return directory::frozen(mounter, id, &lower);
     }
     // An id map is for what lies below: the layer is the volume's own, and has owners as they are shown.
-    let home = prepare(mounter, wanted, overlay.volatile)?;
+    let home = prepare(mounter, wanted, overlay)?;
     let what = format!("open the layer of volume `{id}`");
     let open = |name: &str| openat2(&home, name, PLACE, Mode::empty(), BENEATH).trying(&what);
     let (upper, work) = (open("data")?, open("work")?);
@@ -65,11 +67,16 @@ pub(super) fn assemble(
 }
 
 /// Opens `volumes/ID` with a layer that can be used in it.
-fn prepare(mounter: &Mounter, wanted: &Mount, volatile: bool) -> Result<OwnedFd, Fault> {
+fn prepare(mounter: &Mounter, wanted: &Mount, overlay: &Overlay) -> Result<OwnedFd, Fault> {
     let what = format!("prepare the layer of volume `{}`", wanted.id);
     let (places, name) = (&mounter.places, wanted.id.to_string());
     let home = openat2(&places.volumes, name, DIRECTORY, Mode::empty(), BENEATH).trying(&what)?;
-    if volatile {
+    // What is mounted again has holders, who go on with what they wrote.
+    if overlay.reset && wanted.last.is_none() {
+        refuse_held(mounter, wanted.id)?;
+        renew(mounter, wanted, &home).trying(&what)?;
+    }
+    if overlay.volatile {
         let boot = std::fs::read_to_string(BOOT_ID).trying(&what)?.trim().replace('-', "");
         let used_in = rustix::fs::readlinkat(&home, BOOT, Vec::new()).unwrap_or_default();
         let is_same = used_in.as_bytes() == boot.as_bytes();
@@ -79,7 +86,7 @@ fn prepare(mounter: &Mounter, wanted: &Mount, volatile: bool) -> Result<OwnedFd,
                 gone(rustix::fs::unlinkat(&home, MARKED, AtFlags::empty())).trying(&what)?;
                 rustix::fs::unlinkat(&home, MARK, AtFlags::REMOVEDIR).trying(&what)?;
             } else {
-                renew(mounter, wanted, &home, &boot).trying(&what)?;
+                renew(mounter, wanted, &home).trying(&what)?;
             }
         }
         if !is_same {
@@ -91,19 +98,36 @@ fn prepare(mounter: &Mounter, wanted: &Mount, volatile: bool) -> Result<OwnedFd,
     Ok(home)
 }
 
-/// Begins a layer anew. The mark goes last: killed before, it is done again.
-fn renew(mounter: &Mounter, wanted: &Mount, home: &OwnedFd, boot: &str) -> Result<(), Errno> {
-    let bits = u128::from_str_radix(boot, 16).unwrap_or_default() ^ wanted.id.bits();
-    let discard = |name: &str, bits: u128| {
-        let (trash, as_what) = (&mounter.places.trash, Id::from_bits(bits).to_string());
+/// Refuses while somebody still has the layer mounted, whom nothing but the kernel remembers.
+fn refuse_held(mounter: &Mounter, id: Id) -> Result<(), Fault> {
+    let evidence = mounter.scan(id)?;
+    let who = match evidence.holders.first() {
+        None if evidence.is_free() => return Ok(()),
+        None => "a process that cannot be looked into may have it".to_owned(),
+        Some(holder) => format!("process {} has it at `{}`", holder.pid, holder.path),
+    };
+    fault(FaultKind::Busy, format!("its layer cannot be emptied: {who}, end that one"))
+}
+
+/// Begins a layer anew, durably. The mark goes last: killed before, it is done again. What is reset is reset again by the next mount
+/// in any case.
+fn renew(mounter: &Mounter, wanted: &Mount, home: &OwnedFd) -> Result<(), Errno> {
+    let trash = &mounter.places.trash;
+    let discard = |name: &str| {
+        let new = std::fs::read_to_string(NEW_ID).map_err(|_| Errno::IO)?;
+        let as_what = new.trim().replace('-', "");
         gone(rustix::fs::renameat_with(home, name, trash, as_what, RenameFlags::NOREPLACE))
     };
-    discard("data", bits)?;
+    discard("data")?;
+    mounter.kill.at("layer.emptied");
     let data = make_and_open(home, "data", BENEATH)?;
     if let Storage::Directory(Directory { owner, .. }) = wanted.storage {
         own(&data, owner.uid, owner.gid, Mode::from_raw_mode(owner.mode))?;
     }
-    discard("work", !bits)?;
+    mounter.kill.at("layer.made");
+    discard("work")?;
+    [&data, home, trash].into_iter().try_for_each(rustix::fs::fsync)?;
+    mounter.kill.at("layer.synced");
     mounter.discarded.set(true);
     Ok(())
 }

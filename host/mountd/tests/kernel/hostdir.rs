@@ -133,5 +133,6 @@ fn a_read_only_host_directory_withstands_a_remount_by_a_container() {
     machine.mount(id(1), Plan { read_only: true, ..of(&srv, None) }).unwrap();
     let container = machine.container(id(1));
     assert!(container.sh("mount -o remount,bind,rw /mnt"), "engines do this");
+    assert!(!container.sh("mount -o remount,rw /mnt"), "privileged containers do this");
     assert!(!container.sh("touch /mnt/new") && container.sh("grep -q kept /mnt/file"));
 }

@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
+use wasmvol_plan::steps::{KILL_AT, LAYER};
 use wasmvol_plan::{
-    Facts, FaultKind, HostDirectory, IdMap, IdRange, Overlay, Plan, Release, Source,
+    Facts, FaultKind, HostDirectory, Id, IdMap, IdRange, Overlay, Plan, Release, Source,
 };
 
-use crate::machine::{Machine, OWNER, eventually, id, plain, tmpfs};
+use crate::machine::{Machine, OWNER, eventually, id, mount_request, plain, tmpfs};
 
 pub(crate) const TESTS: &[(&str, fn())] = tests![
     a_layer_hides_what_lies_below_and_leaves_it_as_it_is,
@@ -18,6 +19,9 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     an_overlay_that_a_container_holds_is_taken_back_not_doubled,
     a_volatile_layer_is_used_again_by_the_same_boot,
     a_volatile_layer_of_another_boot_begins_anew,
+    a_layer_that_is_reset_begins_anew_at_each_mount_and_at_none_that_repeats_one,
+    a_layer_that_is_reset_is_never_emptied_while_a_container_has_it,
+    killed_at_any_step_a_layer_that_is_reset_comes_back_empty_and_as_it_was_made,
     owners_are_shown_as_the_map_says,
     a_read_only_directory_has_its_ids_mapped,
     a_tmpfs_has_its_ids_mapped_and_is_taken_back_with_them,
@@ -42,7 +46,13 @@ fn granted() -> (Machine, PathBuf) {
 
 fn over(srv: &Path, lower: &[&str], volatile: bool) -> Plan {
     let lower = lower.iter().map(|name| srv.join(name).display().to_string()).collect();
-    Plan { source: Source::Overlay(Overlay { lower, volatile }), ..plain() }
+    Plan { source: Source::Overlay(Overlay { lower, volatile, reset: false }), ..plain() }
+}
+
+/// Over `low`, with a layer that each first mount empties.
+fn resetting(srv: &Path) -> Plan {
+    let lower = vec![srv.join("low").display().to_string()];
+    Plan { source: Source::Overlay(Overlay { lower, volatile: false, reset: true }), ..plain() }
 }
 
 fn read(path: impl AsRef<Path>) -> String {
@@ -149,6 +159,96 @@ fn a_volatile_layer_of_another_boot_begins_anew() {
     eventually("the old layer is deleted", || {
         fs::read_dir(machine.dir.join("state/trash")).unwrap().next().is_none().then_some(())
     });
+}
+
+/// Waits until nothing is left in the trash.
+fn reaped(machine: &Machine) {
+    let trash = machine.inside("state/trash");
+    eventually("what the layer held is deleted", || {
+        fs::read_dir(&trash).unwrap().next().is_none().then_some(())
+    });
+}
+
+/// A volume's root as its container meets it: what it shows, and whose it is.
+fn shown(machine: &Machine, id: Id) -> (Vec<String>, (u32, u32, u32)) {
+    let root = machine.volume(id);
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    let mut names: Vec<_> =
+        fs::read_dir(&root).unwrap().map(|entry| name(entry).into_string().unwrap()).collect();
+    names.sort();
+    let stat = fs::metadata(root).unwrap();
+    (names, (stat.uid(), stat.gid(), stat.mode() & 0o7777))
+}
+
+/// What a layer over `low` shows before anything was written.
+fn untouched() -> (Vec<String>, (u32, u32, u32)) {
+    (vec!["a".to_owned()], (OWNER.uid, OWNER.gid, OWNER.mode))
+}
+
+fn a_layer_that_is_reset_begins_anew_at_each_mount_and_at_none_that_repeats_one() {
+    let (mut machine, srv) = granted();
+    machine.make(id(1), OWNER);
+    for run in ["first", "second"] {
+        let facts = machine.mount(id(1), resetting(&srv)).unwrap();
+        let volume = machine.volume(id(1));
+        assert_eq!((shown(&machine, id(1)), read(volume.join("a"))), (untouched(), "low".into()));
+        fs::write(volume.join("a"), run).unwrap();
+        fs::write(volume.join("new"), run).unwrap();
+        chown(&volume, Some(5), None).unwrap();
+        assert_eq!(machine.mount(id(1), resetting(&srv)), Ok(facts.clone()), "mounted already");
+        machine.kill();
+        machine.boot(&[]);
+        assert_eq!(machine.mount(id(1), resetting(&srv)), Ok(facts.clone()), "after a restart");
+        // Taken away by hand, and mounted again for those who hold it.
+        assert!(machine.sh(&format!("umount run/mnt/{}", id(1))));
+        machine.mount_for(id(1), resetting(&srv), None, Some(facts)).unwrap();
+        assert_eq!((read(volume.join("a")), read(volume.join("new"))), (run.into(), run.into()));
+        assert_eq!(machine.unmount(id(1)), Release::Gone);
+    }
+    machine.mount(id(1), resetting(&srv)).unwrap();
+    assert_eq!(shown(&machine, id(1)), untouched());
+    assert_eq!(read(srv.join("low/a")), "low");
+    reaped(&machine);
+}
+
+fn a_layer_that_is_reset_is_never_emptied_while_a_container_has_it() {
+    let (mut machine, srv) = granted();
+    machine.make(id(1), OWNER);
+    machine.mount(id(1), resetting(&srv)).unwrap();
+    let container = machine.container(id(1));
+    assert!(container.sh("echo mine > /mnt/new"));
+    // Nobody remembers it but the kernel: its mount and its row are lost.
+    assert!(machine.sh(&format!("umount run/mnt/{}", id(1))));
+    let fault = machine.mount(id(1), resetting(&srv)).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Busy, "{fault}");
+    let who = format!("process {} has it at `/mnt`, end that one", container.pid());
+    assert!(fault.message.contains(&who), "{fault}");
+    assert!(container.sh("grep -qx mine /mnt/new && echo more >> /mnt/new"));
+    drop(container);
+    machine.mount(id(1), resetting(&srv)).unwrap();
+    assert_eq!(shown(&machine, id(1)), untouched());
+}
+
+fn killed_at_any_step_a_layer_that_is_reset_comes_back_empty_and_as_it_was_made() {
+    for step in LAYER {
+        let (mut machine, srv) = granted();
+        machine.make(id(1), OWNER);
+        machine.mount(id(1), resetting(&srv)).unwrap();
+        fs::write(machine.volume(id(1)).join("old"), "").unwrap();
+        assert_eq!(machine.unmount(id(1)), Release::Gone);
+        machine.kill();
+        let flag = machine.dir.join("armed");
+        fs::write(&flag, "").unwrap();
+        machine.boot(&[(KILL_AT, &format!("{step}@{}", flag.display()))]);
+        assert_eq!(machine.try_ask(mount_request(id(1), resetting(&srv), None, None)), None);
+        assert!(!flag.exists(), "{step} was not reached");
+        machine.boot(&[]);
+        machine.mount(id(1), resetting(&srv)).unwrap();
+        assert_eq!(shown(&machine, id(1)), untouched(), "{step}");
+        fs::write(machine.volume(id(1)).join("new"), "").unwrap();
+        assert_eq!(machine.unmount(id(1)), Release::Gone);
+        reaped(&machine);
+    }
 }
 
 /// Shows what the disk has as 0 to 9 as 100000 and on, and no other id.

@@ -148,6 +148,7 @@ fn a_read_only_subvolume_withstands_a_remount_by_a_container() {
     mount(&mut machine, id(1), Plan { read_only: true, ..plain() });
     let container = machine.container(id(1));
     assert!(container.sh("mount -o remount,bind,rw /mnt"), "engines do this");
+    assert!(!container.sh("mount -o remount,rw /mnt"), "privileged containers do this");
     assert!(!container.sh("touch /mnt/new"));
 }
 

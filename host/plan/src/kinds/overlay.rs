@@ -17,6 +17,9 @@ pub struct Overlay {
     pub lower: Vec<String>,
     /// Nothing is synced: faster, and lost with a crash of the machine.
     pub volatile: bool,
+    /// Each mount of what is mounted nowhere begins with an empty layer.
+    #[serde(default)]
+    pub reset: bool,
 }
 
 impl Overlay {

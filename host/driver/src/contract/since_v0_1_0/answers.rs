@@ -85,10 +85,11 @@ fn source(source: types::Source) -> Result<Source, CallError> {
             options: options(share.options)?,
             make: share.make.map(owner).transpose()?,
         }),
-        types::Source::Overlay(types::Overlay { lower, volatile }) => {
+        types::Source::Overlay(types::Overlay { lower, volatile, reset }) => {
             count("plan", lower.len(), LIST_MAX, "directories")?;
             let lower = lower.into_iter().map(|path| line("path", path, PATH_MAX));
-            Source::Overlay(Overlay { lower: lower.collect::<Result<_, _>>()?, volatile })
+            let lower = lower.collect::<Result<_, _>>()?;
+            Source::Overlay(Overlay { lower, volatile, reset })
         }
         types::Source::Device(device) => Source::Device(Device {
             path: line("path", device.path, PATH_MAX)?,
