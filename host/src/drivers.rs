@@ -49,6 +49,8 @@ pub(crate) struct Loaded {
     pub(crate) driver: Driver,
     pub(crate) description: Rc<Description>,
     pub(crate) row: DriverRow,
+    /// What it was granted when it was loaded.
+    granted: Grants,
     /// One permit for each call that it may have at once. The others wait here, not on a thread: those are everybody's.
     turns: Arc<Semaphore>,
     /// What it answered to `path`, which by the contract depends on the volume and this driver's settings only.
@@ -79,9 +81,12 @@ impl Drivers {
     }
 
     fn put(&self, driver: Driver, row: DriverRow) {
+        use world::Drivers as _;
+        // What cannot be read grants nothing, and each use of it says so.
+        let granted = self.grants(&row.name).unwrap_or_default();
         let description = Rc::new(driver.description().clone());
         let turns = Arc::new(Semaphore::new(driver.calls_max()));
-        let loaded = Loaded { driver, description, row, turns, plans: Rc::default() };
+        let loaded = Loaded { driver, description, row, granted, turns, plans: Rc::default() };
         self.loaded.borrow_mut().insert(loaded.row.name.clone(), loaded);
         // Wakes who waits for this one.
         self.taken_up.send_modify(|_| {});

@@ -486,6 +486,7 @@ const COMMANDS: &[&str] = &[
     "volume create first",
     "volume create kept -o reclaim=retain",
     "volume ls",
+    "volume scan",
     "volume inspect first",
     "volume du first",
     "volume mount first",

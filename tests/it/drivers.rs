@@ -264,11 +264,60 @@ fn a_component_that_comes_under_a_name_with_grants_is_told_to_have_them() {
     assert_eq!(load(hostile(), "--grant suid --grant dev"), "");
     let said = load(scratch.clone(), "");
     assert!(said.contains("`one` keeps what it was granted: `suid`, `dev`;"), "{said}");
-    assert_eq!(load(hostile(), "--grant dev"), "");
+    assert_eq!(load(hostile(), "--revoke suid"), "");
     assert_eq!(granted(&wasmvol), [("one".into(), "dev\n".into())].into());
     wasmvol.cli("driver unload one").ok();
     assert_eq!(load(scratch, ""), "");
     assert!(granted(&wasmvol).is_empty());
+}
+
+#[test]
+fn grants_come_one_after_the_other_and_none_goes_that_a_volume_needs() {
+    let wasmvol = Wasmvol::start();
+    let bind = |name: &str| {
+        let source = wasmvol.path(name);
+        fs::create_dir(&source).unwrap();
+        let options = format!("-o type=none -o o=bind -o device={}", source.display());
+        wasmvol.cli(&format!("volume create {name} {options}")).ok();
+        format!("host-directory={}", source.display())
+    };
+    let [one, two] = ["one", "two"].map(bind);
+    let local = component("drivers/local.wasm");
+    let load = |more: &str| wasmvol.cli(&format!("driver load {} {more}", local.display()));
+    // The other volume waits for its own grant still.
+    load(&format!("--grant {one}")).ok();
+    wasmvol.cli("volume mount one").ok();
+    wasmvol.cli("volume unmount one").ok();
+    let error = wasmvol.cli("volume mount two").refused();
+    assert!(error.contains(&format!("`--grant {two}`")), "{error}");
+    load(&format!("--grant {two}")).ok();
+    for name in ["one", "two"] {
+        wasmvol.cli(&format!("volume mount {name}")).ok();
+    }
+    let refused = load(&format!("--revoke {one}")).refused();
+    assert!(refused.contains("`one`"), "{refused}");
+    let both = BTreeMap::from([("local".to_owned(), format!("{one}\n{two}\n"))]);
+    assert_eq!(granted(&wasmvol), both);
+    for line in ["volume unmount one", "volume rm one"] {
+        wasmvol.cli(line).ok();
+    }
+    load(&format!("--revoke {one}")).ok();
+    assert_eq!(granted(&wasmvol), [("local".into(), format!("{two}\n"))].into());
+}
+
+#[test]
+fn a_load_says_which_grants_a_driver_may_ask_for_and_has_not() {
+    let wasmvol = Wasmvol::start();
+    let load = |more: &str| {
+        let nfs = component("drivers/nfs.wasm");
+        let outcome = wasmvol.cli(&format!("driver load {} {more}", nfs.display()));
+        outcome.clone().ok();
+        outcome.stderr
+    };
+    let said = load("--grant share=nfs4:10.0.0.0/8");
+    assert!(said.contains("`--grant share=nfs:HOST`"), "{said}");
+    assert!(!said.contains("share=nfs4"), "{said}");
+    assert_eq!(load("--grant share=nfs:nas.example"), "");
 }
 
 #[test]

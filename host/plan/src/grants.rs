@@ -46,8 +46,7 @@ impl Grants {
             return Err(invalid(format!("grants have over {GRANTS_MAX} bytes: shorten them")));
         }
         let mut grants = Self::default();
-        for (number, line) in (1..).zip(text.lines()) {
-            let line = without_comment(line);
+        for (number, line) in (1..).zip(text.lines().map(grant_of)) {
             let add = |why: &str| {
                 invalid(format!("line {number}, {}, is no grant: {why}", Quoted::new(line)))
             };
@@ -77,8 +76,9 @@ impl Grants {
     }
 }
 
-/// A `#` begins a comment where a word could begin: a path may hold one.
-fn without_comment(line: &str) -> &str {
+/// The grant on a line, or nothing. A `#` begins a comment where a word could begin: a path may hold one.
+#[must_use]
+pub fn grant_of(line: &str) -> &str {
     let starts = |at: &usize| line[..*at].chars().next_back().is_none_or(char::is_whitespace);
     let comment = line.match_indices('#').map(|(at, _)| at).find(starts);
     comment.map_or(line, |at| &line[..at]).trim()

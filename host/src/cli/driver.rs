@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use wasmvol_driver::{Description, OptionSpec, ValueType};
 use wasmvol_plan::DriverName;
+use wasmvol_plan::grants::grant_of;
 
 use super::grants::GrantsDir;
 use super::output::{Output, say};
@@ -34,9 +35,12 @@ pub(super) enum Command {
         /// A setting of the driver's; may be repeated
         #[arg(long = "setting", value_name = "KEY=VALUE", value_parser = option)]
         settings: Vec<(String, String)>,
-        /// Something the driver may ask for; may be repeated, and replaces what was granted before
-        #[arg(long = "grant", value_name = "GRANT")]
-        grants: Vec<String>,
+        /// Something more that the driver may ask for; may be repeated
+        #[arg(long, value_name = "GRANT")]
+        grant: Vec<String>,
+        /// Something that it was granted, and may not ask for any more; may be repeated
+        #[arg(long, value_name = "GRANT")]
+        revoke: Vec<String>,
     },
     /// Unload a driver that has no volumes
     Unload {
@@ -63,11 +67,11 @@ pub(super) fn run(
 ) -> Result<ExitCode, CliError> {
     match command {
         Command::Ls => list(client, output)?,
-        Command::Load { config, file, name, settings, grants } => {
+        Command::Load { config, file, name, settings, grant, revoke } => {
             let component = Component { bytes: read(&file)?, file: &file };
             let granted = GrantsDir::of(&config, client)?;
-            let settings = settings.into_iter().collect();
-            load(component, name, settings, &grants, &granted, client, output)?;
+            let wanted = Wanted { name, settings: settings.into_iter().collect(), grant, revoke };
+            load(component, wanted, &granted, client, output)?;
         }
         Command::Unload { config, name } => unload(&name, &config, client, output)?,
         Command::Inspect { driver } => inspect(&driver, client, output)?,
@@ -99,23 +103,31 @@ struct Component<'a> {
     bytes: Vec<u8>,
 }
 
-fn load(
-    component: Component<'_>,
+/// How a component shall be loaded.
+struct Wanted {
     name: Option<DriverName>,
     settings: BTreeMap<String, String>,
-    grants: &[String],
+    grant: Vec<String>,
+    revoke: Vec<String>,
+}
+
+fn load(
+    component: Component<'_>,
+    wanted: Wanted,
     granted: &GrantsDir,
     client: &Client,
     output: &Output,
 ) -> Result<(), CliError> {
     let Component { file, bytes } = component;
+    let Wanted { name, settings, grant, revoke } = wanted;
     let name = match name {
         Some(name) => name,
         None => DriverName::parse(&check(client, file, bytes.clone())?.name)?,
     };
     let before = granted.read(&name)?;
-    if !grants.is_empty() {
-        granted.grant(&name, grants)?;
+    let changes = !grant.is_empty() || !revoke.is_empty();
+    if changes {
+        granted.change(&name, before.as_deref(), &grant, &revoke)?;
     }
     let load = Load { name: Some(name.clone()), settings };
     let mut body = serde_json::to_vec(&load).map_err(ClientError::Answer)?;
@@ -124,7 +136,7 @@ fn load(
     let answer = match client.post("/drivers", body) {
         Ok(answer) => answer,
         Err(e) => {
-            if !grants.is_empty() {
+            if changes {
                 granted.put_back(&name, before.as_deref())?;
             }
             return Err(of_file(file)(e));
@@ -133,21 +145,28 @@ fn load(
     let driver: Driver = parse(&answer)?;
     let text = granted.read(&name)?.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    let has: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    let has: Vec<_> = text.lines().map(grant_of).filter(|grant| !grant.is_empty()).collect();
     // Grants belong to a name, and this may be another's component.
-    if grants.is_empty() && !has.is_empty() {
+    if !changes && !has.is_empty() {
         say(&format!(
-            "wasmvol: `{name}` keeps what it was granted: `{}`; other grants replace them, `driver unload` takes them away",
+            "wasmvol: `{name}` keeps what it was granted: `{}`; `--revoke` takes one away, `driver unload` all",
             has.join("`, `")
         ));
     }
-    let needs = &driver.description.grants;
-    for needed in needs.iter().filter(|needed| !has.contains(&needed.as_str())) {
-        say(&format!("wasmvol: it says that it needs `--grant {needed}`"));
+    let needs = driver.description.grants.iter().map(String::as_str);
+    let lacks: Vec<_> = needs.filter(|need| !has.iter().any(|has| meets(has, need))).collect();
+    if !lacks.is_empty() {
+        let lacks = lacks.join("`, `--grant ");
+        say(&format!("wasmvol: it may ask for what it was not granted: `--grant {lacks}`"));
     }
     let line = |driver: Driver| output.line(&format!("{} {}", driver.name, driver.version));
     Ok(output.answer(&answer, line)?)
+}
+
+/// Whether a grant is one that a driver says it asks for: capitals at the end of that stand for what the operator writes there.
+fn meets(granted: &str, asked: &str) -> bool {
+    let fixed = asked.trim_end_matches(|c: char| c.is_ascii_uppercase());
+    if fixed.len() == asked.len() { granted == asked } else { granted.starts_with(fixed) }
 }
 
 /// Its grants go with it: the next component of that name is another, and starts with none.

@@ -3,7 +3,7 @@
 //! Used by `driver load` and `unload`. Where it lies is the operator's word: the daemon has no privileges, so what it says is compared
 //! and never followed.
 
-use wasmvol_plan::grants::GRANTS_MAX;
+use wasmvol_plan::grants::{GRANTS_MAX, grant_of};
 use wasmvol_plan::{DriverName, Grants};
 
 use super::rooted::RootedDir;
@@ -39,9 +39,23 @@ impl GrantsDir {
         Ok(read?.map(|(bytes, _)| bytes))
     }
 
-    /// Writes what a driver is granted, whole or not at all.
-    pub(super) fn grant(&self, name: &DriverName, grants: &[String]) -> Result<(), CliError> {
-        let text: String = grants.iter().map(|grant| format!("{grant}\n")).collect();
+    /// Writes what a driver is granted, whole or not at all: what it had `before` with some lines more and some less. Comments stay.
+    pub(super) fn change(
+        &self,
+        name: &DriverName,
+        before: Option<&[u8]>,
+        grant: &[String],
+        revoke: &[String],
+    ) -> Result<(), CliError> {
+        let before = String::from_utf8_lossy(before.unwrap_or_default());
+        let has: Vec<_> = before.lines().map(grant_of).collect();
+        if let Some(absent) = revoke.iter().find(|gone| !has.contains(&grant_of(gone))) {
+            return Err(CliError::Refused(format!("`{name}` was not granted `{absent}`")));
+        }
+        let kept =
+            before.lines().filter(|line| !revoke.iter().any(|r| grant_of(r) == grant_of(line)));
+        let new = grant.iter().map(String::as_str).filter(|new| !has.contains(&grant_of(new)));
+        let text: String = kept.chain(new).map(|line| format!("{line}\n")).collect();
         Grants::parse(&text).map_err(|fault| CliError::Refused(fault.message))?;
         self.0.write(name.as_str(), text.as_bytes(), MODE).map_err(CliError::io(self.shown(name)))
     }
@@ -86,17 +100,37 @@ mod tests {
         (dir, opened)
     }
 
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
     #[test]
-    fn grants_are_replaced_whole_and_put_back() {
+    fn grants_come_and_go_one_by_one_beside_what_the_operator_wrote() {
         let (dir, opened) = made();
         let text = || fs::read_to_string(dir.path().join("nfs")).unwrap();
-        assert_eq!(opened.read(&nfs()).unwrap(), None);
-        opened.grant(&nfs(), &["suid".to_owned()]).unwrap();
+        let change = |grant: &[&str], revoke: &[&str]| {
+            let before = opened.read(&nfs()).unwrap();
+            opened.change(&nfs(), before.as_deref(), &words(grant), &words(revoke))
+        };
+        change(&["suid"], &[]).unwrap();
+        fs::write(dir.path().join("nfs"), "# the team's\nsuid # for sudo\n").unwrap();
+        change(&["dev", "suid"], &[]).unwrap();
+        assert_eq!(text(), "# the team's\nsuid # for sudo\ndev\n");
+        change(&["image"], &["suid"]).unwrap();
+        assert_eq!(text(), "# the team's\ndev\nimage\n");
+        let refused = change(&[], &["suid"]).unwrap_err().to_string();
+        assert!(refused.contains("`nfs` was not granted `suid`"), "{refused}");
+        assert_eq!(text(), "# the team's\ndev\nimage\n");
+    }
+
+    #[test]
+    fn grants_are_put_back_as_they_were() {
+        let (dir, opened) = made();
+        opened.change(&nfs(), None, &words(&["suid"]), &[]).unwrap();
         let before = opened.read(&nfs()).unwrap();
-        opened.grant(&nfs(), &["dev".to_owned(), "suid".to_owned()]).unwrap();
-        assert_eq!(text(), "dev\nsuid\n");
+        opened.change(&nfs(), before.as_deref(), &words(&["dev"]), &words(&["suid"])).unwrap();
         opened.put_back(&nfs(), before.as_deref()).unwrap();
-        assert_eq!(text(), "suid\n");
+        assert_eq!(fs::read_to_string(dir.path().join("nfs")).unwrap(), "suid\n");
         opened.put_back(&nfs(), None).unwrap();
         assert!(!dir.path().join("nfs").exists());
     }
@@ -104,7 +138,7 @@ mod tests {
     #[test]
     fn a_grant_that_is_none_is_refused_before_anything_is_written() {
         let (dir, opened) = made();
-        assert!(opened.grant(&nfs(), &["everything".to_owned()]).is_err());
+        assert!(opened.change(&nfs(), None, &words(&["everything"]), &[]).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use wasmvol_driver::{Description, Driver, LoadError, Volume};
-use wasmvol_plan::{DriverName, Fault, NameError};
+use wasmvol_plan::{DriverName, Fault, Grants, NameError};
 
 use crate::catalog::durable::Catalog;
 use crate::catalog::record::{Phase, Record};
@@ -201,12 +201,14 @@ impl<W: World> Loader<W> {
         Ok(driver.description().clone())
     }
 
-    /// Asks the new driver for its plan of every live volume of that name and checks each against the grants. A driver of another
-    /// kind is not asked: its plans would pass, and show other data.
+    /// Asks the new driver for its plan of every live volume of that name and checks each against the grants: who could be mounted
+    /// before must still be. Who could not, for a grant that comes later, holds up nobody. A driver of another kind is not asked: its
+    /// plans would pass, and show other data.
     async fn check_volumes(&self, name: &DriverName, driver: &Driver) -> Result<(), LoaderError> {
         let (mut records, _) = self.catalog.contents().await?;
         records.retain(|r| r.driver == *name && r.phase == Phase::Ready);
-        if let Some(old) = self.drivers.get(name)
+        let old = self.drivers.get(name);
+        if let Some(old) = &old
             && !records.is_empty()
             && old.description.name != driver.description().name
         {
@@ -214,12 +216,13 @@ impl<W: World> Loader<W> {
             return Err(LoaderError::Another { name: name.clone(), old, new });
         }
         let grants = self.drivers.grants(name)?;
-        let driver = driver.clone();
+        let (driver, old) = (driver.clone(), old.map(|old| (old.driver, old.granted)));
         blocking(move || {
             for record in &records {
-                let plan = driver.path(&volume_of(record)).map_err(|e| e.to_string());
-                plan.and_then(|p| p.check(&record.storage, &grants).map_err(|e| e.to_string()))
-                    .map_err(|why| LoaderError::Volume { volume: record.name.to_string(), why })?;
+                let Err(why) = mounts(&driver, record, &grants) else { continue };
+                if old.as_ref().is_none_or(|(old, had)| mounts(old, record, had).is_ok()) {
+                    return Err(LoaderError::Volume { volume: record.name.to_string(), why });
+                }
             }
             Ok(())
         })
@@ -238,6 +241,12 @@ impl<W: World> Loader<W> {
             tracing::warn!("a component that is not used any more cannot be deleted: {e}");
         }
     }
+}
+
+/// Whether a driver's plan for a volume passes these grants, or why not.
+fn mounts(driver: &Driver, record: &Record, grants: &Grants) -> Result<(), String> {
+    let plan = driver.path(&volume_of(record)).map_err(|e| e.to_string())?;
+    plan.check(&record.storage, grants).map_err(|e| e.to_string())
 }
 
 fn volume_of(record: &Record) -> Volume {

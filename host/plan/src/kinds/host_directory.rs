@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{denied, invalid};
-use crate::name::Quoted;
+use crate::name::{Quoted, escaped};
 use crate::path::{PATH_MAX, is_plain, rest};
 use crate::{Fault, Grants, Owner};
 
@@ -47,13 +47,13 @@ impl Grants {
     pub fn host_directory<'a>(&'a self, path: &'a str) -> Result<(&'a str, &'a str), Fault> {
         let mut roots = self.host_directories.iter();
         let found = roots.find_map(|root| Some((root.as_str(), rest(root, path)?)));
-        found.map_or_else(
-            || {
-                let path = Quoted::new(path);
-                let cure = "load the driver again with `--grant host-directory=PATH` for it or a directory above it";
-                denied(format!("directory {path} of the host is not granted: {cure}"))
-            },
-            Ok,
-        )
+        if let Some(granted) = found {
+            return Ok(granted);
+        }
+        // Whole, also where it is long: it is to be typed.
+        let bare: String = path.chars().flat_map(escaped).collect();
+        denied(format!(
+            "a directory of the host is not granted: load the driver again with `--grant host-directory={bare}`, or with one above it"
+        ))
     }
 }
