@@ -10,6 +10,7 @@ use crate::drivers::component;
 use crate::support::Scratch;
 use crate::support::docker::Docker;
 use crate::support::pair::Pair;
+use crate::support::wasmvol::Wasmvol;
 
 /// One line that a reader types, and what it prints; nothing where the page leaves that out.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,13 +71,20 @@ fn every_example_of_every_page_does_what_it_shows() {
         if examples.is_empty() {
             continue;
         }
-        let session = Session::new();
+        let session = Session::of(&page);
         for example in &examples {
             session.type_in(example, &page);
             typed += 1;
         }
     }
     assert!(typed > 5, "only {typed} examples were found");
+}
+
+fn on_btrfs() -> Pair<Docker> {
+    let engine = Docker::start();
+    let mut wasmvol = Wasmvol::install_on_btrfs(1 << 30);
+    wasmvol.run_for(&engine.plugins());
+    Pair { wasmvol, engine }
 }
 
 /// A shell in an empty directory, with a docker and a wasmvol of its own.
@@ -86,12 +94,15 @@ struct Session {
 }
 
 impl Session {
-    fn new() -> Self {
+    fn of(page: &Path) -> Self {
         let directory = Scratch::new();
         // What the SDK's page builds.
         let built = directory.dir("target/wasm32-wasip2/release").join("scratch.wasm");
         fs::copy(component("guests/scratch.wasm"), built).unwrap();
-        Self { pair: Pair::own(), directory }
+        // The page of that driver begins with the file system that it needs.
+        let is_of_btrfs = page.ends_with("drivers/btrfs/README.md");
+        let pair = if is_of_btrfs { on_btrfs() } else { Pair::own() };
+        Self { pair, directory }
     }
 
     fn type_in(&self, example: &Example, page: &Path) {
@@ -109,8 +120,11 @@ impl Session {
             }
             Some("cargo") => {}
             _ => {
-                let outcome =
-                    self.pair.shell(&format!("cd {} && {line}", self.directory.path().display()));
+                // Where the components lie once wasmvol is installed.
+                let ours = component("drivers");
+                let line = line.replace("/usr/lib/wasmvol/drivers", &ours.display().to_string());
+                let directory = self.directory.path().display();
+                let outcome = self.pair.shell(&format!("cd {directory} && {line}"));
                 let shown = format!("{}{}", outcome.stdout, outcome.stderr);
                 let fails = prints.starts_with("Error");
                 assert_eq!(outcome.code == Some(0), !fails, "{place}: {shown}");

@@ -133,13 +133,8 @@ fn a_resize_that_was_killed_at_any_step_leaves_a_volume_that_works_and_is_ended_
 
 #[test]
 fn a_subvolume_holds_what_its_limit_says_and_goes() {
-    let mut wasmvol = Wasmvol::install();
-    let (state, disk) = (wasmvol.state(), wasmvol.path("disk"));
-    fs::create_dir(&state).unwrap();
-    fs::File::create(&disk).unwrap().set_len(512 * MIB).unwrap();
-    assert!(Command::new("mkfs.btrfs").arg("-q").arg(&disk).output().unwrap().status.success());
-    let mounted = Command::new("mount").args(["-o", "loop"]).args([&disk, &state]).status();
-    assert!(mounted.unwrap().success());
+    let mut wasmvol = Wasmvol::install_on_btrfs(512 * MIB);
+    let state = wasmvol.state();
     wasmvol.run();
     let plugin = wasmvol.plugin();
     plugin.create("limited", &[("driver", "btrfs"), ("size", "16m")]).unwrap();

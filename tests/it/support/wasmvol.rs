@@ -53,9 +53,14 @@ impl Wasmvol {
     /// A running daemon whose plugin socket is in an engine's plugin directory.
     pub(crate) fn start_for(plugins: &Path) -> Self {
         let mut wasmvol = Self::install();
-        wasmvol.plugins = plugins.to_owned();
-        wasmvol.run();
+        wasmvol.run_for(plugins);
         wasmvol
+    }
+
+    /// Starts the programs with their socket in an engine's plugin directory.
+    pub(crate) fn run_for(&mut self, plugins: &Path) {
+        self.plugins = plugins.to_owned();
+        self.run();
     }
 
     /// Directories and a configuration; nothing runs yet.
@@ -64,6 +69,18 @@ impl Wasmvol {
         fs::write(dir.dir("etc").join("wasmvol.toml"), "").unwrap();
         let plugins = dir.dir("plugins");
         Self { mountd: None, plugins, environment: Vec::new(), dir }
+    }
+
+    /// The same, and its state lies on a btrfs of this size.
+    pub(crate) fn install_on_btrfs(bytes: u64) -> Self {
+        let wasmvol = Self::install();
+        let (state, disk) = (wasmvol.state(), wasmvol.path("disk"));
+        fs::create_dir(&state).unwrap();
+        File::create(&disk).unwrap().set_len(bytes).unwrap();
+        let disk = disk.display();
+        shell(&format!("mkfs.btrfs -q {disk} && mount -o loop {disk} {}", state.display()), &[])
+            .ok();
+        wasmvol
     }
 
     /// Sets the variables of the next starts.
