@@ -25,7 +25,7 @@ fi
 release=${kernel#linux-image-}
 
 # Servers and tools of the tests, unpacked and not installed: nothing of them runs on this machine. What it has already is taken from it.
-packages="nfs-kernel-server rpcbind samba xfsprogs"
+packages="nfs-kernel-server rpcbind samba xfsprogs btrfs-progs"
 tools=$vm/tools
 if [ "$(cat "$tools/packages" 2>/dev/null)" != "$packages" ]; then
     rm -rf "$tools" "$vm/archives"
@@ -86,7 +86,8 @@ vm_tests=$(built --test vm)
 # Of what busybox has too it runs its own, with fewer options, wherever it starts a program.
 take /bin/busybox bash setpriv unshare nsenter setsid timeout mount umount sleep ip "$kernel_tests" "$system_tests" "$vm_tests"
 take "$PWD/target/release/wasmvol" "$PWD/target/release/wasmvol-mountd"
-take rpcbind nfsdcld exportfs rpc.nfsd rpc.mountd smbd smbpasswd mkfs.ext4 mkfs.xfs losetup
+take rpcbind nfsdcld exportfs rpc.nfsd rpc.mountd smbd smbpasswd losetup
+take mkfs.ext4 e2fsck mkfs.xfs mkfs.btrfs chattr fstrim
 # Every daemon of a test compiles, slowly, all drivers that it finds in their place: most need no more than two.
 mkdir -p "$root$PWD/target/drivers" "$root$PWD/target/guests"
 cp target/drivers/local.wasm target/drivers/tmpfs.wasm "$root$PWD/target/drivers/"

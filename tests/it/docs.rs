@@ -82,7 +82,7 @@ fn every_example_of_every_page_does_what_it_shows() {
 
 fn on_btrfs() -> Pair<Docker> {
     let engine = Docker::start();
-    let mut wasmvol = Wasmvol::install_on_btrfs(1 << 30);
+    let mut wasmvol = Wasmvol::install_on("btrfs", 1 << 30);
     wasmvol.run_for(&engine.plugins());
     Pair { wasmvol, engine }
 }

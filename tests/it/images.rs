@@ -1,15 +1,15 @@
 //! Images and subvolumes, made by their drivers and used by containers: what a volume of a size holds, and that it outlives what is killed.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use wasmvol_plan::steps::RESIZE;
 
 use crate::support::docker::Docker;
 use crate::support::engine::Engine;
-use crate::support::open_to_all;
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
+use crate::support::{SOON, open_to_all, until};
 
 type Pair = crate::support::pair::Pair<Docker>;
 
@@ -132,8 +132,49 @@ fn a_resize_that_was_killed_at_any_step_leaves_a_volume_that_works_and_is_ended_
 }
 
 #[test]
+fn an_unmount_that_waits_for_a_disk_delays_no_other_volume() {
+    let mut wasmvol = Wasmvol::install_on("ext4", 256 * MIB);
+    wasmvol.run();
+    grant(&wasmvol);
+    let plugin = wasmvol.plugin();
+    plugin.create("dirty", &[("driver", "image"), ("size", "64m")]).unwrap();
+    plugin.create("other", &[("driver", "tmpfs")]).unwrap();
+    let path = plugin.mount("dirty", "id").unwrap();
+    fs::write(path.join("file"), vec![7; 16 << 20]).unwrap();
+    let frozen = Frozen::new(wasmvol.state());
+    std::thread::scope(|scope| {
+        let unmount = scope.spawn(|| plugin.unmount("dirty", "id"));
+        let is_writing = || (wasmvol.children().len() > 1).then_some(());
+        until("a child waits for the disk", SOON, is_writing);
+        plugin.mount("other", "id").unwrap();
+        plugin.unmount("other", "id").unwrap();
+        drop(frozen);
+        unmount.join().unwrap().unwrap();
+    });
+    wasmvol.wait_unmounted("dirty");
+    plugin.mount("dirty", "id").unwrap();
+    assert_eq!(fs::read(path.join("file")).unwrap(), vec![7; 16 << 20]);
+}
+
+/// A file system that nothing is written to until this goes.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn new(place: PathBuf) -> Self {
+        assert!(Command::new("fsfreeze").arg("-f").arg(&place).status().unwrap().success());
+        Self(place)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _thawed = Command::new("fsfreeze").arg("-u").arg(&self.0).status();
+    }
+}
+
+#[test]
 fn a_subvolume_holds_what_its_limit_says_and_goes() {
-    let mut wasmvol = Wasmvol::install_on_btrfs(512 * MIB);
+    let mut wasmvol = Wasmvol::install_on("btrfs", 512 * MIB);
     let state = wasmvol.state();
     wasmvol.run();
     let plugin = wasmvol.plugin();

@@ -133,7 +133,7 @@ impl Mounter {
     pub(crate) fn serve(&self, round: Vec<Frame<Request>>) -> Vec<Frame<Reply>> {
         let is_later = |Frame { number, body }: &Frame<Request>| {
             let is_later =
-                self.jobs.borrow().is_busy(body) || kinds::is_slow(body) || self.is_remote(body);
+                self.jobs.borrow().is_busy(body) || kinds::is_slow(body) || self.may_wait(body);
             if is_later {
                 self.jobs.borrow_mut().queue(*number, body.clone());
             }

@@ -71,15 +71,14 @@ impl Wasmvol {
         Self { mountd: None, plugins, environment: Vec::new(), dir }
     }
 
-    /// The same, and its state lies on a btrfs of this size.
-    pub(crate) fn install_on_btrfs(bytes: u64) -> Self {
+    /// The same, and its state lies on a file system of this type and size.
+    pub(crate) fn install_on(filesystem: &str, bytes: u64) -> Self {
         let wasmvol = Self::install();
         let (state, disk) = (wasmvol.state(), wasmvol.path("disk"));
         fs::create_dir(&state).unwrap();
         File::create(&disk).unwrap().set_len(bytes).unwrap();
-        let disk = disk.display();
-        shell(&format!("mkfs.btrfs -q {disk} && mount -o loop {disk} {}", state.display()), &[])
-            .ok();
+        let (disk, state) = (disk.display(), state.display());
+        shell(&format!("mkfs.{filesystem} -q {disk} && mount -o loop {disk} {state}"), &[]).ok();
         wasmvol
     }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, openat};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, mount_change, move_mount};
 use wasmvol_plan::{Fault, FaultKind, Release, Reply, Request, Storage};
@@ -11,6 +11,7 @@ use super::Assembled;
 use super::wire::Said;
 use crate::fault::fault;
 use crate::mounter::Mounter;
+use crate::places::DIRECTORY;
 use crate::storage::sync;
 use crate::sys::{Propagation, unshare_mounts};
 
@@ -32,7 +33,11 @@ impl Mounter {
                 Ok((Reply::Made, Some(tree)))
             }
             Request::Unmount(_) => {
-                drop(gift);
+                if let Some(gift) = gift {
+                    // A server that is gone hears nothing more: its volume is unmounted all the same.
+                    let root = openat(&gift, ".", DIRECTORY, Mode::empty());
+                    let _written = root.and_then(rustix::fs::syncfs);
+                }
                 Ok((Reply::Unmounted(Release::Gone), None))
             }
             Request::Usage(id) => Ok((Reply::Used(self.usage(*id)?), None)),

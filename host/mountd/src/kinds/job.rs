@@ -150,7 +150,8 @@ impl Job {
                 format!("the work for volume `{}` broke off", self.id),
             )),
             Err(_) if self.until > Instant::now() => None,
-            // It is unmounted; what still waits to be written is the server's affair.
+            // It is unmounted, and what still waits to be written is the server's affair; or it is not, and the disk is slow: then the
+            // child that still writes keeps it busy, and it is tried again.
             Err(_) if matches!(self.asked, Some((_, Request::Unmount(_)))) => {
                 Some(Ok((Reply::Unmounted(Release::Gone), None)))
             }
@@ -211,8 +212,8 @@ impl Mounter {
                 let facts = self.mounted(wanted)?.map(Reply::Mounted);
                 Ok(facts.map_or(Begun::ForAChild(None), Begun::Answered))
             }
-            Request::Unmount(id) if self.is_remote(request) => self.let_go(*id),
-            slow if is_slow(slow) || self.is_remote(slow) => Ok(Begun::ForAChild(None)),
+            Request::Unmount(id) if self.may_wait(request) => self.let_go(*id),
+            slow if is_slow(slow) || self.may_wait(slow) => Ok(Begun::ForAChild(None)),
             // It only waited until no child works for its volume.
             quick => {
                 let quick = Frame { number: 0, body: quick.clone() };
@@ -228,6 +229,9 @@ impl Mounter {
             (Request::Mount(wanted), Some(tree)) => {
                 let assembled = Assembled { tree, shows: Shows::Unknown };
                 self.attach(wanted, assembled).map(Reply::Mounted)
+            }
+            (Request::Unmount(id), _) if self.anchor.mounted(*id)?.is_some() => {
+                self.unmount(*id).map(Reply::Unmounted)
             }
             (Request::Trash { .. }, _) => Ok(self.was_discarded(reply)),
             _ => Ok(reply),

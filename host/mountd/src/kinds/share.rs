@@ -1,7 +1,7 @@
 //! What a server shares, mounted by the kernel: its address asked for and checked, its options set one by one, its mount made.
 //!
 //! Called in a child, because a server may never answer; the parent only moves what comes out, and lets go of it again: see
-//! [`Mounter::is_remote`]. No helper of the distribution's is run, no option becomes part of a string, and a secret goes into the
+//! [`Mounter::may_wait`]. No helper of the distribution's is run, no option becomes part of a string, and a secret goes into the
 //! kernel alone.
 
 use std::net::{IpAddr, ToSocketAddrs};
@@ -24,6 +24,9 @@ use crate::anchor::{CLONE, create, superblock};
 use crate::fault::{Context, fault, text};
 use crate::mounter::Mounter;
 use crate::places::PLACE;
+
+/// Of every loop device: devices.txt of the kernel.
+const LOOP_MAJOR: u32 = 7;
 use crate::scan::parse;
 
 pub(super) fn assemble(
@@ -184,18 +187,20 @@ fn show(mounter: &Mounter, wanted: &Mount, share: &Share, tree: OwnedFd) -> Resu
 }
 
 impl Mounter {
-    /// Whether a request would ask a server that may be gone, so that this process must not carry it out.
-    pub(crate) fn is_remote(&self, request: &Request) -> bool {
+    /// Whether a request would ask a server that may be gone, or end a file system of the volume's own, which first writes all that
+    /// it has not written yet: so that this process must not carry it out.
+    pub(crate) fn may_wait(&self, request: &Request) -> bool {
         let (Request::Unmount(id) | Request::Usage(id)) = request else { return false };
+        let unmounts = matches!(request, Request::Unmount(_));
         // What cannot be read is told by whoever carries the request out.
-        self.shows_remote(*id).unwrap_or(false)
+        self.shows_slow(*id, unmounts).unwrap_or(false)
     }
 
-    fn shows_remote(&self, id: Id) -> Result<bool, Fault> {
+    fn shows_slow(&self, id: Id, unmounts: bool) -> Result<bool, Fault> {
         let Some((mount_id, (major, _))) = self.anchor.mounted(id)? else { return Ok(false) };
         // Most volumes lie on a disk, and need no look at the mount table.
         if major != 0 {
-            return Ok(false);
+            return Ok(unmounts && major == LOOP_MAJOR);
         }
         let text = self.processes.own_mounts()?;
         let mut lines = parse(&text)?.into_iter();
@@ -204,13 +209,17 @@ impl Mounter {
 
     /// Unmounts a share, lazily: who still uses it keeps it, and nobody waits for a server. What was written and has not reached the
     /// server is with the last one who closes the share: that is a child, which waits as long as it takes. By force it would be lost.
+    /// What is on a loop device stays mounted until a child has written it out.
     pub(super) fn let_go(&self, id: Id) -> Result<Begun, Fault> {
         let evidence = self.scan(id)?;
         if !evidence.is_free() {
             return Ok(Begun::Answered(Reply::Unmounted(Release::Held(evidence))));
         }
-        self.kill.at("detach.begin");
         let share = self.anchor.open_volume(id)?;
+        if matches!(self.anchor.mounted(id)?, Some((_, (LOOP_MAJOR, _)))) {
+            return Ok(Begun::ForAChild(Some(share)));
+        }
+        self.kill.at("detach.begin");
         self.anchor.detach(id, UnmountFlags::DETACH)?;
         self.kill.at("detach.unmounted");
         self.places.forget_program(id);
