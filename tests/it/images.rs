@@ -1,13 +1,14 @@
 //! Images and subvolumes, made by their drivers and used by containers: what a volume of a size holds, and that it outlives what is killed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use wasmvol_plan::steps::RESIZE;
 
 use crate::support::docker::Docker;
 use crate::support::engine::Engine;
+use crate::support::shelf::loops;
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
 use crate::support::{SOON, open_to_all, until};
 
@@ -19,15 +20,6 @@ const MIB: u64 = 1 << 20;
 fn grant(wasmvol: &Wasmvol) {
     let component = PROGRAMS.parent().unwrap().join("drivers/image.wasm");
     wasmvol.cli(&format!("driver load {} --grant image", component.display())).ok();
-}
-
-/// The loop devices whose files lie beneath a directory.
-fn loops(beneath: &Path) -> usize {
-    let backing =
-        |device: fs::DirEntry| fs::read_to_string(device.path().join("loop/backing_file"));
-    let devices =
-        fs::read_dir("/sys/block").unwrap().filter_map(|device| backing(device.unwrap()).ok());
-    devices.filter(|file| Path::new(file).starts_with(beneath)).count()
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::support::wasmvol::Wasmvol;
 use crate::support::{SOON, open_to_all, outcome, until};
 
 /// A wasmvol whose state directory is a small file system.
-fn on_a_small_disk(options: &str) -> Wasmvol {
+pub(crate) fn on_a_small_disk(options: &str) -> Wasmvol {
     let mut wasmvol = Wasmvol::install();
     let state = wasmvol.state();
     fs::create_dir(&state).unwrap();

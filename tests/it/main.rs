@@ -12,6 +12,8 @@
 )]
 
 mod absence;
+mod bad_input;
+mod bad_places;
 mod checker;
 mod cli;
 mod crash;

@@ -13,6 +13,7 @@ pub(crate) mod mounts;
 pub(crate) mod pair;
 pub(crate) mod plugin;
 pub(crate) mod podman;
+pub(crate) mod shelf;
 pub(crate) mod sshd;
 pub(crate) mod wasmvol;
 

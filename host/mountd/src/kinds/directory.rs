@@ -4,15 +4,16 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{Mode, openat2};
+use rustix::io::Errno;
 use rustix::mount::open_tree;
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::mountinfo::Entry;
-use wasmvol_plan::{Directory, Fault, Id, IdMap};
+use wasmvol_plan::{Directory, Fault, FaultKind, Id, IdMap};
 
 use super::{Assembled, Shows, id_map};
-use crate::anchor::{CLONE, superblock};
+use crate::anchor::{CLONE, create};
 use crate::attach::tag;
-use crate::fault::Context;
+use crate::fault::{Context, text};
 use crate::mounter::{Mounter, Place};
 use crate::places::{BENEATH, PLACE, Places, make_and_open, own};
 use crate::storage::open_subpath;
@@ -72,8 +73,23 @@ pub(super) fn frozen<'a>(
 ) -> Result<Assembled, Fault> {
     let layers = lower.into_iter().chain([&mounter.places.empty]);
     let options = [("source", tag(id)), ("lowerdir", joined(layers))];
-    let tree = superblock("overlay", &options, true)?;
+    let tree = overlay(&options, true)?;
     Ok(Assembled { tree, shows: Shows::Own("overlay") })
+}
+
+/// Makes an overlay.
+pub(super) fn overlay(options: &[(&str, String)], read_only: bool) -> Result<OwnedFd, Fault> {
+    create("overlay", options, read_only).map_err(|(errno, words)| match errno {
+        // So overlayfs calls it.
+        Errno::LOOP => {
+            let why = "of the directories below, one is there twice or lies in another";
+            Fault::new(FaultKind::Invalid, format!("{why}: name them apart"))
+        }
+        errno => {
+            let why = text(errno);
+            Fault::new(FaultKind::Failed, format!("cannot make an overlay: {why}{words}"))
+        }
+    })
 }
 
 /// Opened directories as overlayfs is told them: whatever their paths are, and whoever renames them meanwhile.

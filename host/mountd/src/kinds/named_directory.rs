@@ -93,12 +93,17 @@ impl Mounter {
         }
         let directory = wanted.directory.clone();
         if wanted.adopt {
-            let place = HostDirectory { path: wanted.path(), make: Some(wanted.owner) };
-            let place = host_directory::open(&self.places, &place, grants)?;
-            let place = openat2(&place, ".", DIRECTORY, Mode::empty(), BENEATH).trying(what)?;
-            storage::sync(&place, &shown)?;
+            // The marker first: where there is no room for it, no directory is made that nobody would delete.
             root.mark(&wanted.name, &Marking { id, inode: 0, directory }, note)?;
-            return root.sync();
+            let place = HostDirectory { path: wanted.path(), make: Some(wanted.owner) };
+            let placed = host_directory::open(&self.places, &place, grants).and_then(|place| {
+                let place = openat2(&place, ".", DIRECTORY, Mode::empty(), BENEATH).trying(what)?;
+                storage::sync(&place, &shown)
+            });
+            if placed.is_err() {
+                root.unmark(wanted.name.as_str())?;
+            }
+            return placed.and_then(|()| root.sync());
         }
         if exists(&root.top, &directory).trying(what)? {
             let cure = "use another name, or choose it as the volume's place to use it as it is";

@@ -12,7 +12,6 @@ use wasmvol_plan::frame::Mount;
 use wasmvol_plan::{Directory, Fault, FaultKind, Grants, HostDirectory, Id, Overlay, Storage};
 
 use super::{Assembled, Shows, directory, host_directory};
-use crate::anchor::superblock;
 use crate::attach::tag;
 use crate::fault::{Context, fault};
 use crate::mounter::Mounter;
@@ -62,7 +61,7 @@ pub(super) fn assemble(
     if overlay.volatile {
         options.push(("volatile", String::new()));
     }
-    let tree = superblock("overlay", &options, false)?;
+    let tree = directory::overlay(&options, false)?;
     Ok(Assembled { tree, shows })
 }
 

@@ -118,7 +118,8 @@ impl Room {
         let is_noise = |line: &&str| command.noise.iter().any(|noise| line.starts_with(noise));
         let mut lines =
             text.lines().map(str::trim).filter(|line| !line.is_empty() && !is_noise(line));
-        let last = lines.next_back().unwrap_or("it says nothing");
+        // It becomes a part of a line of ours.
+        let last = lines.next_back().unwrap_or("it says nothing").trim_end_matches('.');
         last.chars().flat_map(wasmvol_plan::name::escaped).take(TOLD_MAX).collect()
     }
 }

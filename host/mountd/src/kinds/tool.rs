@@ -124,5 +124,7 @@ fn last_line(from: &OwnedFd) -> Result<String, Errno> {
     }
     let text = String::from_utf8_lossy(&kept);
     let last = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
+    // It becomes a part of a line of ours.
+    let last = last.trim_end_matches('.');
     Ok(last.chars().flat_map(escaped).take(LINE_MAX).collect())
 }
