@@ -25,7 +25,7 @@ fi
 release=${kernel#linux-image-}
 
 # Servers and tools of the tests, unpacked and not installed: nothing of them runs on this machine. What it has already is taken from it.
-packages="nfs-kernel-server rpcbind samba xfsprogs btrfs-progs"
+packages="nfs-kernel-server rpcbind samba xfsprogs btrfs-progs cryptsetup-bin"
 tools=$vm/tools
 if [ "$(cat "$tools/packages" 2>/dev/null)" != "$packages" ]; then
     rm -rf "$tools" "$vm/archives"
@@ -87,11 +87,11 @@ vm_tests=$(built --test vm)
 take /bin/busybox bash setpriv unshare nsenter setsid timeout mount umount sleep ip "$kernel_tests" "$system_tests" "$vm_tests"
 take "$PWD/target/release/wasmvol" "$PWD/target/release/wasmvol-mountd"
 take rpcbind nfsdcld exportfs rpc.nfsd rpc.mountd smbd smbpasswd losetup
-take mkfs.ext4 e2fsck mkfs.xfs mkfs.btrfs chattr fstrim
+take cryptsetup mkfs.ext4 e2fsck mkfs.xfs mkfs.btrfs chattr fstrim
 # Every daemon of a test compiles, slowly, all drivers that it finds in their place: most need no more than two.
 mkdir -p "$root$PWD/target/drivers" "$root$PWD/target/guests"
 cp target/drivers/local.wasm target/drivers/tmpfs.wasm "$root$PWD/target/drivers/"
-cp target/drivers/nfs.wasm target/drivers/cifs.wasm target/guests/hostile.wasm "$root$PWD/target/guests/"
+cp target/drivers/nfs.wasm target/drivers/cifs.wasm target/drivers/image.wasm target/guests/hostile.wasm "$root$PWD/target/guests/"
 mkdir -p "$root/etc" "$root$PWD/tests/vm"
 cp tests/vm/server.sh "$root$PWD/tests/vm/"
 # By these rpcbind and nfsd know what their protocols are called.
@@ -111,7 +111,7 @@ done
     echo "workspace='$PWD'"
     echo "kernel_tests='$kernel_tests$newer $*'"
     echo "system_tests='$system_tests ${*:-$default}'"
-    echo "vm_tests='$vm_tests ${*:-shares::}'"
+    echo "vm_tests='$vm_tests ${*:-encryption:: shares::}'"
 } >"$root/parameters"
 (cd "$root" && find . | cpio --quiet -o -H newc -R 0:0) >"$vm/initramfs"
 

@@ -41,6 +41,17 @@ fn an_image_is_refused_until_the_operator_grants_it_and_names_the_grant() {
 }
 
 #[test]
+fn an_image_is_encrypted_by_a_secret_that_is_kept_or_not_made() {
+    let wasmvol = Wasmvol::start();
+    grant(&wasmvol);
+    let options = [("driver", "image"), ("size", "32m"), ("encrypt", "vault")];
+    let error = wasmvol.plugin().create("dark", &options).unwrap_err();
+    assert!(error.contains("no secret `vault` is kept"), "{error}");
+    assert_eq!(wasmvol.plugin().list(), Vec::<String>::new());
+    assert_eq!((wasmvol.entries("volumes"), loops(&wasmvol.state())), (Vec::<String>::new(), 0));
+}
+
+#[test]
 fn containers_share_an_image_fill_it_and_get_more_room_while_they_run() {
     let pair = Pair::own();
     grant(&pair.wasmvol);

@@ -1,4 +1,4 @@
-//! Tests of what only the machine of tests/vm.sh has: file servers, and kernels with the file systems for them.
+//! Tests of what only the machine of tests/vm.sh has: file servers, and a kernel with their file systems and with encryption.
 //!
 //! One module a question; `it` says how such tests are written, and its `support` is shared.
 #![allow(
@@ -15,6 +15,7 @@
 mod it {
     pub(crate) mod support;
 }
+mod encryption;
 mod shares;
 
 pub(crate) use it::support;

@@ -28,6 +28,7 @@ impl Driver for Images {
             )
             .default("false"),
         )
+        .option(OptionSpec::secret("encrypt", "the secret that encrypts it"))
         .owner("0755")
         .grant("image")
     }
@@ -40,8 +41,9 @@ impl Driver for Images {
             _ => return Err(Error::invalid_option("fs", "use `ext4`, `xfs` or `btrfs`")),
         };
         let (size, thin) = (volume.size("size")?, volume.boolean("thin")?);
+        let encrypt = volume.if_given("encrypt", Volume::secret)?.map(str::to_owned);
         let owner = volume.owner()?;
-        Ok(Storage::Image(Image { size, thin, filesystem, encrypt: None, owner }).into())
+        Ok(Storage::Image(Image { size, thin, filesystem, encrypt, owner }).into())
     }
 
     fn path(_: &Volume) -> Result<Plan> {

@@ -5,8 +5,10 @@
 
 mod child;
 mod command;
+mod crypt;
 mod device;
 mod directory;
+mod filesystem;
 mod host_directory;
 mod id_map;
 mod image;
@@ -29,7 +31,7 @@ use std::os::fd::OwnedFd;
 
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::mountinfo::Entry;
-use wasmvol_plan::{Fault, FaultKind, Grants, Id, Request, Source, Storage};
+use wasmvol_plan::{DriverName, Fault, FaultKind, Grants, Id, Request, Source, Storage};
 
 use crate::attach::{TAG, tag};
 use crate::fault::fault;
@@ -108,20 +110,30 @@ pub(crate) fn is_own(id: Id, line: &Entry<'_>) -> bool {
 
 impl Mounter {
     /// Makes one volume's storage; what has to be synced comes back.
-    pub(crate) fn make_storage(&self, id: Id, storage: &Storage) -> Result<Vec<OwnedFd>, Fault> {
+    pub(crate) fn make_storage(
+        &self,
+        id: Id,
+        driver: &DriverName,
+        storage: &Storage,
+    ) -> Result<Vec<OwnedFd>, Fault> {
         match storage {
             // A named directory is made by another request's child: it lies elsewhere.
             Storage::None | Storage::NamedDirectory(_) => Ok(Vec::new()),
             Storage::Directory(wanted) => directory::make(&self.places, id, wanted),
-            Storage::Image(wanted) => image::make(&self.places, id, wanted),
+            Storage::Image(wanted) => image::make(&self.places, id, driver, wanted),
             Storage::Subvolume(wanted) => subvolume::make(&self.places, id, wanted),
         }
     }
 
     /// Makes one volume's storage as large as `storage` says.
-    pub(crate) fn grow_storage(&self, id: Id, storage: &Storage) -> Result<(), Fault> {
+    pub(crate) fn grow_storage(
+        &self,
+        id: Id,
+        driver: &DriverName,
+        storage: &Storage,
+    ) -> Result<(), Fault> {
         match storage {
-            Storage::Image(wanted) => image::grow(&self.places, id, wanted),
+            Storage::Image(wanted) => image::grow(&self.places, id, driver, wanted),
             Storage::Subvolume(wanted) => subvolume::grow(&self.places, id, wanted),
             Storage::None | Storage::Directory(_) | Storage::NamedDirectory(_) => {
                 unserved("a size of this storage")

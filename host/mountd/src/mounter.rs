@@ -159,8 +159,8 @@ impl Mounter {
                 Request::Measure(id) => self.measure(id).map(Reply::Measured),
                 Request::Mount(wanted) => self.mount(&wanted).map(Reply::Mounted),
                 Request::Marks(wanted) => self.marks(&wanted),
-                Request::Grow { id, storage, .. } => {
-                    self.grow_storage(id, &storage).map(|()| Reply::Grown)
+                Request::Grow { id, driver, storage } => {
+                    self.grow_storage(id, &driver, &storage).map(|()| Reply::Grown)
                 }
                 Request::Make { id, driver, storage, .. } => {
                     makes.push((number, id, driver, storage));
@@ -186,7 +186,7 @@ impl Mounter {
         self.kill.at("make.begin");
         let make = |(_, id, driver, storage): &(u64, Id, DriverName, Storage)| {
             storage.check(&self.grants(driver)?)?;
-            self.make_storage(*id, storage)
+            self.make_storage(*id, driver, storage)
         };
         let made: Vec<_> = wanted.iter().map(make).collect();
         self.kill.at("make.made");

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::wasmvol::Wasmvol;
+use super::wasmvol::{PROGRAMS, Wasmvol};
 use super::{SOON, Scratch, until};
-use crate::drivers::component;
 
 /// Options of a driver.
 pub(crate) type Options<'a> = &'a [(&'a str, &'a str)];
@@ -86,7 +85,7 @@ impl Shelf {
     }
 
     fn grant(&self, driver: &str, grants: &[&String]) {
-        let component = component(&format!("drivers/{driver}.wasm"));
+        let component = PROGRAMS.parent().unwrap().join(format!("drivers/{driver}.wasm"));
         let grants: String = grants.iter().map(|grant| format!(" --grant {grant}")).collect();
         self.wasmvol.cli(&format!("driver load {}{grants}", component.display())).ok();
     }

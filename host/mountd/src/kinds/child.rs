@@ -46,14 +46,14 @@ impl Mounter {
             | Request::Marks(_) => Ok((self.answer_named(request)?, None)),
             Request::Make { id, driver, storage, .. } => {
                 storage.check(&self.grants(driver)?)?;
-                let made = self.make_storage(*id, storage)?;
+                let made = self.make_storage(*id, driver, storage)?;
                 made.iter().try_for_each(|made| sync(made, "a new volume"))?;
                 sync(&self.places.volumes, "volumes")?;
                 Ok((Reply::Made, None))
             }
             Request::Grow { id, driver, storage } => {
                 storage.check(&self.grants(driver)?)?;
-                self.grow_storage(*id, storage)?;
+                self.grow_storage(*id, driver, storage)?;
                 Ok((Reply::Grown, None))
             }
             Request::Measure(id) => {

@@ -10,38 +10,64 @@ use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, openat, openat2};
 use rustix::io::Errno;
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::mountinfo::Entry;
-use wasmvol_plan::{Fault, FaultKind, Filesystem, Id, Image};
+use wasmvol_plan::{DriverName, Fault, FaultKind, Filesystem, Id, Image};
 
+use super::crypt::{self, Key, Mapping};
+use super::filesystem::{format, grow_inside, mount};
 use super::loops::{BLOCK, Loop};
 use super::{Assembled, Shows, tool};
-use crate::anchor::{CLONE, superblock};
+use crate::anchor::CLONE;
 use crate::attach::tag;
 use crate::fault::{Context, fault};
 use crate::mounter::Mounter;
 use crate::places::{BENEATH, DIRECTORY, Places, make_and_open, own};
 use crate::storage::{open_subpath, sync};
-use crate::sys::{ioctl, ioctl_size};
 
 /// The file's name in the volume's directory, and while it is being made.
 const NAME: &str = "image";
 const NEW: &str = "image.new";
 
-/// The ioctls that grow a file system. Their arguments: how many blocks; a `struct xfs_fsop_geom_v1` and a `struct xfs_growfs_data`; a
-/// `struct btrfs_ioctl_vol_args`.
-const EXT4_RESIZE: u32 = 0x4008_6610;
-const XFS_GEOMETRY: u32 = 0x8070_5864;
-const XFS_GROW: u32 = 0x4010_586e;
-const BTRFS_RESIZE: u32 = 0x5000_9403;
 /// How long a device that nobody has mounted may take to free itself, and how often that is looked at: udev looks at new ones.
 const FREE_WAIT: Duration = Duration::from_secs(5);
 const FREE_AGAIN: Duration = Duration::from_millis(10);
 
-/// Makes the file whole beside its name, and then renames it: killed in between, the next one begins anew.
-pub(super) fn make(places: &Places, id: Id, wanted: &Image) -> Result<Vec<OwnedFd>, Fault> {
-    let what = format_args!("make the image of volume `{id}`");
-    if wanted.encrypt.is_some() {
-        return super::unserved("encrypted images");
+/// The block device that the file system lies on: a loop device, or what an encrypted one maps to.
+struct Disk {
+    device: Loop,
+    mapping: Option<Mapping>,
+}
+
+impl Disk {
+    fn of(device: Loop, id: Id, image: &Image, key: Option<&Key>, ro: bool) -> Result<Self, Fault> {
+        let open = |key| Mapping::open(&device, id, key, ro, image.thin);
+        let mapping = key.map(|key| Mapping::of(id)?.map_or_else(|| open(key), Ok)).transpose()?;
+        Ok(Self { device, mapping })
     }
+
+    fn path(&self) -> String {
+        self.mapping.as_ref().map_or_else(|| self.device.path(), Mapping::path)
+    }
+}
+
+/// What encrypts an image, if one shall be or is.
+fn key<'a>(
+    places: &Places,
+    driver: &DriverName,
+    image: &'a Image,
+) -> Result<Option<Key<'a>>, Fault> {
+    let read = |name: &'a String| Ok(Key { name, secret: places.secret(name, driver, None)? });
+    image.encrypt.as_ref().map(read).transpose()
+}
+
+/// Makes the file whole beside its name, and then renames it: killed in between, the next one begins anew.
+pub(super) fn make(
+    places: &Places,
+    id: Id,
+    driver: &DriverName,
+    wanted: &Image,
+) -> Result<Vec<OwnedFd>, Fault> {
+    let what = format_args!("make the image of volume `{id}`");
+    let key = key(places, driver, wanted)?;
     let outer = make_and_open(&places.volumes, &id.to_string(), BENEATH).trying(what)?;
     if rustix::fs::accessat(&outer, NAME, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok() {
         return Ok(vec![outer]);
@@ -54,8 +80,14 @@ pub(super) fn make(places: &Places, id: Id, wanted: &Image) -> Result<Vec<OwnedF
     let file = openat(&outer, NEW, flags, Mode::RUSR | Mode::WUSR).trying(what)?;
     extend(&file, 0, whole(wanted.size), wanted.thin)?;
     let device = Loop::attach(&file, &tag(id), false)?;
-    format(wanted.filesystem, &device.path())?;
-    let root = root(&mount(wanted, &device, false)?)?;
+    if let Some(key) = &key {
+        // One that was killed may have left its own.
+        crypt::forget(id).trying(what)?;
+        crypt::format(&device, key)?;
+    }
+    let disk = Disk::of(device, id, wanted, key.as_ref(), false)?;
+    format(wanted.filesystem, &disk.path())?;
+    let root = root(&mount(wanted, disk.path(), false)?)?;
     // An engine copies an image's files into an empty volume only, and databases want theirs empty, too.
     match rustix::fs::unlinkat(&root, "lost+found", AtFlags::REMOVEDIR) {
         Err(Errno::NOENT) => {}
@@ -64,7 +96,7 @@ pub(super) fn make(places: &Places, id: Id, wanted: &Image) -> Result<Vec<OwnedF
     let owner = wanted.owner;
     own(&root, owner.uid, owner.gid, Mode::from_raw_mode(owner.mode)).trying(what)?;
     rustix::fs::syncfs(&root).trying(what)?;
-    drop((root, device));
+    drop((root, disk));
     sync(&file, NEW)?;
     rustix::fs::renameat(&outer, NEW, &outer, NAME).trying(what)?;
     Ok(vec![outer])
@@ -95,41 +127,6 @@ fn whole(size: u64) -> u64 {
     size - size % u64::from(BLOCK)
 }
 
-/// Makes a file system. The blocks are BLOCK's, whatever the disk has; nothing is discarded, since all is empty.
-fn format(filesystem: Filesystem, device: &str) -> Result<(), Fault> {
-    match filesystem {
-        Filesystem::Ext4 => {
-            let lazy = "nodiscard,lazy_itable_init=1,lazy_journal_init=1";
-            tool::MKFS_EXT4.succeed(&["-q", "-F", "-b", "4096", "-m", "0", "-E", lazy, device])
-        }
-        Filesystem::Xfs => tool::MKFS_XFS.succeed(&["-q", "-f", "-K", "-s", "size=4096", device]),
-        Filesystem::Btrfs => tool::MKFS_BTRFS.succeed(&["-q", "-f", "-K", "-s", "4096", device]),
-    }
-}
-
-/// The file system of a device, attached nowhere; the one that is there already, if anybody has it.
-fn mount(image: &Image, device: &Loop, read_only: bool) -> Result<OwnedFd, Fault> {
-    // What is deleted in a thin image goes back to the disk as it is deleted: a run of fstrim now and then would need somebody who
-    // starts it. One that is not thin keeps what it was given.
-    let discard = match (image.filesystem, image.thin) {
-        (_, false) => ("nodiscard", ""),
-        (Filesystem::Btrfs, true) => ("discard", "async"),
-        (_, true) => ("discard", ""),
-    };
-    let own = match image.filesystem {
-        // They are zero already, as the file was. To write zeros would take blocks of a thin image, and give back another's.
-        Filesystem::Ext4 => Some(("noinit_itable", "")),
-        // A copy of an image may be mounted beside it.
-        Filesystem::Xfs => Some(("nouuid", "")),
-        Filesystem::Btrfs => None,
-    };
-    let mut options = vec![("source", device.path())];
-    options.extend(
-        [Some(discard), own].into_iter().flatten().map(|(key, value)| (key, value.to_owned())),
-    );
-    superblock(image.filesystem.name(), &options, read_only)
-}
-
 fn root(tree: &OwnedFd) -> Result<OwnedFd, Fault> {
     openat(tree, ".", DIRECTORY, Mode::empty()).trying("open the root of an image")
 }
@@ -139,21 +136,29 @@ fn open(places: &Places, id: Id) -> Result<OwnedFd, Errno> {
     openat2(&places.volumes, format!("{id}/{NAME}"), flags, Mode::empty(), BENEATH)
 }
 
-/// The device of a volume's image, which was checked before if nobody has it mounted.
-fn device(places: &Places, id: Id, image: &Image, read_only: bool) -> Result<Loop, Fault> {
+/// The disk of a volume's image, which was checked before if nobody has it mounted.
+fn disk(
+    places: &Places,
+    id: Id,
+    driver: &DriverName,
+    image: &Image,
+    read_only: bool,
+) -> Result<Disk, Fault> {
     let what = format_args!("open the image of volume `{id}`");
     let file = open(places, id).trying(what)?;
+    let key = key(places, driver, image)?;
+    let disk = |device, read_only| Disk::of(device, id, image, key.as_ref(), read_only);
     if let Some(there) = Loop::of(&file)? {
-        return Ok(there);
+        return disk(there, read_only);
     }
     if !image.thin {
         // What somebody trimmed from inside is reserved again, if the disk has room.
         let size = rustix::fs::fstat(&file).trying(what)?.st_size.unsigned_abs();
         let _as_far_as_it_goes = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, size);
     }
-    let device = Loop::attach(&file, &tag(id), false)?;
+    let writable = disk(Loop::attach(&file, &tag(id), false)?, false)?;
     if image.filesystem == Filesystem::Ext4 {
-        let ended = tool::E2FSCK.run(&["-p", &device.path()])?;
+        let ended = tool::E2FSCK.run(&["-p", &writable.path()])?;
         // 1 and 2: it has mended what was wrong.
         if !matches!(ended.status, Some(0..=2)) {
             let why = tool::E2FSCK.failure(&ended);
@@ -162,11 +167,11 @@ fn device(places: &Places, id: Id, image: &Image, read_only: bool) -> Result<Loo
         }
     }
     if !read_only {
-        return Ok(device);
+        return Ok(writable);
     }
     // The journal is written back before nothing can be written any more.
-    drop(mount(image, &device, false)?);
-    drop(device);
+    drop(mount(image, writable.path(), false)?);
+    drop(writable);
     let until = Instant::now() + FREE_WAIT;
     while let Some(there) = Loop::of(&file)? {
         if Instant::now() > until {
@@ -176,7 +181,7 @@ fn device(places: &Places, id: Id, image: &Image, read_only: bool) -> Result<Loo
         drop(there);
         std::thread::sleep(FREE_AGAIN);
     }
-    Loop::attach(&file, &tag(id), true)
+    disk(Loop::attach(&file, &tag(id), true)?, true)
 }
 
 pub(super) fn assemble(
@@ -184,19 +189,26 @@ pub(super) fn assemble(
     wanted: &Mount,
     image: &Image,
 ) -> Result<Assembled, Fault> {
-    let device = device(&mounter.places, wanted.id, image, wanted.plan.read_only)?;
-    let mut tree = mount(image, &device, wanted.plan.read_only)?;
+    let read_only = wanted.plan.read_only;
+    let disk = disk(&mounter.places, wanted.id, &wanted.driver, image, read_only)?;
+    let mut tree = mount(image, disk.path(), read_only)?;
     if let Some(subpath) = &wanted.plan.subpath {
         let inside = open_subpath(&tree, subpath)?;
-        // Before Linux 6.15 only what is attached can be cloned.
-        tree =
-            rustix::mount::open_tree(&inside, "", CLONE).trying("show a directory of an image")?;
+        let alone = mounter
+            .attach_unseen(&tree)
+            .and_then(|()| rustix::mount::open_tree(&inside, "", CLONE));
+        tree = alone.trying("show a directory of an image")?;
     }
     Ok(Assembled { tree, shows: Shows::Unknown })
 }
 
 /// Makes an image as large as `image` says, and the file system in it, mounted or not. May be repeated: what is done is done.
-pub(super) fn grow(places: &Places, id: Id, image: &Image) -> Result<(), Fault> {
+pub(super) fn grow(
+    places: &Places,
+    id: Id,
+    driver: &DriverName,
+    image: &Image,
+) -> Result<(), Fault> {
     let what = format_args!("grow the image of volume `{id}`");
     let file = open(places, id).trying(what)?;
     let there = rustix::fs::fstat(&file).trying(what)?.st_size.unsigned_abs();
@@ -209,10 +221,13 @@ pub(super) fn grow(places: &Places, id: Id, image: &Image) -> Result<(), Fault> 
         extend(&file, there, wanted, image.thin)?;
         sync(&file, NAME)?;
     }
-    let device = device(places, id, image, false)?;
-    device.grow().trying(what)?;
-    let root = root(&mount(image, &device, false)?)?;
-    match grow_inside(image.filesystem, &root, wanted) {
+    let disk = disk(places, id, driver, image, false)?;
+    disk.device.grow().trying(what)?;
+    if let (Some(mapping), Some(key)) = (&disk.mapping, key(places, driver, image)?) {
+        mapping.grow(&key)?;
+    }
+    let root = root(&mount(image, disk.path(), false)?)?;
+    match grow_inside(image.filesystem, &root, wanted - image.header()) {
         Err(Errno::PERM) => {
             let why = "the kernel lets only CAP_SYS_RESOURCE grow a file system, which wasmvol was started without";
             return fault(FaultKind::Denied, why);
@@ -222,28 +237,6 @@ pub(super) fn grow(places: &Places, id: Id, image: &Image) -> Result<(), Fault> 
     rustix::fs::syncfs(&root).trying(what)
 }
 
-/// What resize2fs, xfs_growfs and `btrfs filesystem resize max` ask the kernel for.
-fn grow_inside(filesystem: Filesystem, root: &OwnedFd, size: u64) -> Result<(), Errno> {
-    let blocks = (size / u64::from(BLOCK)).to_ne_bytes();
-    match filesystem {
-        Filesystem::Ext4 => ioctl(root, EXT4_RESIZE, &mut blocks.clone())?,
-        Filesystem::Xfs => {
-            let mut geometry = [0; ioctl_size(XFS_GEOMETRY)];
-            ioctl(root, XFS_GEOMETRY, &mut geometry)?;
-            // The share of it that inodes may take stays as it is.
-            let share = geometry.get(28..32).unwrap_or_default();
-            let mut wanted = [&blocks, share, &[0; 4]].concat();
-            ioctl(root, XFS_GROW, &mut wanted)?
-        }
-        Filesystem::Btrfs => {
-            let mut wanted = [0; ioctl_size(BTRFS_RESIZE)];
-            wanted.iter_mut().skip(8).zip(b"max").for_each(|(to, from)| *to = *from);
-            ioctl(root, BTRFS_RESIZE, &mut wanted)?
-        }
-    };
-    Ok(())
-}
-
 /// The source of an image that is mounted somewhere.
 pub(crate) fn mounted(places: &Places, id: Id) -> Result<Option<String>, Fault> {
     let file = match open(places, id) {
@@ -251,8 +244,12 @@ pub(crate) fn mounted(places: &Places, id: Id) -> Result<Option<String>, Fault> 
         opened => opened.trying(format_args!("open the image of volume `{id}`"))?,
     };
     let Some(device) = Loop::of(&file)? else { return Ok(None) };
-    let is_mounted = device.is_mounted().trying("look at a loop device")?;
-    Ok(is_mounted.then(|| device.path()))
+    let what = "look at the device of an image";
+    if let Some(mapping) = Mapping::of(id)? {
+        let path = mapping.path();
+        return Ok(mapping.is_mounted().trying(what)?.then_some(path));
+    }
+    Ok(device.is_mounted().trying(what)?.then(|| device.path()))
 }
 
 /// Whether a line shows the file system of a volume's image.
@@ -262,5 +259,6 @@ pub(super) fn is_it(id: Id, image: &Image, line: &Entry<'_>) -> bool {
 
 /// Whether the device of a line was made of a volume's image.
 pub(super) fn backs(id: Id, line: &Entry<'_>) -> bool {
-    matches!(Loop::open(&line.source), Ok(Some(device)) if device.has_name(&tag(id)))
+    line.source == crypt::path(id)
+        || matches!(Loop::open(&line.source), Ok(Some(device)) if device.has_name(&tag(id)))
 }

@@ -200,7 +200,7 @@ impl Mounter {
         let Some((mount_id, (major, _))) = self.anchor.mounted(id)? else { return Ok(false) };
         // Most volumes lie on a disk, and need no look at the mount table.
         if major != 0 {
-            return Ok(unmounts && major == LOOP_MAJOR);
+            return Ok(unmounts && self.is_image(id, major));
         }
         let text = self.processes.own_mounts()?;
         let mut lines = parse(&text)?.into_iter();
@@ -216,7 +216,7 @@ impl Mounter {
             return Ok(Begun::Answered(Reply::Unmounted(Release::Held(evidence))));
         }
         let share = self.anchor.open_volume(id)?;
-        if matches!(self.anchor.mounted(id)?, Some((_, (LOOP_MAJOR, _)))) {
+        if self.anchor.mounted(id)?.is_some_and(|(_, (major, _))| self.is_image(id, major)) {
             return Ok(Begun::ForAChild(Some(share)));
         }
         self.kill.at("detach.begin");
@@ -226,6 +226,13 @@ impl Mounter {
         self.anchor.remove(id)?;
         self.kill.at("detach.removed");
         Ok(Begun::ForAChild(Some(share)))
+    }
+
+    /// Whether a volume that lies on a device of this number has that for itself.
+    fn is_image(&self, id: Id, major: u32) -> bool {
+        let has_major =
+            |path| rustix::fs::stat(path).is_ok_and(|s| rustix::fs::major(s.st_rdev) == major);
+        major == LOOP_MAJOR || has_major(super::crypt::path(id))
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) struct Tool {
 pub(super) const MKFS_EXT4: Tool = Tool { name: "mkfs.ext4", package: "e2fsprogs" };
 pub(super) const E2FSCK: Tool = Tool { name: "e2fsck", package: "e2fsprogs" };
 pub(super) const MKFS_XFS: Tool = Tool { name: "mkfs.xfs", package: "xfsprogs" };
+pub(super) const CRYPTSETUP: Tool = Tool { name: "cryptsetup", package: "cryptsetup-bin" };
 pub(super) const MKFS_BTRFS: Tool = Tool { name: "mkfs.btrfs", package: "btrfs-progs" };
 
 /// How a program ended.
@@ -48,6 +49,11 @@ pub(super) struct Ended {
 impl Tool {
     /// Runs it to its end.
     pub(super) fn run(self, arguments: &[&str]) -> Result<Ended, Fault> {
+        self.run_with(arguments, &[])
+    }
+
+    /// The same; it reads `input` from its stdin. That is at most a secret, which a pipe holds before anybody reads it.
+    pub(super) fn run_with(self, arguments: &[&str], input: &[u8]) -> Result<Ended, Fault> {
         let what = format_args!("run `{}`", self.name);
         let program = self.open()?;
         let words = std::iter::once(self.name).chain(arguments.iter().copied()).map(CString::new);
@@ -55,10 +61,13 @@ impl Tool {
             words.collect::<Result<_, _>>().map_err(|_| Errno::INVAL).trying(what)?;
         let (hear, speak) = pipe_with(PipeFlags::CLOEXEC).trying(what)?;
         let parent = rustix::process::getpid();
-        let nothing =
-            rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        let nothing = nothing.trying(what)?;
-        let files = [&nothing, &speak, &speak, &program].map(AsFd::as_fd);
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).trying(what)?;
+        let written = rustix::io::write(&write, input).trying(what)?;
+        if written < input.len() {
+            return fault(FaultKind::Failed, format!("`{}` gets too long an input", self.name));
+        }
+        drop(write);
+        let files = [&read, &speak, &speak, &program].map(AsFd::as_fd);
         let pid = sys::fork_from(0, &files, || {
             let program = sys::inherited(sys::FIRST_FD);
             let run = program.and_then(|program| {

@@ -9,6 +9,9 @@ const MIB: u64 = 1 << 20;
 /// Largest image: 64 TiB, beyond what ext4 can do with its usual blocks no host could make it.
 const SIZE_MAX: u64 = 64 << 40;
 
+/// Bytes at the beginning of an encrypted image that are LUKS2's: what `cryptsetup` takes by itself.
+pub const HEADER: u64 = 16 * MIB;
+
 /// An image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
@@ -57,14 +60,20 @@ impl Filesystem {
 }
 
 impl Image {
+    /// Bytes of the file that the file system inside cannot have.
+    pub fn header(&self) -> u64 {
+        if self.encrypt.is_some() { HEADER } else { 0 }
+    }
+
     pub(crate) fn check(&self, grants: &Grants) -> Result<(), Fault> {
         if !grants.image {
             return denied("images are not granted: load the driver again with `--grant image`");
         }
-        let (name, smallest) = (self.filesystem.name(), self.filesystem.smallest());
+        let (name, smallest) = (self.filesystem.name(), self.filesystem.smallest() + self.header());
+        let kind = if self.encrypt.is_some() { "an encrypted" } else { "a" };
         if self.size < smallest {
             return invalid(format!(
-                "a {name} image has at least {} MiB: use a larger `size`",
+                "{kind} {name} image has at least {} MiB: use a larger `size`",
                 smallest / MIB
             ));
         }

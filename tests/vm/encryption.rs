@@ -1,0 +1,95 @@
+//! Encrypted images: is the disk without a word of what is in the volume, does only its secret open it, and does nothing of it stay?
+//!
+//! The kernel of this machine maps encrypted devices, which many do not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::statvfs;
+
+use crate::support::canary::Canary;
+use crate::support::wasmvol::{PROGRAMS, Wasmvol};
+use crate::support::{SOON, until};
+
+const MIB: u64 = 1 << 20;
+/// What is written into a volume.
+const WORDS: &str = "nobody who has the disk reads these words";
+
+/// A wasmvol whose images may be encrypted by the secret `vault`.
+fn with_a_secret() -> (Wasmvol, Canary) {
+    let wasmvol = Wasmvol::start();
+    let image = PROGRAMS.parent().unwrap().join("guests/image.wasm");
+    wasmvol.cli(&format!("driver load {} --grant image", image.display())).ok();
+    let canary = Canary::new();
+    canary.set(&wasmvol, "vault", "image", "");
+    (wasmvol, canary)
+}
+
+/// The one file of all images.
+fn file(wasmvol: &Wasmvol) -> PathBuf {
+    let ids = wasmvol.entries("volumes");
+    assert_eq!(ids.len(), 1);
+    wasmvol.state().join("volumes").join(&ids[0]).join("image")
+}
+
+/// Waits until the kernel has neither a mapped device nor a loop device any more.
+fn wait_freed() {
+    let names = || fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap());
+    let is_used = |device: &Path| device.join("dm").exists() || device.join("loop").exists();
+    until("the devices are freed", SOON, || {
+        names().all(|entry| !is_used(&entry.path())).then_some(())
+    });
+}
+
+#[test]
+fn an_encrypted_image_holds_its_data_and_its_disk_shows_none_of_it() {
+    let (mut wasmvol, canary) = with_a_secret();
+    let plugin = wasmvol.plugin();
+    let options = [("driver", "image"), ("size", "64m"), ("encrypt", "vault"), ("thin", "true")];
+    plugin.create("dark", &options).unwrap();
+    wait_freed();
+    let path = plugin.mount("dark", "id").unwrap();
+    fs::write(path.join("file"), WORDS).unwrap();
+    // Who was killed finds the mapped device again, and makes no second one.
+    wasmvol.kill_mountd();
+    wasmvol.run();
+    assert_eq!(plugin.mount("dark", "other").unwrap(), path);
+    let shown = wasmvol.json("volume resize dark 96m");
+    assert_eq!(shown["status"]["options"]["size"], (96 * MIB).to_string());
+    let size = statvfs(&path).unwrap();
+    assert!(size.f_blocks * size.f_frsize > 64 * MIB, "it has grown");
+    canary.is_nowhere(&wasmvol, &["dark"], &[]);
+    for id in ["id", "other"] {
+        plugin.unmount("dark", id).unwrap();
+    }
+    wasmvol.wait_unmounted("dark");
+    wait_freed();
+    let disk = fs::read(file(&wasmvol)).unwrap();
+    assert!(disk.starts_with(b"LUKS\xba\xbe"));
+    assert!(!disk.windows(WORDS.len()).any(|window| window == WORDS.as_bytes()));
+    plugin.mount("dark", "id").unwrap();
+    assert_eq!(fs::read_to_string(path.join("file")).unwrap(), WORDS);
+    plugin.unmount("dark", "id").unwrap();
+    plugin.remove("dark").unwrap();
+    wasmvol.wait_reaped();
+    wait_freed();
+}
+
+#[test]
+fn another_secret_opens_no_image_and_is_named() {
+    let (wasmvol, canary) = with_a_secret();
+    let plugin = wasmvol.plugin();
+    let options = [("driver", "image"), ("size", "300m"), ("fs", "xfs"), ("encrypt", "vault")];
+    let error = plugin.create("dark", &options).unwrap_err();
+    assert!(error.contains("an encrypted xfs image has at least 316 MiB"), "{error}");
+    plugin.create("dark", &[&options[..1], &[("size", "32m")], &options[3..]].concat()).unwrap();
+    Canary::new().set(&wasmvol, "vault", "image", "");
+    let error = plugin.mount("dark", "id").unwrap_err();
+    assert!(error.contains("secret `vault` does not open the image"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert_eq!(wasmvol.volume_mounts(), []);
+    wait_freed();
+    canary.set(&wasmvol, "vault", "image", "");
+    plugin.mount("dark", "id").unwrap();
+    plugin.unmount("dark", "id").unwrap();
+}
