@@ -1,7 +1,6 @@
 //! Images and subvolumes, made by their drivers and used by containers: what a volume of a size holds, and that it outlives what is killed.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
 use wasmvol_plan::steps::RESIZE;
@@ -10,7 +9,7 @@ use crate::support::docker::Docker;
 use crate::support::engine::Engine;
 use crate::support::shelf::loops;
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
-use crate::support::{SOON, open_to_all, until};
+use crate::support::{Frozen, SOON, open_to_all, until};
 
 type Pair = crate::support::pair::Pair<Docker>;
 
@@ -46,7 +45,7 @@ fn an_image_is_encrypted_by_a_secret_that_is_kept_or_not_made() {
     grant(&wasmvol);
     let options = [("driver", "image"), ("size", "32m"), ("encrypt", "vault")];
     let error = wasmvol.plugin().create("dark", &options).unwrap_err();
-    assert!(error.contains("no secret `vault` is kept"), "{error}");
+    assert!(error.starts_with("option `encrypt`: no secret of that name is kept"), "{error}");
     assert_eq!(wasmvol.plugin().list(), Vec::<String>::new());
     assert_eq!((wasmvol.entries("volumes"), loops(&wasmvol.state())), (Vec::<String>::new(), 0));
 }
@@ -157,22 +156,6 @@ fn an_unmount_that_waits_for_a_disk_delays_no_other_volume() {
     wasmvol.wait_unmounted("dirty");
     plugin.mount("dirty", "id").unwrap();
     assert_eq!(fs::read(path.join("file")).unwrap(), vec![7; 16 << 20]);
-}
-
-/// A file system that nothing is written to until this goes.
-struct Frozen(PathBuf);
-
-impl Frozen {
-    fn new(place: PathBuf) -> Self {
-        assert!(Command::new("fsfreeze").arg("-f").arg(&place).status().unwrap().success());
-        Self(place)
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        let _thawed = Command::new("fsfreeze").arg("-u").arg(&self.0).status();
-    }
 }
 
 #[test]

@@ -228,3 +228,19 @@ pub(crate) fn outcome(line: &str, command: &mut Command) -> Outcome {
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
+
+/// A file system that nothing is written to until this goes.
+pub(crate) struct Frozen(PathBuf);
+
+impl Frozen {
+    pub(crate) fn new(place: PathBuf) -> Self {
+        assert!(Command::new("fsfreeze").arg("-f").arg(&place).status().unwrap().success());
+        Self(place)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _thawed = Command::new("fsfreeze").arg("-u").arg(&self.0).status();
+    }
+}

@@ -7,17 +7,16 @@ use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount};
 use serde_json::{Value, json};
+use wasmvol_plan::Id;
 
 use crate::drivers::component;
 use crate::support::docker::Docker;
 use crate::support::engine::Engine;
 use crate::support::wasmvol::Wasmvol;
-use crate::support::{Scratch, open_to_all, until};
+use crate::support::{Frozen, SOON, Scratch, open_to_all, until};
 
 /// A driver is asked every 30 s.
 const ROUND: Duration = Duration::from_secs(60);
-/// What is tried again by itself is tried every few seconds.
-const SOON: Duration = Duration::from_secs(30);
 
 /// Grants roots to `vfs`.
 fn grant(wasmvol: &Wasmvol, roots: &[&Path]) {
@@ -372,4 +371,26 @@ fn killed_in_create_or_remove_a_volume_is_there_wholly_or_not_at_all() {
             is_settled.then_some(())
         });
     }
+}
+
+#[test]
+fn a_root_that_does_not_answer_keeps_no_other_volume_from_being_deleted() {
+    let mut wasmvol = Wasmvol::start();
+    let root = wasmvol.path("root");
+    wasmvol.mount_disk("ext4", 64 << 20, &root);
+    grant(&wasmvol, &[&root]);
+    wasmvol.plugin().create("ours", &[]).unwrap();
+    write(&wasmvol, "ours", "file", "deleted");
+    assert!(wasmvol.stop().success());
+    // What another host has thrown away there, and not deleted yet.
+    let theirs = root.join(".wasmvol-trash").join(Id::from_bits(7).to_string());
+    fs::create_dir_all(theirs.join("data")).unwrap();
+    let frozen = Frozen::new(root);
+    wasmvol.run();
+    until("somebody hangs there", SOON, || (wasmvol.children().len() > 1).then_some(()));
+    wasmvol.plugin().remove("ours").unwrap();
+    wasmvol.wait_reaped();
+    assert!(theirs.join("data").exists());
+    drop(frozen);
+    until("their trash is emptied", SOON, || (!theirs.exists()).then_some(()));
 }

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process};
 
 use crate::daemon::{CANNOT_RUN, Daemon, Program, die_with};
@@ -26,26 +27,33 @@ const FORK_AGAIN: Duration = Duration::from_secs(1);
 /// The status with which a daemon says that it cannot run as it is configured: starting it again would not help.
 const CONFIGURATION: i32 = 78;
 
-/// mountd as the parent of the daemon and of the reaper.
+/// mountd as the parent of the daemon and of the reapers.
 struct Parent {
     mounter: Mounter,
     program: Program,
     doors: [Door; 2],
     daemon: Option<Daemon>,
     start_at: Instant,
-    /// The running reaper and when it is killed.
-    reaper: Option<(Pid, Instant)>,
-    reap_at: Option<Instant>,
+    /// Of our own trash, and of that beneath granted roots: those may lie on a server that does not answer.
+    reapers: [Reaper; 2],
     /// Set once the daemon was told to end: until then it may drain.
     drain_until: Option<Instant>,
 }
 
+/// A reaper's times.
+struct Reaper {
+    /// The one that runs, and when it is killed.
+    running: Option<(Pid, Instant)>,
+    /// When the next one is started.
+    at: Option<Instant>,
+}
+
 /// Runs until it is told to end, or the daemon cannot run; answers the exit status. `doors` are the plugin's socket and the admin's.
 pub(crate) fn run(mounter: Mounter, program: Program, doors: [Door; 2], signals: &OwnedFd) -> u8 {
-    let (start_at, reap_at, drain_until) = (Instant::now(), Some(Instant::now()), None);
-    let (daemon, reaper) = (None, None);
-    let mut parent =
-        Parent { mounter, program, doors, daemon, start_at, reaper, reap_at, drain_until };
+    let now = Instant::now();
+    let reapers = [(); 2].map(|()| Reaper { running: None, at: Some(now) });
+    let (daemon, start_at, drain_until) = (None, now, None);
+    let mut parent = Parent { mounter, program, doors, daemon, start_at, reapers, drain_until };
     let status = loop {
         parent.start_what_is_due();
         parent.end_what_is_late();
@@ -74,26 +82,15 @@ impl Parent {
                 started.inspect_err(|e| say(format_args!("cannot fork: {}", text(*e)))).ok();
             self.start_at = now + FORK_AGAIN;
         }
-        if self.reaper.is_none() && self.reap_at.is_some_and(|at| now >= at) {
-            let started = self.start_reaper();
-            self.reap_at = started.is_err().then_some(now + REAP_AGAIN);
-            self.reaper = started.ok().map(|pid| (pid, now + REAP_DEADLINE));
-        }
-    }
-
-    fn start_reaper(&self) -> rustix::io::Result<Pid> {
-        let parent = rustix::process::getpid();
-        let roots = self.mounter.root_trashes();
-        sys::fork(&[self.mounter.places.trash.as_fd()], || {
-            let reap = || {
-                die_with(parent)?;
-                sys::unblock_signals()?;
-                let stuck = reaper::run(&sys::inherited(sys::FIRST_FD)?)?;
-                // After our own trash: a root may lie on a server that does not answer.
-                roots.iter().map(|root| reap(root)).sum::<Result<u32, _>>().map(|n| stuck + n)
-            };
-            i32::from(reap() != Ok(0))
-        })
+        let Self { mounter, reapers: [own, roots], .. } = self;
+        own.start_if_due(now, || {
+            let trash = [mounter.places.trash.as_fd()];
+            sys::fork(&trash, reaping(|| reaper::run(&sys::inherited(sys::FIRST_FD)?)))
+        });
+        roots.start_if_due(now, || {
+            let roots = mounter.root_trashes();
+            sys::fork(&[], reaping(|| roots.iter().map(|root| reap(root)).sum()))
+        });
     }
 
     fn end_what_is_late(&mut self) {
@@ -106,9 +103,8 @@ impl Parent {
             daemon.leaves_by = Some(now + LEAVE);
             self.drain_until = self.drain_until.map(|_| now + LEAVE);
         }
-        if let Some((pid, deadline)) = &mut self.reaper
-            && late(Some(*deadline))
-        {
+        let running = self.reapers.iter_mut().filter_map(|reaper| reaper.running.as_mut());
+        for (pid, deadline) in running.filter(|(_, deadline)| late(Some(*deadline))) {
             kill(*pid, Signal::KILL);
             *deadline = now + REAP_DEADLINE;
         }
@@ -120,13 +116,12 @@ impl Parent {
         let talks = daemon.filter(|daemon| daemon.leaves_by.is_none());
         let times = [
             Some(self.start_at).filter(|_| daemon.is_none() && self.drain_until.is_none()),
-            self.reap_at.filter(|_| self.reaper.is_none()),
-            self.reaper.map(|(_, deadline)| deadline),
             talks.and(jobs.next()),
             daemon.and_then(|daemon| daemon.leaves_by),
             self.drain_until,
         ];
-        let timeout = times.into_iter().flatten().min().map(|at| {
+        let times = times.into_iter().chain(self.reapers.iter().map(Reaper::next));
+        let timeout = times.flatten().min().map(|at| {
             // A little late rather than a turn too early.
             let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() }
@@ -137,7 +132,7 @@ impl Parent {
             let flags = if daemon.outbox.is_empty() { PollFlags::IN } else { PollFlags::OUT };
             files.push(PollFd::new(&daemon.socket, flags));
         }
-        if poll(&mut files, timeout.as_ref()).is_err_and(|e| e != rustix::io::Errno::INTR) {
+        if poll(&mut files, timeout.as_ref()).is_err_and(|e| e != Errno::INTR) {
             std::thread::sleep(FORK_AGAIN);
         }
     }
@@ -150,17 +145,19 @@ impl Parent {
             daemon.leaves_by = Some(Instant::now() + LEAVE);
         }
         if self.mounter.discarded.take() {
-            self.reap_at = Some(Instant::now());
+            self.reapers.iter_mut().for_each(|reaper| reaper.at = Some(Instant::now()));
         }
     }
 
     /// Takes leave of children that have ended; answers the exit status when there is no more to do.
     fn bury(&mut self) -> Option<u8> {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            if self.reaper.take_if(|(reaper, _)| *reaper == pid).is_some()
-                && status.exit_status() != Some(0)
-            {
-                self.reap_at.get_or_insert(Instant::now() + REAP_AGAIN);
+            for reaper in &mut self.reapers {
+                if reaper.running.take_if(|(running, _)| *running == pid).is_some()
+                    && status.exit_status() != Some(0)
+                {
+                    reaper.at.get_or_insert(Instant::now() + REAP_AGAIN);
+                }
             }
             self.mounter.jobs.borrow_mut().ended(pid);
             if let Some(daemon) = self.daemon.take_if(|daemon| daemon.pid == pid) {
@@ -182,6 +179,30 @@ impl Parent {
             }
         }
         (self.daemon.is_none() && self.drain_until.is_some()).then_some(0)
+    }
+}
+
+impl Reaper {
+    fn start_if_due(&mut self, now: Instant, start: impl FnOnce() -> Result<Pid, Errno>) {
+        if self.running.is_none() && self.at.is_some_and(|at| now >= at) {
+            let started = start();
+            self.at = started.is_err().then_some(now + REAP_AGAIN);
+            self.running = started.ok().map(|pid| (pid, now + REAP_DEADLINE));
+        }
+    }
+
+    /// When something is to be done.
+    fn next(&self) -> Option<Instant> {
+        self.running.map_or(self.at, |(_, deadline)| Some(deadline))
+    }
+}
+
+/// The life of a reaper; its status says whether something is stuck.
+fn reaping(reap: impl FnOnce() -> Result<u32, Errno>) -> impl FnOnce() -> i32 {
+    let parent = rustix::process::getpid();
+    move || {
+        let prepared = die_with(parent).and_then(|()| sys::unblock_signals());
+        i32::from(prepared.and_then(|()| reap()) != Ok(0))
     }
 }
 

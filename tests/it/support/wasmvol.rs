@@ -74,12 +74,17 @@ impl Wasmvol {
     /// The same, and its state lies on a file system of this type and size.
     pub(crate) fn install_on(filesystem: &str, bytes: u64) -> Self {
         let wasmvol = Self::install();
-        let (state, disk) = (wasmvol.state(), wasmvol.path("disk"));
-        fs::create_dir(&state).unwrap();
-        File::create(&disk).unwrap().set_len(bytes).unwrap();
-        let (disk, state) = (disk.display(), state.display());
-        shell(&format!("mkfs.{filesystem} -q {disk} && mount -o loop {disk} {state}"), &[]).ok();
+        wasmvol.mount_disk(filesystem, bytes, &wasmvol.state());
         wasmvol
+    }
+
+    /// Makes a directory, with a file system of this type and size on it.
+    pub(crate) fn mount_disk(&self, filesystem: &str, bytes: u64, place: &Path) {
+        let disk = self.path("disk");
+        fs::create_dir(place).unwrap();
+        File::create_new(&disk).unwrap().set_len(bytes).unwrap();
+        let (disk, place) = (disk.display(), place.display());
+        shell(&format!("mkfs.{filesystem} -q {disk} && mount -o loop {disk} {place}"), &[]).ok();
     }
 
     /// Sets the variables of the next starts.
