@@ -29,6 +29,7 @@ mod outage;
 mod podman;
 mod programs;
 mod protocol;
+mod rclone;
 mod removal;
 mod run;
 mod secrets;

@@ -2,18 +2,15 @@
 //! where nobody else looks.
 
 use std::fs;
-use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::drivers::component;
 use crate::support::canary::Canary;
+use crate::support::programs::{health, is_unprivileged, running};
 use crate::support::sshd::Sshd;
-use crate::support::until;
 use crate::support::wasmvol::{Wasmvol, is_running, send};
-
-/// Within which the end of a program is to be seen by everybody who asks.
-const SEEN: Duration = Duration::from_secs(5);
+use crate::support::{SOON, until};
 
 /// A wasmvol whose `sshfs` may run the program, and that has the key of a server under the name `key`.
 fn with_sshfs(sshd: &Sshd) -> Wasmvol {
@@ -46,20 +43,7 @@ fn create(wasmvol: &Wasmvol, sshd: &Sshd, name: &str, more: &[(&str, &str)]) -> 
 
 /// The programs that serve what lies beneath a server's directory.
 fn programs(sshd: &Sshd) -> Vec<u32> {
-    let served = sshd.served().display().to_string();
-    let is_one = |pid: &u32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let mut words = line.split(|byte| *byte == 0);
-        words.next() == Some(b"sshfs") && words.any(|word| word.ends_with(served.as_bytes()))
-    };
-    let pids = fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
-    pids.filter(is_one).collect()
-}
-
-fn health(wasmvol: &Wasmvol, volume: &str) -> String {
-    wasmvol.plugin().get(volume).unwrap()["Status"]["health"].as_str().unwrap().to_owned()
+    running("sshfs", &sshd.served().display().to_string())
 }
 
 #[test]
@@ -73,7 +57,7 @@ fn what_is_written_to_a_volume_is_on_the_server_and_the_program_ends_with_the_mo
     assert_eq!(programs(&sshd).len(), 1);
     wasmvol.plugin().unmount("far", "id").unwrap();
     assert!(!wasmvol.is_mounted("far"));
-    until("the program ends", SEEN, || programs(&sshd).is_empty().then_some(()));
+    until("the program ends", SOON, || programs(&sshd).is_empty().then_some(()));
     wasmvol.plugin().remove("far").unwrap();
     assert!(
         sshd.served().join("file").exists(),
@@ -103,7 +87,7 @@ fn a_program_outlives_the_daemon_and_mountd() {
     for id in ["id", "another"] {
         wasmvol.plugin().unmount("far", id).unwrap();
     }
-    until("the program ends", SEEN, || programs(&sshd).is_empty().then_some(()));
+    until("the program ends", SOON, || programs(&sshd).is_empty().then_some(()));
 }
 
 #[test]
@@ -115,9 +99,9 @@ fn the_end_of_a_program_is_seen_and_the_next_mount_starts_it_again() {
     fs::write(path.join("file"), "kept").unwrap();
     let program = programs(&sshd)[0];
     send(program, Signal::KILL);
-    until("the program ends", SEEN, || (!is_running(program)).then_some(()));
+    until("the program ends", SOON, || (!is_running(program)).then_some(()));
     let ended = "degraded: program `sshfs` has ended: it is started again at the next Mount";
-    until("Status tells it", SEEN, || (health(&wasmvol, "far") == ended).then_some(()));
+    until("Status tells it", SOON, || (health(&wasmvol, "far") == ended).then_some(()));
     let found = wasmvol.cli("doctor");
     assert!(found.stdout.contains(ended), "{found:?}");
     wasmvol.plugin().mount("far", "another").unwrap();
@@ -146,7 +130,7 @@ fn a_program_that_hangs_delays_nobody_but_who_reads_its_volume() {
     wasmvol.plugin().unmount("far", "id").unwrap();
     assert!(!wasmvol.is_mounted("far"));
     send(program, Signal::CONT);
-    until("the program ends", SEEN, || (!is_running(program)).then_some(()));
+    until("the program ends", SOON, || (!is_running(program)).then_some(()));
 }
 
 #[test]
@@ -159,11 +143,7 @@ fn the_key_of_a_server_is_found_nowhere() {
     let line = key.lines().nth(3).unwrap();
     assert!(line.len() > 60, "{line} is no part of a key that could be told from others");
     Canary::of(line).is_nowhere(&wasmvol, &["far"], &[]);
-    let status = fs::read_to_string(format!("/proc/{}/status", programs(&sshd)[0])).unwrap();
-    for line in ["Uid:\t65534\t65534\t65534\t65534", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"]
-    {
-        assert!(status.contains(line), "{line} is not in {status}");
-    }
+    is_unprivileged(programs(&sshd)[0]);
     wasmvol.plugin().unmount("far", "id").unwrap();
 }
 

@@ -13,9 +13,11 @@ pub(crate) mod mounts;
 pub(crate) mod pair;
 pub(crate) mod plugin;
 pub(crate) mod podman;
+pub(crate) mod programs;
 pub(crate) mod shelf;
 pub(crate) mod sshd;
 pub(crate) mod wasmvol;
+pub(crate) mod webdav;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};

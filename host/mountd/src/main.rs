@@ -36,6 +36,9 @@ const USAGE: u8 = 64;
 const IN_THE_WAY: u8 = 75;
 
 fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|name| kinds::fusermount::is_meant(&name)) {
+        return ExitCode::from(kinds::fusermount::run());
+    }
     let (status, why) = match Args::parse(std::env::args_os().skip(1)).map(serve) {
         Ok(Ok(status)) => return ExitCode::from(status),
         Ok(Err(fault)) if fault.kind == FaultKind::Busy => (IN_THE_WAY, fault.message),

@@ -204,10 +204,12 @@ impl Mounter {
     fn trash(&self, wanted: &[(u64, Id)], answers: &mut Vec<Frame<Reply>>) {
         self.kill.at("trash.begin");
         let discard = |(_, id): &(u64, Id)| match self.anchor.mounted(*id)? {
-            None if matches!(self.own_source(*id)?, OwnSource::Perhaps(_)) => {
+            None if matches!(self.own_source(*id)?, OwnSource::Perhaps(_))
+                && !self.places.is_worked_in(*id) =>
+            {
                 self.places.discard(*id)
             }
-            _ => fault(FaultKind::Busy, format!("volume `{id}` is mounted: unmount it")),
+            _ => fault(FaultKind::Busy, format!("volume `{id}` is in use: unmount it")),
         };
         let moved: Vec<_> = wanted.iter().map(discard).collect();
         self.kill.at("trash.renamed");

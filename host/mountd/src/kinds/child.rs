@@ -8,6 +8,7 @@ use rustix::mount::{MoveMountFlags, mount_change, move_mount};
 use wasmvol_plan::{Fault, FaultKind, Release, Reply, Request, Storage};
 
 use super::Assembled;
+use super::job::FLUSH_DEADLINE;
 use super::wire::Said;
 use crate::fault::fault;
 use crate::mounter::Mounter;
@@ -32,12 +33,13 @@ impl Mounter {
                 let Assembled { tree, .. } = self.prepare(wanted, &grants)?;
                 Ok((Reply::Made, Some(tree)))
             }
-            Request::Unmount(_) => {
-                if let Some(gift) = gift {
+            Request::Unmount(id) => {
+                if let Some(gift) = &gift {
                     // A server that is gone hears nothing more: its volume is unmounted all the same.
-                    let root = openat(&gift, ".", DIRECTORY, Mode::empty());
+                    let root = openat(gift, ".", DIRECTORY, Mode::empty());
                     let _written = root.and_then(rustix::fs::syncfs);
                 }
+                self.places.see_out(*id, gift, FLUSH_DEADLINE);
                 Ok((Reply::Unmounted(Release::Gone), None))
             }
             Request::Usage(id) => Ok((Reply::Used(self.usage(*id)?), None)),

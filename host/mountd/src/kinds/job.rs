@@ -27,7 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// How long files may be counted: some ten million, on a disk that is busy.
 const MEASURE_DEADLINE: Duration = Duration::from_secs(300);
 /// How long a server may take to get what was written, before its volume counts as unmounted: engines wait 60 s.
-const FLUSH_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const FLUSH_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a server may take to tell how full it is: the daemon, which asks in the background, waits a little longer.
 const USAGE_DEADLINE: Duration = Duration::from_secs(4);
 
@@ -234,6 +234,7 @@ impl Mounter {
                 self.unmount(*id).map(Reply::Unmounted)
             }
             (Request::Trash { .. }, _) => Ok(self.was_discarded(reply)),
+            (Request::Unmount(id), _) => Ok(self.was_let_go(*id, reply)),
             _ => Ok(reply),
         }
     }

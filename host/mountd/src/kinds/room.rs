@@ -14,20 +14,22 @@ use rustix::mount::{self, MoveMountFlags, UnmountFlags};
 use rustix::process::Pid;
 use wasmvol_plan::{Fault, FaultKind};
 
-use super::command::{Command, FUSE_FD, INPUT};
-use crate::anchor::superblock;
+use super::command::{Command, FUSE_FD, INPUT, KEPT, MOUNTPOINT};
+use crate::anchor::{CLONE, superblock};
 use crate::fault::{Context, fault};
 use crate::places::DIRECTORY;
 use crate::sys::{self, Propagation};
 
 /// Where the tmpfs lies in the namespace: a directory that every Linux has, and in which no file system's program looks for anything.
 pub(super) const ROOM: &str = "/dev/shm";
-/// Keys, a configuration, and what a program has to say.
-const SIZE: &str = "4m";
+/// Keys, a configuration, a helper, and what a program has to say.
+const SIZE: &str = "8m";
+/// Where its helper lies.
+const HELPERS: &str = "/dev/shm/bin";
 /// All of its environment: where it finds other programs, as sshfs does ssh.
-const PATH: &str = "PATH=/usr/bin:/bin:/usr/sbin:/sbin";
+const PATH: &str = "PATH=/dev/shm/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 /// Whom a program runs as: its mount is made for it, so it needs no privilege.
-const NOBODY: u32 = 65534;
+pub(super) const NOBODY: u32 = 65534;
 /// Most bytes that a program is heard to say about its end, and most characters of it that are told.
 const HEARD_MAX: u64 = 16 * 1024;
 const TOLD_MAX: usize = 200;
@@ -51,7 +53,35 @@ impl Room {
         mount::move_mount(&tree, "", CWD, ROOM, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .trying(format_args!("make a room for a program in `{ROOM}`"))?;
         let top = openat(&tree, ".", DIRECTORY, Mode::empty()).trying(what)?;
+        for path in [MOUNTPOINT, KEPT, HELPERS] {
+            rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)).trying(what)?;
+        }
+        let nobody = (Some(Uid::from_raw(NOBODY)), Some(Gid::from_raw(NOBODY)));
+        rustix::fs::chown(MOUNTPOINT, nobody.0, nobody.1).trying(what)?;
         Ok(Self { log: create(&top, "log").trying(what)?, top })
+    }
+
+    /// Shows a directory in it, which is attached nowhere yet.
+    pub(super) fn show(&self, tree: &OwnedFd) -> Result<(), Fault> {
+        let here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        mount::move_mount(tree, "", CWD, KEPT, here).trying("show a program its volume's storage")
+    }
+
+    /// Puts this very program where another one looks for its helper: in its `PATH`, and over the host's own.
+    pub(super) fn help(&self, helper: &str) -> Result<(), Fault> {
+        let what = format_args!("stand in for `{helper}`");
+        let name = helper.rsplit('/').next().unwrap_or_default();
+        let own = std::fs::read("/proc/self/exe").trying(what)?;
+        let path = format!("{HELPERS}/{name}");
+        std::fs::write(&path, own).trying(what)?;
+        rustix::fs::chmod(&path, Mode::from_raw_mode(0o555)).trying(what)?;
+        let copy = mount::open_tree(CWD, &path, CLONE).trying(what)?;
+        let over = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+        match mount::move_mount(&copy, "", CWD, helper, over) {
+            // It is looked for in `PATH` then.
+            Err(Errno::NOENT) => Ok(()),
+            other => other.trying(what),
+        }
     }
 
     /// Puts a file into it that only the program can read.
@@ -62,11 +92,11 @@ impl Room {
             .trying(format_args!("write `{name}` for a program"))
     }
 
-    /// Starts a program in the room, with these files and no other: `lock`, which it keeps for as long as it lives, and its `/dev/fuse`.
+    /// Starts a program in the room, with these files and no other: locks, which it keeps for as long as it lives, and its `/dev/fuse`.
     pub(super) fn start(
         &self,
         command: &Command,
-        lock: &OwnedFd,
+        (lock, kept): (&OwnedFd, Option<&OwnedFd>),
         fuse: &OwnedFd,
     ) -> Result<Pid, Fault> {
         let path = command.path;
@@ -86,7 +116,8 @@ impl Room {
             command.argv.iter().map(|w| CString::new(w.as_str())).collect();
         let argv = argv.map_err(|_| Errno::INVAL).trying(what)?;
         let env = [CString::new(PATH).map_err(|_| Errno::INVAL).trying(what)?];
-        let fds = [&input, &self.log, &program, lock, fuse].map(AsFd::as_fd);
+        let fds = [&input, &self.log, &program, lock, fuse].into_iter().chain(kept);
+        let fds: Vec<_> = fds.map(AsFd::as_fd).collect();
         debug_assert_eq!(sys::FIRST_FD + 4, FUSE_FD);
         let become_program = || {
             let [input, log, program] = [0, 1, 2].map(|at| sys::inherited(sys::FIRST_FD + at));

@@ -222,7 +222,6 @@ impl Mounter {
         self.kill.at("detach.begin");
         self.anchor.detach(id, UnmountFlags::DETACH)?;
         self.kill.at("detach.unmounted");
-        self.places.forget_program(id);
         self.anchor.remove(id)?;
         self.kill.at("detach.removed");
         Ok(Begun::ForAChild(Some(share)))
@@ -233,6 +232,12 @@ impl Mounter {
         let has_major =
             |path| rustix::fs::stat(path).is_ok_and(|s| rustix::fs::major(s.st_rdev) == major);
         major == LOOP_MAJOR || has_major(super::crypt::path(id))
+    }
+
+    /// The child has closed it, or nobody waits for that any longer.
+    pub(super) fn was_let_go(&self, id: Id, reply: Reply) -> Reply {
+        self.places.forget_program(id);
+        reply
     }
 }
 
