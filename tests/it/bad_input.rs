@@ -33,6 +33,7 @@ fn an_option_that_a_driver_does_not_take_is_named_with_those_that_it_takes() {
         ("nfs", "export"),
         ("cifs", "share"),
         ("sshfs", "host-key"),
+        ("rclone", "remote"),
     ] {
         let error = shelf.refused(driver, &[("frobnicate", "1")]);
         let part = format!("no option `frobnicate` (`{driver}` takes: ");
@@ -54,6 +55,7 @@ fn a_size_that_is_none_is_refused_by_its_option() {
             ("nfs", "write-size"),
             ("cifs", "port"),
             ("sshfs", "port"),
+            ("rclone", "cache-size"),
         ] {
             let error = shelf.refused(driver, &[(key, text)]);
             assert!(error.contains(&format!("option `{key}`")), "{driver} {key}={text}: {error}");
@@ -64,7 +66,7 @@ fn a_size_that_is_none_is_refused_by_its_option() {
             assert!(error.contains("option `o`"), "{o}: {error}");
         }
     }
-    for driver in ["vfs", "overlay", "cifs", "sshfs", "nfs"] {
+    for driver in ["vfs", "overlay", "cifs", "sshfs", "rclone", "nfs"] {
         let error = shelf.refused(driver, &[("size", "1m")]);
         assert!(error.contains("no option `size`"), "{driver}: {error}");
     }
@@ -117,6 +119,11 @@ fn an_option_that_is_smuggled_into_another_is_refused_by_the_one_that_it_is_in()
             ("sshfs", &[("host-key", "ssh-rsa AAAA\nssh-rsa AAAB")], "option `host-key`"),
             ("sshfs", &[("port", "22,ssh_command=sh")], "option `port`"),
             ("sshfs", &[("key", "key,password=x")], "option `key`"),
+            ("rclone", &[("remote", ":local:/etc")], "option `remote`"),
+            ("rclone", &[("remote", "nas,url=http://x:data")], "option `remote`"),
+            ("rclone", &[("remote", "--config=x")], "option `remote`"),
+            ("rclone", &[("cache", "full --allow-non-empty")], "option `cache`"),
+            ("rclone", &[("config", "key,password=x")], "option `config`"),
             ("local", &bound("bind\nro"), "option `o`"),
             ("local", &bound("bind,uid=0"), "takes no `uid`"),
             ("local", &bound("bind,suid"), "`suid`"),
@@ -168,6 +175,7 @@ fn two_dots_in_a_path_are_refused_and_the_path_is_named() {
             ("cifs", &[("share", "team/../c$")], "`team/../c$`"),
             ("cifs", &[("subdir", "a/../../b")], "`a/../../b`"),
             ("sshfs", &[("path", "/srv/../etc")], "option `path`"),
+            ("rclone", &[("remote", "nas:data/../..")], "option `remote`"),
         ],
     );
     assert_eq!(tree(&shelf.outside()), Vec::<PathBuf>::new());

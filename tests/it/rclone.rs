@@ -160,6 +160,10 @@ fn its_end_is_seen_and_the_next_mount_starts_it_again_with_what_it_had_not_uploa
     create(&wasmvol, &webdav, "far", &[("write-back", "1h")]).unwrap();
     let path = wasmvol.plugin().mount("far", "id").unwrap();
     fs::write(path.join("file"), "kept").unwrap();
+    // The kernel tells it after that of the close: only then is the file whole on the disk.
+    let kept = wasmvol.state().join("volumes").display().to_string();
+    let noted = || wasmvol.shell(&format!("grep -rq '\"Size\": 4,' {kept}")).code == Some(0);
+    until("it has noted the file", SOON, || noted().then_some(()));
     let program = programs(&webdav)[0];
     send(program, Signal::KILL);
     until("the program ends", SOON, || (!is_running(program)).then_some(()));

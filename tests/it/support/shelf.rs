@@ -13,7 +13,7 @@ use super::{SOON, Scratch, until};
 pub(crate) type Options<'a> = &'a [(&'a str, &'a str)];
 
 /// What each driver takes and needs, where nothing else is said: a volume of each can be created.
-const USUAL: [(&str, Options<'_>); 9] = [
+const USUAL: [(&str, Options<'_>); 10] = [
     ("local", &[]),
     ("tmpfs", &[]),
     ("vfs", &[("reclaim", "delete")]),
@@ -23,6 +23,7 @@ const USUAL: [(&str, Options<'_>); 9] = [
     ("nfs", &[("server", "127.0.0.1"), ("export", "/srv")]),
     ("cifs", &[("server", "127.0.0.1"), ("share", "team")]),
     ("sshfs", &[("host", "127.0.0.1"), ("path", "/srv"), ("host-key", KEY), ("key", "key")]),
+    ("rclone", &[("remote", "nas:data"), ("config", "key")]),
 ];
 /// A key that no server has.
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE";
@@ -73,8 +74,10 @@ impl Shelf {
         for (driver, grants) in grants {
             shelf.grant(driver, grants);
         }
-        shelf.grant("sshfs", &[&"program=sshfs".to_owned()]);
-        shelf.secret("key", "--driver sshfs --peer 127.0.0.1");
+        for program in ["sshfs", "rclone"] {
+            shelf.grant(program, &[&format!("program={program}")]);
+        }
+        shelf.secret("key", "--driver sshfs --driver rclone --peer 127.0.0.1");
         // A root has its markers and its trash from its first volume on.
         let plugin = shelf.wasmvol.plugin();
         plugin.create("first", &[("driver", "vfs"), ("reclaim", "delete")]).unwrap();
