@@ -1,13 +1,13 @@
 #!/bin/sh
 # The figures of README.md: `make bench`, or `make bench ARGS=--json`. Measures target/release in a mount namespace and directories of
-# its own, durable state beneath target/ (a disk) and the rest in memory, and takes all of it away. Needs root, or sudo. About 3
+# its own, durable state beneath target/ (a disk) and the rest in memory, and takes all of it away. Needs root, or sudo. About 6
 # minutes on an idle machine; stdout carries the tables only.
 set -eu
 
 if [ "${1:-}" != inside ]; then
     cd "$(dirname "$0")/.."
-    # What is measured side by side.
-    host/packages.sh rclone >&2
+    # What is measured side by side, and what makes and serves the file systems of volumes.
+    host/packages.sh rclone e2fsprogs btrfs-progs sshfs openssh-server >&2
     PATH="$PATH:$HOME/.cargo/bin"
     export CARGO_TARGET_DIR="$PWD/target"
     # The whole workspace, as `make test` builds it: fewer packages would build their dependencies once more, with other features.

@@ -46,6 +46,8 @@ impl Instance {
         let mut instance = Self { mountd: None, state, runtime: runtime.join("run"), plugins };
         instance.launch()?;
         instance.changing_verb()?;
+        // What shows drivers waits until they are compiled and loaded.
+        instance.command(&["driver", "ls"])?;
         Ok(instance)
     }
 
@@ -54,6 +56,21 @@ impl Instance {
         let grants = self.state.join("etc/grants.d");
         fs::create_dir_all(&grants)?;
         Ok(fs::write(grants.join(driver), line)?)
+    }
+
+    /// Keeps what is in a file as a secret.
+    pub(crate) fn secret(&self, name: &str, driver: &str, peer: &str, file: &Path) -> Result<()> {
+        let (file, state) = (file.display().to_string(), self.state.join("state"));
+        let state = state.display().to_string();
+        let set = ["secret", "set", name, "--driver", driver, "--peer", peer, "--file", &file];
+        self.command(&[&set[..], &["--state-dir", &state]].concat())
+    }
+
+    /// Runs a command of its command line, for what that does.
+    fn command(&self, words: &[&str]) -> Result<()> {
+        let mut command = Command::new(program("wasmvol")?);
+        command.args(words).arg("--runtime-dir").arg(&self.runtime).stdout(Stdio::null());
+        if command.status()?.success() { Ok(()) } else { Err(format!("{command:?} failed").into()) }
     }
 
     /// Starts the programs and does not wait.

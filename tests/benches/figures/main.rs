@@ -1,7 +1,7 @@
 //! `make bench`: the figures of README.md, measured in one run against what they are compared with, printed as ratios.
 //!
 //! `tests/bench.sh` starts it as root, in a mount namespace and in directories of its own: `figures STATE RUNTIME [--json]`. It starts
-//! the shipped programs, a bare hyper server (itself, `figures bare`) and rclone, and ends them all. It checks nothing: a figure that
+//! the shipped programs, a bare hyper server (itself, `figures bare`), an sshd and rclone, and ends them all. It checks nothing: a figure that
 //! misses its goal is printed as such.
 
 mod bare;
@@ -10,6 +10,7 @@ mod client;
 mod creates;
 mod files;
 mod gets;
+mod ground;
 mod idle;
 mod instance;
 mod machine;
@@ -17,6 +18,7 @@ mod many;
 mod mounts;
 mod rclone;
 mod report;
+mod shelf;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -24,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use ground::Ground;
 use instance::Instance;
 use report::Report;
 
@@ -73,7 +76,13 @@ fn figures(state: &str, runtime: &str, show: fn(&Report) -> String) -> Result<()
     phase("Mount and Unmount");
     mounts::measure(&places, &few, &mut report)?;
     phase("files on each kind of storage");
-    files::measure(&places, &few, &mut report)?;
+    let mut ground = Ground::make(&places)?;
+    ground.grant(&few, "few")?;
+    ground.grant(&ground.on_btrfs, "on-btrfs")?;
+    files::measure(&ground, &few, &mut report)?;
+    phase("200 volumes of every kind");
+    shelf::measure(&ground, &mut report)?;
+    ground.on_btrfs.stop()?;
     phase("Create and Remove");
     creates::measure(&places, &few, &mut report)?;
     phase("10,000 volumes");

@@ -34,6 +34,23 @@ pub(crate) struct Pair {
     pub(crate) rclone: f64,
 }
 
+/// What many clients asked for at once: microseconds in all, and of one call.
+#[derive(Debug)]
+pub(crate) struct Verb {
+    pub(crate) verb: &'static str,
+    pub(crate) volumes: usize,
+    pub(crate) took: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+/// A process that had to do with it, and its RSS.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) mebibytes: String,
+}
+
 /// All of it.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -42,6 +59,8 @@ pub(crate) struct Report {
     took: Duration,
     figures: Vec<Figure>,
     pairs: Vec<Pair>,
+    verbs: Vec<Verb>,
+    processes: Vec<Process>,
 }
 
 impl Goal {
@@ -75,6 +94,8 @@ impl Report {
             took: Duration::ZERO,
             figures: Vec::new(),
             pairs: Vec::new(),
+            verbs: Vec::new(),
+            processes: Vec::new(),
         }
     }
 
@@ -86,6 +107,16 @@ impl Report {
     /// Adds a comparison.
     pub(crate) fn pair(&mut self, pair: Pair) {
         self.pairs.push(pair);
+    }
+
+    /// Adds a verb of the shelf at work.
+    pub(crate) fn verb(&mut self, verb: Verb) {
+        self.verbs.push(verb);
+    }
+
+    /// Adds a process of it.
+    pub(crate) fn process(&mut self, process: Process) {
+        self.processes.push(process);
     }
 
     /// Says how long it took.
@@ -106,17 +137,22 @@ impl Report {
             })
         };
         let pair = |pair: &Pair| json!({"call": pair.call, "wasmvol_us": pair.own, "rclone_us": pair.rclone});
+        let verb = |verb: &Verb| json!({"verb": verb.verb, "volumes": verb.volumes, "took_us": verb.took, "p50_us": verb.p50, "p99_us": verb.p99});
+        let process =
+            |process: &Process| json!({"process": process.name, "rss_mib": process.mebibytes});
         let all = json!({
             "machine": self.machine,
             "busy_before": self.busy,
             "seconds": self.took.as_secs(),
             "figures": self.figures.iter().map(figure).collect::<Vec<Value>>(),
+            "shelf": self.verbs.iter().map(verb).collect::<Vec<Value>>(),
+            "shelf_processes": self.processes.iter().map(process).collect::<Vec<Value>>(),
             "beside_rclone": self.pairs.iter().map(pair).collect::<Vec<Value>>(),
         });
         format!("{all}\n")
     }
 
-    /// Two tables in Markdown.
+    /// Tables in Markdown.
     pub(crate) fn to_text(&self) -> String {
         let mut rows =
             vec![["figure", "goal", "measured", "met", "the numbers behind it"].map(str::to_owned)];
@@ -143,6 +179,21 @@ impl Report {
             text.push_str(
                 "\nA Create of wasmvol is on the disk when it is answered; rclone syncs nothing.\n",
             );
+        }
+        if !self.verbs.is_empty() {
+            let head = ["volumes of every kind, 8 clients", "all of them", "p50", "p99"];
+            let mut rows = vec![head.map(str::to_owned)];
+            rows.extend(self.verbs.iter().map(|Verb { verb, volumes, took, p50, p99 }| {
+                [format!("{verb} of {volumes}"), time(*took), time(*p50), time(*p99)]
+            }));
+            text.push('\n');
+            text.push_str(&table(&rows));
+            let head = ["process, while all are mounted", "RSS, MiB"];
+            let mut rows = vec![head.map(str::to_owned)];
+            let row = |process: &Process| [process.name.clone(), process.mebibytes.clone()];
+            rows.extend(self.processes.iter().map(row));
+            text.push('\n');
+            text.push_str(&table(&rows));
         }
         // A String takes every write.
         let _ = write!(
