@@ -78,8 +78,10 @@ pub(crate) fn is_slow(request: &Request) -> bool {
         Request::Marks(_) | Request::Grow { .. } => true,
         Request::Mount(wanted) => match wanted.plan.source {
             Source::Share(_) | Source::Device(_) | Source::Program(_) => true,
+            // A directory of the host may lie on a server, too.
+            Source::HostDirectory(_) => true,
             Source::Storage => matches!(wanted.storage, Storage::Image(_)),
-            Source::Tmpfs(_) | Source::HostDirectory(_) | Source::Overlay(_) => false,
+            Source::Tmpfs(_) | Source::Overlay(_) => false,
         },
         Request::Measure(_) => true,
         _ => false,
