@@ -86,12 +86,13 @@ vm_tests=$(built --test vm)
 # Of what busybox has too it runs its own, with fewer options, wherever it starts a program.
 take /bin/busybox bash setpriv unshare nsenter setsid timeout mount umount sleep ip "$kernel_tests" "$system_tests" "$vm_tests"
 take "$PWD/target/release/wasmvol" "$PWD/target/release/wasmvol-mountd"
-take rpcbind nfsdcld exportfs rpc.nfsd rpc.mountd smbd smbpasswd losetup
+take rpcbind nfsdcld exportfs rpc.nfsd rpc.mountd smbd smbpasswd losetup truncate dd xfs_quota
 take cryptsetup mkfs.ext4 e2fsck mkfs.xfs mkfs.btrfs chattr fstrim
 # Every daemon of a test compiles, slowly, all drivers that it finds in their place: most need no more than two.
 mkdir -p "$root$PWD/target/drivers" "$root$PWD/target/guests"
 cp target/drivers/local.wasm target/drivers/tmpfs.wasm "$root$PWD/target/drivers/"
-cp target/drivers/nfs.wasm target/drivers/cifs.wasm target/drivers/image.wasm target/guests/hostile.wasm "$root$PWD/target/guests/"
+cp target/drivers/nfs.wasm target/drivers/cifs.wasm target/drivers/image.wasm target/drivers/vfs.wasm \
+    target/guests/hostile.wasm "$root$PWD/target/guests/"
 mkdir -p "$root/etc" "$root$PWD/tests/vm"
 cp tests/vm/server.sh "$root$PWD/tests/vm/"
 # By these rpcbind and nfsd know what their protocols are called.
@@ -111,7 +112,7 @@ done
     echo "workspace='$PWD'"
     echo "kernel_tests='$kernel_tests$newer $*'"
     echo "system_tests='$system_tests ${*:-$default}'"
-    echo "vm_tests='$vm_tests ${*:-encryption:: shares::}'"
+    echo "vm_tests='$vm_tests ${*:-encryption:: quotas:: shares::}'"
 } >"$root/parameters"
 (cd "$root" && find . | cpio --quiet -o -H newc -R 0:0) >"$vm/initramfs"
 

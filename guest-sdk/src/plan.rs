@@ -11,15 +11,26 @@ impl Storage {
     /// A directory on the host's disk, empty at first.
     #[must_use]
     pub fn directory(owner: Owner) -> Self {
-        Self::Directory(Directory { owner, limit: None })
+        Self::limited_directory(owner, None)
     }
 
-    /// A directory beneath a granted root that is named by its volume, or that the user chose. Its plan is
+    /// The same with at most so many bytes in it, where the host's file system has project quotas.
+    #[must_use]
+    pub fn limited_directory(owner: Owner, limit: Option<u64>) -> Self {
+        Self::Directory(Directory { owner, limit })
+    }
+
+    /// A directory beneath a granted root that is named by its volume and may have a limit in bytes, or that the user chose. Its plan is
     /// [`Plan::host_directory`].
     #[must_use]
-    pub fn named_directory(root: &str, chosen: Option<&str>, owner: Owner) -> Self {
+    pub fn named_directory(
+        root: &str,
+        chosen: Option<&str>,
+        owner: Owner,
+        limit: Option<u64>,
+    ) -> Self {
         let (root, directory) = (root.to_owned(), chosen.map(str::to_owned));
-        Self::NamedDirectory(NamedDirectory { root, directory, owner })
+        Self::NamedDirectory(NamedDirectory { root, directory, owner, limit })
     }
 }
 

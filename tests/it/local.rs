@@ -164,3 +164,36 @@ fn a_read_only_volume_is_so_to_a_container_that_may_mount<E: Engine>() {
         assert_eq!(outcome.code, Some(i32::from(!is_writable)), "{name}: {outcome:?}");
     }
 }
+
+#[test]
+fn a_size_is_refused_with_the_cure_where_the_disk_cannot_keep_it() {
+    let mut wasmvol = Wasmvol::install();
+    // Memory has quotas of users at most, whatever this machine's disk has.
+    let (state, root) = (wasmvol.state(), wasmvol.path("srv"));
+    for place in [&state, &root] {
+        fs::create_dir(place).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "mode=755", "memory"])
+            .arg(place)
+            .status();
+        assert!(mounted.unwrap().success());
+    }
+    wasmvol.run();
+    let vfs = component("drivers/vfs.wasm");
+    let grant = format!("--grant host-directory={}", root.display());
+    wasmvol.cli(&format!("driver load {} {grant}", vfs.display())).ok();
+    let plugin = wasmvol.plugin();
+    for (driver, place) in [("local", &state), ("vfs", &root)] {
+        let error = plugin.create("sized", &[("driver", driver), ("size", "1g")]).unwrap_err();
+        let why = format!("`{}` has no project quotas", place.display());
+        assert!(error.contains(&why), "{error}");
+        assert!(error.ends_with("with `prjquota`, or use `-o driver=image`"), "{error}");
+        let error = plugin.create("sized", &[("driver", driver), ("size", "0")]).unwrap_err();
+        assert!(error.contains("use at least 1"), "{error}");
+    }
+    assert_eq!(plugin.list(), [""; 0]);
+    wasmvol.wait_reaped();
+    assert_eq!(wasmvol.entries("volumes"), [""; 0]);
+    let marks = fs::read_dir(root.join(".wasmvol")).unwrap();
+    assert_eq!((marks.count(), fs::read_dir(&root).unwrap().count()), (0, 1));
+}

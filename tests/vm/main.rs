@@ -1,4 +1,4 @@
-//! Tests of what only the machine of tests/vm.sh has: file servers, and a kernel with their file systems and with encryption.
+//! Tests of what only the machine of tests/vm.sh has: file servers, and a kernel with their file systems, encryption and project quotas.
 //!
 //! One module a question; `it` says how such tests are written, and its `support` is shared.
 #![allow(
@@ -16,6 +16,7 @@ mod it {
     pub(crate) mod support;
 }
 mod encryption;
+mod quotas;
 mod shares;
 
 pub(crate) use it::support;

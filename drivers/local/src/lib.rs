@@ -26,18 +26,14 @@ impl Driver for Local {
             .option(OptionSpec::text("o", "mount options, with commas between"))
             .option(OptionSpec::boolean("make", "make a missing directory of `o=bind`"))
             .option(OptionSpec::secret("secret", "the password of `type=cifs`"))
-            // Described although it is refused: the refusal can then name what has a size.
-            .option(OptionSpec::size("size", "refused: a directory has no size limit"))
+            .option(OptionSpec::size("size", "most bytes; needs a disk with project quotas"))
     }
 
     fn create(volume: &Volume) -> Result<Created> {
-        if volume.has("size") {
-            let cure = "use `-o driver=tmpfs -o size=…`";
-            let why = format!("a local volume has no size limit: {cure}");
-            return Err(Error::invalid_option("size", why));
-        }
+        let limit = volume.if_given("size", Volume::size)?;
         Ok(match Self::path(volume)?.source {
-            Source::Storage | Source::Overlay(_) => Storage::directory(volume.owner()?).into(),
+            Source::Storage => Storage::limited_directory(volume.owner()?, limit).into(),
+            Source::Overlay(_) => Storage::directory(volume.owner()?).into(),
             _ => Storage::None.into(),
         })
     }
@@ -136,6 +132,9 @@ fn refuse_idle(volume: &Volume, source: &Source) -> Result<()> {
     let (key, why) = match source {
         _ if !made && !plain => ("uid", "as `gid` and `mode`, is for a directory that is made"),
         _ if volume.has("secret") && !is_share => ("secret", "is the password of `type=cifs`"),
+        source if volume.has("size") && !matches!(source, Source::Storage) => {
+            ("size", "is for a volume without `type`: `type=tmpfs` has it in `o`, as `o=size=…`")
+        }
         Source::HostDirectory(_) => return Ok(()),
         _ if volume.has("make") => ("make", "is for a directory of the host, with `o=bind`"),
         _ => return Ok(()),

@@ -83,10 +83,15 @@ mod tests {
     }
 
     #[test]
-    fn a_size_is_refused_with_what_has_one() {
-        let message = refused(&[("size", "1g")]);
-        assert!(message.contains("`size`"), "{message}");
-        assert!(message.contains("-o driver=tmpfs -o size="), "{message}");
+    fn a_size_is_the_limit_of_a_directory_and_of_nothing_else() {
+        let owner = Owner { uid: 0, gid: 0, mode: 0o755 };
+        let limited = Storage::limited_directory(owner, Some(1 << 30));
+        assert_eq!(created(&[("size", "1g")]), Ok(limited.into()));
+        for given in [docker("tmpfs", "tmpfs", ""), docker("none", "/srv", "bind")] {
+            let message = refused(&[&given[..], &[("size", "1g")]].concat());
+            assert!(message.starts_with("option `size`: is for a volume without"), "{message}");
+            assert!(message.contains("`o=size=…`"), "{message}");
+        }
     }
 
     #[test]

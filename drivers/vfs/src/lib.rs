@@ -23,6 +23,7 @@ impl Driver for Vfs {
             "path",
             "a place beneath the root, used as it is and never deleted",
         ))
+        .option(OptionSpec::size("size", "most bytes; needs a root with project quotas"))
         .owner("0755")
         .grant("host-directory=PATH")
     }
@@ -35,7 +36,9 @@ impl Driver for Vfs {
         };
         let chosen = path.map(|path| beneath(&root, path)).transpose()?;
         let state = format!("{root}/{}", chosen.unwrap_or(&volume.name));
-        Ok(Created::from(Storage::named_directory(&root, chosen, volume.owner()?)).state(state))
+        let limit = volume.if_given("size", Volume::size)?;
+        let storage = Storage::named_directory(&root, chosen, volume.owner()?, limit);
+        Ok(Created::from(storage).state(state))
     }
 
     fn path(volume: &Volume) -> Result<Plan> {
@@ -105,6 +108,13 @@ mod tests {
         assert_eq!(place(&[("root", "/nfs/a")]), "/nfs/a/data");
         assert_eq!(place(&[("path", "old/tree")]), "/srv/old/tree");
         assert_eq!(place(&[("path", "/nfs/a/old")]), "/nfs/a/old");
+    }
+
+    #[test]
+    fn a_size_is_the_limit_of_a_directory_that_is_made() {
+        let made = created(&[("size", "1g")]).expect("created").storage;
+        let Storage::NamedDirectory(directory) = made else { panic!("{made:?}") };
+        assert_eq!(directory.limit, Some(1 << 30));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod measure;
 pub(crate) mod named_directory;
 mod overlay;
 mod program;
+pub(crate) mod quota;
 mod rclone;
 mod room;
 mod secret;
@@ -140,9 +141,8 @@ impl Mounter {
         match storage {
             Storage::Image(wanted) => image::grow(&self.places, id, driver, wanted),
             Storage::Subvolume(wanted) => subvolume::grow(&self.places, id, wanted),
-            Storage::None | Storage::Directory(_) | Storage::NamedDirectory(_) => {
-                unserved("a size of this storage")
-            }
+            Storage::Directory(wanted) => directory::limit(&self.places, id, wanted.limit),
+            Storage::None | Storage::NamedDirectory(_) => unserved("a size of this storage"),
         }
     }
 

@@ -13,7 +13,7 @@ use wasmvol_plan::Id;
 use wasmvol_plan::name::Quoted;
 
 use crate::anchor::CLONE;
-use crate::kinds::subvolume;
+use crate::kinds::{quota, subvolume};
 use crate::places::{BENEATH, DIRECTORY};
 use crate::scan::names;
 use crate::{fault, say};
@@ -49,6 +49,9 @@ pub(crate) fn run(trash: &OwnedFd) -> Result<u32, Errno> {
 }
 
 fn reap(trash: &OwnedFd, id: &str) -> Result<u32, Errno> {
+    if let Ok(volume) = Id::parse(id) {
+        quota::release(trash, id, volume);
+    }
     if remove(trash, id)? {
         return Ok(0);
     }

@@ -112,6 +112,22 @@ pub(crate) fn ioctl(file: &OwnedFd, number: u32, argument: &mut [u8]) -> Result<
     done(unsafe { libc::ioctl(file.as_raw_fd(), number.into(), argument.as_mut_ptr()) })
 }
 
+/// The largest structure that a command about quotas takes: a `struct fs_disk_quota`.
+pub(crate) const QUOTA_SIZE: usize = 112;
+
+/// Asks or changes a quota of the file system that a file lies on. Linux 5.14 knows how.
+pub(crate) fn quotactl(
+    file: &OwnedFd,
+    command: u32,
+    id: u32,
+    argument: &mut [u8; QUOTA_SIZE],
+) -> Result<(), Errno> {
+    let (call, argument) = (libc::SYS_quotactl_fd, argument.as_mut_ptr());
+    // SAFETY: what the kernel reads or writes at the argument is there: no command has a path, or a larger structure.
+    let result = unsafe { libc::syscall(call, file.as_raw_fd(), command, id, argument) };
+    if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
 /// Takes over a file that was inherited under a number; closed again on exec.
 pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
     if number < FIRST_FD {

@@ -123,6 +123,15 @@ impl Storage {
         }
     }
 
+    /// Most bytes of a directory that has a limit: then the kernel tells size and use of it alone.
+    pub fn limit(&self) -> Option<u64> {
+        match self {
+            Self::Directory(directory) => directory.limit,
+            Self::NamedDirectory(directory) => directory.limit,
+            Self::None | Self::Image(_) | Self::Subvolume(_) => None,
+        }
+    }
+
     /// Whether other hosts may have it too: then a driver lists it, and the data stays unless its user said otherwise.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::NamedDirectory(_))

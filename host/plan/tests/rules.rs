@@ -65,7 +65,9 @@ mod names {
 #[cfg(test)]
 mod plan {
     use wasmvol_plan::path::PATH_MAX;
-    use wasmvol_plan::{Directory, Grants, Owner, Plan, Source, Storage, Tmpfs};
+    use wasmvol_plan::{
+        Directory, Grants, NamedDirectory, Overlay, Owner, Plan, Source, Storage, Tmpfs, VolumeName,
+    };
 
     const OWNER: Owner = Owner { uid: 0, gid: 0, mode: 0o755 };
     const TMPFS: Tmpfs = Tmpfs { size: None, inodes: None, owner: OWNER };
@@ -96,10 +98,26 @@ mod plan {
     }
 
     #[test]
-    fn a_limit_on_a_directory_names_what_has_a_size() {
-        let storage = Storage::Directory(Directory { owner: OWNER, limit: Some(1) });
-        let fault = storage.check(&Grants::default()).unwrap_err();
-        assert!(fault.message.contains("`-o driver=tmpfs -o size=…`"), "{fault}");
+    fn a_limit_of_a_directory_is_at_least_one_byte_and_none_of_a_layer_or_a_chosen_place() {
+        let grants = Grants::parse("host-directory=/srv").unwrap();
+        let limited = |limit| Storage::Directory(Directory { owner: OWNER, limit: Some(limit) });
+        assert!(limited(1).check(&grants).is_ok());
+        let fault = limited(0).check(&grants).unwrap_err();
+        assert!(fault.message.contains("use at least 1"), "{fault}");
+        let overlay = Overlay { lower: vec!["/srv".into()], volatile: false, reset: false };
+        let over = plan(Source::Overlay(overlay), None);
+        assert!(over.check(&directory(OWNER), &grants).is_ok());
+        let fault = over.check(&limited(1), &grants).unwrap_err();
+        assert!(fault.message.contains("a layer has no size of its own"), "{fault}");
+        let named = |limit, adopt| {
+            let (root, directory) = ("/srv".to_owned(), "data".to_owned());
+            let name = VolumeName::parse("data").unwrap();
+            NamedDirectory { root, name, directory, owner: OWNER, adopt, limit: Some(limit) }
+        };
+        assert!(Storage::NamedDirectory(named(1, false)).check(&grants).is_ok());
+        assert!(Storage::NamedDirectory(named(0, false)).check(&grants).is_err());
+        let fault = Storage::NamedDirectory(named(1, true)).check(&grants).unwrap_err();
+        assert!(fault.message.contains("leave its `size` out"), "{fault}");
     }
 
     #[test]

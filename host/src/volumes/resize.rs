@@ -33,12 +33,15 @@ impl<W: World> Volumes<W> {
             Storage::Subvolume(subvolume) => {
                 subvolume.limit.as_mut().map(|limit| std::mem::replace(limit, wanted))
             }
-            Storage::None | Storage::Directory(_) | Storage::NamedDirectory(_) => None,
+            Storage::Directory(directory) => {
+                directory.limit.as_mut().map(|limit| std::mem::replace(limit, wanted))
+            }
+            Storage::None | Storage::NamedDirectory(_) => None,
         };
         // A driver that calculates a size of its own would go on with the old one.
         let option = record.options.get(SIZE);
         let Some(there) = there.filter(|there| option == Some(&Value::Size(*there))) else {
-            let why = "has no size that the host could change: images, and subvolumes that were made with `size`, have one";
+            let why = "has no size that the host could change: images have one, and subvolumes and directories of `local` that were made with `size`";
             return Err(VolumeError::Option(why.into()));
         };
         if wanted < there {

@@ -193,12 +193,13 @@ impl Entry {
             matches!(&*facts.filesystem, "nfs" | "nfs4" | "cifs")
                 || facts.filesystem.starts_with("fuse")
         };
-        let others_too = matches!(storage, "directory" | "subvolume")
+        let limit = record.storage.limit();
+        let others_too = matches!(storage, "directory" | "subvolume") && limit.is_none()
             || self.facts.as_ref().is_some_and(is_share);
         let own = usage.filter(|_| !others_too);
         let file_system = usage.filter(|_| others_too);
-        // Some file systems make inodes as they need them, and count none.
-        let counted = own.filter(|usage| usage.inodes > 0);
+        // Some file systems make inodes as they need them, and count none; those of a limited directory are its file system's.
+        let counted = own.filter(|usage| usage.inodes > 0 && limit.is_none());
         let health = self.trouble().map(|(word, why)| format!("{word}: {why}").into());
         let status = Status {
             driver: &record.driver,

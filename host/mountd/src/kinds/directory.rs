@@ -8,23 +8,37 @@ use rustix::io::Errno;
 use rustix::mount::open_tree;
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::mountinfo::Entry;
-use wasmvol_plan::{Directory, Fault, FaultKind, Id, IdMap};
+use wasmvol_plan::{Directory, Fault, FaultKind, Id, IdMap, Storage};
 
-use super::{Assembled, Shows, id_map};
+use super::{Assembled, Shows, id_map, quota};
 use crate::anchor::{CLONE, create};
 use crate::attach::tag;
 use crate::fault::{Context, text};
 use crate::mounter::{Mounter, Place};
-use crate::places::{BENEATH, PLACE, Places, make_and_open, own};
+use crate::places::{BENEATH, DIRECTORY, PLACE, Places, make_and_open, own};
 use crate::storage::open_subpath;
 
 pub(super) fn make(places: &Places, id: Id, wanted: &Directory) -> Result<Vec<OwnedFd>, Fault> {
     let what = format_args!("make the directory of volume `{id}`");
+    if wanted.limit.is_some() {
+        quota::check_parent(&places.volumes, &places.state)?;
+    }
     let outer = make_and_open(&places.volumes, &id.to_string(), BENEATH).trying(what)?;
     let data = make_and_open(&outer, "data", BENEATH).trying(what)?;
+    // Before the owner is set: what syncs that syncs this, too.
+    limit(places, id, wanted.limit)?;
     let owner = wanted.owner;
     own(&data, owner.uid, owner.gid, Mode::from_raw_mode(owner.mode)).trying(what)?;
     Ok(vec![data, outer])
+}
+
+/// Sets the limit of a volume's directory, if it has one.
+pub(super) fn limit(places: &Places, id: Id, limit: Option<u64>) -> Result<(), Fault> {
+    let Some(bytes) = limit else { return Ok(()) };
+    let data = openat2(&places.volumes, format!("{id}/data"), DIRECTORY, Mode::empty(), BENEATH)
+        .trying(format_args!("open the directory of volume `{id}`"))?;
+    quota::check(&data, &places.state)?;
+    quota::limit(&data, id, bytes)
 }
 
 /// Opens a volume's directory.
@@ -35,6 +49,10 @@ pub(super) fn open(places: &Places, id: Id) -> Result<OwnedFd, Fault> {
 
 pub(super) fn assemble(mounter: &Mounter, wanted: &Mount) -> Result<Assembled, Fault> {
     let directory = open(&mounter.places, wanted.id)?;
+    if let Storage::Directory(Directory { limit: bytes, .. }) = wanted.storage {
+        // Quotas may have been turned off since, or the data come from another machine.
+        limit(&mounter.places, wanted.id, bytes)?;
+    }
     let subpath = wanted.plan.subpath.as_deref();
     let directory = match subpath {
         None => directory,

@@ -10,12 +10,12 @@ use rustix::io::Errno;
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::path::rest;
-use wasmvol_plan::{Fault, FaultKind, Grants, HostDirectory, Owner};
+use wasmvol_plan::{Fault, FaultKind, Grants, HostDirectory, NamedDirectory, Owner, Storage};
 
-use super::{Assembled, directory};
+use super::{Assembled, directory, quota};
 use crate::fault::{Context, fault};
 use crate::mounter::{Mounter, Place};
-use crate::places::{PLACE, Places, own, path_of};
+use crate::places::{BENEATH, DIRECTORY, PLACE, Places, own, path_of};
 use crate::scan::parse;
 use crate::storage::{open_beneath, open_subpath};
 
@@ -32,6 +32,15 @@ pub(super) fn assemble(
     grants: &Grants,
 ) -> Result<Assembled, Fault> {
     let found = open(&mounter.places, directory, grants)?;
+    if let Storage::NamedDirectory(NamedDirectory { limit: Some(bytes), root, .. }) =
+        &wanted.storage
+    {
+        // Quotas may have been turned off since, or the data come from another disk.
+        let place = openat2(&found, ".", DIRECTORY, Mode::empty(), BENEATH);
+        let place = place.trying(format_args!("open the directory of volume `{}`", wanted.id))?;
+        quota::check(&place, root)?;
+        quota::limit(&place, wanted.id, *bytes)?;
+    }
     let found = match &wanted.plan.subpath {
         None => found,
         Some(subpath) => open_subpath(&found, subpath)?,

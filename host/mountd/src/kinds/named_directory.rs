@@ -14,8 +14,8 @@ use wasmvol_plan::{
     Storage, VolumeName,
 };
 
-use super::host_directory;
 use super::marks::{Found, coming, exists, rename_new, writing};
+use super::{host_directory, quota};
 use crate::fault::{Context, fault};
 use crate::mounter::{Mounter, Place};
 use crate::places::{BENEATH, DIRECTORY, PLACE, make_and_open, own};
@@ -110,7 +110,13 @@ impl Mounter {
             return fault(FaultKind::Busy, format!("{shown} is there and is no volume: {cure}"));
         }
         let coming = coming(id);
+        if wanted.limit.is_some() {
+            quota::check_parent(&root.top, &wanted.root)?;
+        }
         let made = make_and_open(&root.marks, &coming, BENEATH).trying(what)?;
+        if let Some(bytes) = wanted.limit {
+            quota::limit(&made, id, bytes)?;
+        }
         let owner = wanted.owner;
         own(&made, owner.uid, owner.gid, Mode::from_raw_mode(owner.mode)).trying(what)?;
         storage::sync(&made, &shown)?;
@@ -134,6 +140,7 @@ impl Mounter {
         let what = format_args!("move {shown} into the trash");
         let Some(root) = self.places.open_root(&wanted.root, false)? else { return Ok(()) };
         // Left by a Make that was killed: nobody has ever seen it.
+        quota::release(&root.marks, &coming(id), id);
         for (name, flags) in [(coming(id), AtFlags::REMOVEDIR), (writing(id), AtFlags::empty())] {
             match unlinkat(&root.marks, &name, flags) {
                 Ok(()) | Err(Errno::NOENT) => {}

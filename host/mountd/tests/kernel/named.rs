@@ -48,6 +48,7 @@ fn named(root: &Path, name: &str) -> NamedDirectory {
         directory: name.to_owned(),
         owner: OWNER,
         adopt: false,
+        limit: None,
     }
 }
 

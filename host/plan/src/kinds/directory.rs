@@ -10,17 +10,21 @@ use crate::{Fault, Owner};
 pub struct Directory {
     /// Owner of the directory.
     pub owner: Owner,
-    /// Most bytes it may hold; no host serves this yet, so `Some` is refused by [`Storage::check`](crate::Storage::check).
+    /// Most bytes it may hold: a project quota of the file system that it lies on.
     pub limit: Option<u64>,
 }
 
 impl Directory {
     pub(crate) fn check(&self) -> Result<(), Fault> {
-        if self.limit.is_some() {
-            return invalid(
-                "a directory has no size of its own: use `-o driver=tmpfs -o size=…` for a volume that has one",
-            );
-        }
+        check_limit(self.limit)?;
         self.owner.check()
     }
+}
+
+/// Says whether a directory can have this limit.
+pub(super) fn check_limit(limit: Option<u64>) -> Result<(), Fault> {
+    if limit == Some(0) {
+        return invalid("a directory with `size` 0 holds nothing: use at least 1");
+    }
+    Ok(())
 }

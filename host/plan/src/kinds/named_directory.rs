@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::directory::check_limit;
 use super::{denied, invalid};
 use crate::name::Quoted;
 use crate::path::{PATH_MAX, is_plain};
@@ -34,11 +35,14 @@ pub struct NamedDirectory {
     pub owner: Owner,
     /// The user chose the place: what is there already is used as it is, and nothing of it is ever deleted.
     pub adopt: bool,
+    /// Most bytes it may hold: a project quota of the root's file system.
+    #[serde(default)]
+    pub limit: Option<u64>,
 }
 
 impl NamedDirectory {
     pub(crate) fn check(&self, grants: &Grants) -> Result<(), Fault> {
-        let Self { root, name, directory, adopt, .. } = self;
+        let Self { root, name, directory, adopt, limit, .. } = self;
         if !grants.host_directories.contains(root) {
             let root = Quoted::new(root);
             let cure = "use one that is, or load the driver again with `--grant host-directory=PATH` for it";
@@ -57,6 +61,10 @@ impl NamedDirectory {
         if !adopt && directory != name.as_str() {
             return invalid(format!("a directory that is made is named by its volume, `{name}`"));
         }
+        if *adopt && limit.is_some() {
+            return invalid("a place that was chosen is used as it is: leave its `size` out");
+        }
+        check_limit(*limit)?;
         self.owner.check()
     }
 

@@ -24,10 +24,13 @@ pub struct Overlay {
 
 impl Overlay {
     pub(crate) fn check(&self, storage: &Storage, grants: &Grants) -> Result<(), Fault> {
-        if !matches!(storage, Storage::Directory(_)) {
+        let Storage::Directory(layer) = storage else {
             return invalid(
                 "an overlay keeps its layer in a directory, but none was made at create",
             );
+        };
+        if layer.limit.is_some() {
+            return invalid("a layer has no size of its own: make its directory without a limit");
         }
         if self.lower.is_empty() || self.lower.len() > LOWER_MAX {
             return invalid(format!("an overlay lies over 1 to {LOWER_MAX} directories"));

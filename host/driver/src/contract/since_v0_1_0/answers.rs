@@ -22,7 +22,8 @@ pub(super) fn storage(storage: types::Storage, name: &VolumeName) -> Result<Stor
         types::Storage::Directory(types::Directory { owner: by, limit }) => {
             Storage::Directory(Directory { owner: owner(by)?, limit })
         }
-        types::Storage::NamedDirectory(types::NamedDirectory { root, directory, owner: by }) => {
+        types::Storage::NamedDirectory(wanted) => {
+            let types::NamedDirectory { root, directory, owner: by, limit } = wanted;
             let adopt = directory.is_some();
             let directory = directory.unwrap_or_else(|| name.to_string());
             Storage::NamedDirectory(NamedDirectory {
@@ -31,6 +32,7 @@ pub(super) fn storage(storage: types::Storage, name: &VolumeName) -> Result<Stor
                 directory: line("directory", directory, PATH_MAX)?,
                 owner: owner(by)?,
                 adopt,
+                limit,
             })
         }
         types::Storage::Image(image) => Storage::Image(Image {
