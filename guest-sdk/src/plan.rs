@@ -17,7 +17,13 @@ impl Storage {
     /// The same with at most so many bytes in it, where the host's file system has project quotas.
     #[must_use]
     pub fn limited_directory(owner: Owner, limit: Option<u64>) -> Self {
-        Self::Directory(Directory { owner, limit })
+        Self::Directory(Directory { owner, limit, over: None })
+    }
+
+    /// The layer of an overlay, over another volume if that is given: its name, as the user wrote it into an option.
+    #[must_use]
+    pub fn layer(owner: Owner, over: Option<&str>) -> Self {
+        Self::Directory(Directory { owner, limit: None, over: over.map(str::to_owned) })
     }
 
     /// A directory beneath a granted root that is named by its volume and may have a limit in bytes, or that the user chose. Its plan is

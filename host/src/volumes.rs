@@ -6,6 +6,7 @@
 mod create;
 pub(crate) mod discover;
 pub(crate) mod holders;
+mod layers;
 mod lock;
 mod marker;
 #[cfg(test)]
@@ -22,7 +23,7 @@ mod view;
 pub(crate) mod world;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub(crate) struct Volumes<W: World> {
 #[derive(Default)]
 struct State {
     volumes: BTreeMap<VolumeName, Entry>,
+    /// Names of volumes that lie over others, or did.
+    layers: BTreeSet<VolumeName>,
     /// Creates that have chosen their driver and have no record yet: it must not go meanwhile.
     intended: BTreeMap<VolumeName, DriverName>,
     /// Records of volumes that were removed while their data was kept.
@@ -206,6 +209,9 @@ impl<W: World> Volumes<W> {
             if record.phase.is_kept() {
                 state.retained.insert(record.id, record);
                 continue;
+            }
+            if record.storage.below().is_some() {
+                state.layers.insert(record.name.clone());
             }
             let mut entry = Entry::new(record, &settings.mountpoints);
             if let Some(row) = rows.remove(&entry.record.id) {

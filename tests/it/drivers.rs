@@ -32,7 +32,7 @@ fn with_hostile() -> Wasmvol {
 }
 
 /// What a driver may do wrong in a call, and what the error must say of it behind the driver's name.
-const MISDEEDS: [(&str, &str); 15] = [
+const MISDEEDS: [(&str, &str); 16] = [
     ("loop", "driver did not answer within "),
     ("recurse", "driver asked for more than its limit of 512 KiB of stack"),
     ("grow", "driver asked for more than its limit of 64 MiB of memory"),
@@ -47,6 +47,7 @@ const MISDEEDS: [(&str, &str); 15] = [
     ("giant-state", "driver asked for more than its limit of 1 MiB in one answer"),
     ("bad-mode", "driver broke the contract: mode 10755 is not allowed"),
     ("image", "images are not granted: load the driver again with `--grant image`"),
+    ("lie-over", "it names volume `bystander`, which no option of its user's does"),
     ("log-huge", "driver asked for more than its limit of 1 MiB in one answer"),
 ];
 

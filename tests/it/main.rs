@@ -22,6 +22,7 @@ mod docs;
 mod drivers;
 mod engines;
 mod images;
+mod layers;
 mod limits;
 mod local;
 mod names;

@@ -1,4 +1,5 @@
-//! A writable layer over directories that stay as they are: `docker volume create -d wasmvol -o driver=overlay -o lower=/srv/base data`.
+//! A writable layer over what stays as it is, a directory or another volume:
+//! `docker volume create -d wasmvol -o driver=overlay -o over=base data`.
 //!
 //! The layer is a directory of the volume's own, which the host keeps beneath its state directory and deletes with the volume. What
 //! lies below has to be granted, and is never written.
@@ -12,16 +13,14 @@ struct Layer;
 
 impl Driver for Layer {
     fn describe() -> Description {
-        let help = "a writable layer over directories that stay as they are";
+        let help = "a writable layer over directories, or another volume, that stay as they are";
         let lower = "the directory below, or several with `:` between, the topmost first";
         let volatile = "never sync: faster, and begun anew when the machine has restarted";
         Description::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"), help)
-            .option(OptionSpec::text("lower", lower).required())
+            .option(OptionSpec::text("lower", lower))
+            .option(OptionSpec::text("over", "a volume that lies below, beneath all directories"))
             .option(OptionSpec::boolean("volatile", volatile).default("false"))
-            .option(
-                OptionSpec::boolean("reset", "empty the layer at each first mount")
-                    .default("false"),
-            )
+            .option(OptionSpec::boolean("reset", "empty it at each first mount").default("false"))
             .option(OptionSpec::boolean("read-only", "nobody can write").default("false"))
             .owner("0755")
             .id_map()
@@ -30,25 +29,29 @@ impl Driver for Layer {
 
     fn create(volume: &Volume) -> Result<Created> {
         Self::path(volume)?;
-        Ok(Storage::directory(volume.owner()?).into())
+        let over = volume.if_given("over", Volume::text)?;
+        Ok(Storage::layer(volume.owner()?, over).into())
     }
 
     fn path(volume: &Volume) -> Result<Plan> {
-        let lower: Vec<_> = volume.text("lower")?.split(':').map(str::to_owned).collect();
-        if let Some(path) = lower.iter().find(|path| !path.starts_with('/')) {
+        let given = volume.if_given("lower", Volume::text)?;
+        if given.is_none() && !volume.has("over") {
+            let why = "needs a directory that lies below, or `over` a volume that does";
+            return Err(Error::invalid_option("lower", why));
+        }
+        let lower = given.map_or_else(Vec::new, |all| all.split(':').map(str::to_owned).collect());
+        if let Some(path) = lower.iter().find(|path: &&String| !path.starts_with('/')) {
             let why = format!("must be absolute paths with `:` between: `{path}`");
             return Err(Error::invalid_option("lower", why));
         }
         let (volatile, reset) = (volume.boolean("volatile")?, volume.boolean("reset")?);
+        let read_only = volume.boolean("read-only")?;
+        if reset && read_only {
+            let why = "nothing is ever written to a read-only volume: leave out one of the two";
+            return Err(Error::invalid_option("reset", why));
+        }
         let plan = Plan::new(Source::Overlay(Overlay { lower, volatile, reset }));
-        let plan = match volume.boolean("read-only")? {
-            true if reset => {
-                let why = "nothing is ever written to a read-only volume: leave out one of the two";
-                return Err(Error::invalid_option("reset", why));
-            }
-            true => plan.read_only(),
-            false => plan,
-        };
+        let plan = if read_only { plan.read_only() } else { plan };
         Ok(plan.id_map(volume.id_map()?))
     }
 }
@@ -80,14 +83,19 @@ mod tests {
         testing::conformance::<Layer>([("lower", "/srv")]);
         testing::conformance::<Layer>([("lower", "/srv/a:/srv/b"), ("volatile", "true")]);
         testing::conformance::<Layer>([("lower", "/srv"), ("reset", "true")]);
+        testing::conformance::<Layer>([("over", "base")]);
     }
 
     #[test]
-    fn the_layer_is_a_directory_with_the_owner_that_was_given() {
+    fn the_layer_is_a_directory_with_the_owner_that_was_given_over_the_volume_that_was_named() {
         let volume = volume(&[("lower", "/srv"), ("uid", "5"), ("mode", "0700")]);
         let owner = Owner { uid: 5, gid: 0, mode: 0o700 };
         let made = Layer::create(&volume.expect("a volume"));
         assert_eq!(made, Ok(Storage::directory(owner).into()));
+        let over = [("over", "base"), ("uid", "5"), ("mode", "0700")];
+        let made = Layer::create(&self::volume(&over).expect("a volume"));
+        assert_eq!(made, Ok(Storage::layer(owner, Some("base")).into()));
+        assert_eq!(planned(&over), Ok(self::over(&[], false)));
     }
 
     #[test]
@@ -112,7 +120,8 @@ mod tests {
 
     #[test]
     fn without_something_below_there_is_no_overlay() {
-        assert!(volume(&[]).is_err());
+        let message = planned(&[]).expect_err("nothing is below").message;
+        assert!(message.ends_with("or `over` a volume that does"), "{message}");
         for lower in ["", "srv", "/srv:", "/srv:b"] {
             let message = planned(&[("lower", lower)]).expect_err(lower).message;
             assert!(message.starts_with("option `lower`: must be absolute paths"), "{message}");
@@ -121,11 +130,9 @@ mod tests {
 
     #[test]
     fn ids_are_mapped_alike_for_users_and_groups_unless_both_are_given() {
-        let users = vec![IdRange { disk: 0, shown: 1000, count: 1 }];
-        let groups = vec![
-            IdRange { disk: 0, shown: 5, count: 1 },
-            IdRange { disk: 1, shown: 100_000, count: 65536 },
-        ];
+        let range = |disk, shown, count| IdRange { disk, shown, count };
+        let (users, groups) =
+            (vec![range(0, 1000, 1)], vec![range(0, 5, 1), range(1, 100_000, 65536)]);
         let mapped = |given: &[(&'static str, &'static str)]| {
             planned(&[&[("lower", "/srv")], given].concat()).map(|plan| plan.id_map)
         };

@@ -17,7 +17,7 @@ pub use frame::{
 };
 pub use grants::Grants;
 pub use kinds::device::Device;
-pub use kinds::directory::Directory;
+pub use kinds::directory::{Below, Directory};
 pub use kinds::host_directory::HostDirectory;
 pub use kinds::image::{Filesystem, Image};
 pub use kinds::named_directory::NamedDirectory;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::kinds::device::Device;
-use crate::kinds::directory::Directory;
+use crate::kinds::directory::{Below, Directory};
 use crate::kinds::host_directory::HostDirectory;
 use crate::kinds::image::Image;
 use crate::kinds::named_directory::NamedDirectory;
@@ -132,6 +132,14 @@ impl Storage {
         }
     }
 
+    /// The volume that lies below, of a layer that has one.
+    pub fn below(&self) -> Option<&Below> {
+        match self {
+            Self::Directory(directory) => directory.over.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether other hosts may have it too: then a driver lists it, and the data stays unless its user said otherwise.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::NamedDirectory(_))
@@ -155,6 +163,9 @@ impl Plan {
             }
             Source::Tmpfs(_) if self.subpath.is_some() => {
                 invalid("a new tmpfs is empty: it has no subpath")
+            }
+            Source::Storage if storage.below().is_some() => {
+                invalid("a layer over a volume is no volume by itself: use the source `overlay`")
             }
             Source::Storage => Ok(()),
             Source::Tmpfs(tmpfs) => tmpfs.check(),

@@ -66,14 +66,15 @@ mod names {
 mod plan {
     use wasmvol_plan::path::PATH_MAX;
     use wasmvol_plan::{
-        Directory, Grants, NamedDirectory, Overlay, Owner, Plan, Source, Storage, Tmpfs, VolumeName,
+        Below, Directory, Grants, NamedDirectory, Overlay, Owner, Plan, Source, Storage, Tmpfs,
+        VolumeName,
     };
 
     const OWNER: Owner = Owner { uid: 0, gid: 0, mode: 0o755 };
     const TMPFS: Tmpfs = Tmpfs { size: None, inodes: None, owner: OWNER };
 
     fn directory(owner: Owner) -> Storage {
-        Storage::Directory(Directory { owner, limit: None })
+        Storage::Directory(Directory { owner, limit: None, over: None })
     }
 
     fn plan(source: Source, subpath: Option<&str>) -> Plan {
@@ -100,7 +101,8 @@ mod plan {
     #[test]
     fn a_limit_of_a_directory_is_at_least_one_byte_and_none_of_a_layer_or_a_chosen_place() {
         let grants = Grants::parse("host-directory=/srv").unwrap();
-        let limited = |limit| Storage::Directory(Directory { owner: OWNER, limit: Some(limit) });
+        let limited =
+            |limit| Storage::Directory(Directory { owner: OWNER, limit: Some(limit), over: None });
         assert!(limited(1).check(&grants).is_ok());
         let fault = limited(0).check(&grants).unwrap_err();
         assert!(fault.message.contains("use at least 1"), "{fault}");
@@ -118,6 +120,20 @@ mod plan {
         assert!(Storage::NamedDirectory(named(0, false)).check(&grants).is_err());
         let fault = Storage::NamedDirectory(named(1, true)).check(&grants).unwrap_err();
         assert!(fault.message.contains("leave its `size` out"), "{fault}");
+    }
+
+    #[test]
+    fn an_overlay_lies_over_directories_or_a_volume_and_its_layer_is_no_volume() {
+        let grants = Grants::default();
+        let overlay = Overlay { lower: Vec::new(), volatile: false, reset: false };
+        let over = plan(Source::Overlay(overlay), None);
+        let fault = over.check(&directory(OWNER), &grants).unwrap_err();
+        assert!(fault.message.contains("lies over 1 to 16 directories"), "{fault}");
+        let below = Some(Below { name: "base".to_owned(), id: None });
+        let layer = Storage::Directory(Directory { owner: OWNER, limit: None, over: below });
+        assert!(over.check(&layer, &grants).is_ok());
+        let fault = plan(Source::Storage, None).check(&layer, &grants).unwrap_err();
+        assert!(fault.message.contains("use the source `overlay`"), "{fault}");
     }
 
     #[test]
@@ -435,7 +451,7 @@ mod frame {
         let body = Request::Mount(Box::new(Mount {
             id: Id::from_bits(u128::MAX),
             driver: DriverName::parse("tmpfs").unwrap(),
-            storage: Storage::Directory(Directory { owner, limit: None }),
+            storage: Storage::Directory(Directory { owner, limit: None, over: None }),
             plan: Plan {
                 source: Source::Tmpfs(tmpfs),
                 read_only: true,

@@ -167,6 +167,7 @@ impl<W: World> Volumes<W> {
         let checked = storage.check(&drivers.grants(driver)?);
         checked.map_err(|fault| VolumeError::Refused { driver: driver.clone(), fault })?;
         (record.storage, record.state) = (storage, state);
+        self.find_below(&mut record).await?;
         let note = match &record.storage {
             Storage::NamedDirectory(directory) => self.intend_place(&record, directory).await?,
             _ => Vec::new(),

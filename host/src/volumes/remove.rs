@@ -39,6 +39,10 @@ impl<W: World> Volumes<W> {
         }
         self.finish(&name, insist).await?;
         let Some(record) = self.read(&name, |entry| entry.record.clone()) else { return Ok(()) };
+        if let Some(above) = self.above(record.id) {
+            let line = format!("volume `{above}` lies over it: remove that one first");
+            return Err(VolumeError::InUse(line));
+        }
         self.release_rests(&name, caller).await?;
         self.step("remove.begin").await;
         let mut removing = record.clone();

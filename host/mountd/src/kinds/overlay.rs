@@ -43,7 +43,13 @@ pub(super) fn assemble(
         let wanted = HostDirectory { path: path.clone(), make: None };
         directory::layer(&host_directory::open(&mounter.places, &wanted, grants)?, map)
     };
-    let lower: Vec<_> = overlay.lower.iter().map(open).collect::<Result<_, _>>()?;
+    let mut lower: Vec<_> = overlay.lower.iter().map(open).collect::<Result<_, _>>()?;
+    if let Some(below) = wanted.storage.below() {
+        let Some(id) = below.id else {
+            return fault(FaultKind::Invalid, "nobody has looked up which volume lies below");
+        };
+        lower.push(directory::layer(&directory::open(&mounter.places, id)?, map)?);
+    }
     if wanted.plan.read_only {
         return directory::frozen(mounter, id, &lower);
     }

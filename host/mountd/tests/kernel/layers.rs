@@ -4,12 +4,14 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
+use wasmvol_plan::frame::Mount;
 use wasmvol_plan::steps::{KILL_AT, LAYER};
 use wasmvol_plan::{
-    Facts, FaultKind, HostDirectory, Id, IdMap, IdRange, Overlay, Plan, Release, Source,
+    Below, Directory, Facts, FaultKind, HostDirectory, Id, IdMap, IdRange, Overlay, Plan, Release,
+    Reply, Request, Source, Storage,
 };
 
-use crate::machine::{Machine, OWNER, eventually, id, mount_request, plain, tmpfs};
+use crate::machine::{Machine, OWNER, driver, eventually, id, make, mount_request, plain, tmpfs};
 
 pub(crate) const TESTS: &[(&str, fn())] = tests![
     a_layer_hides_what_lies_below_and_leaves_it_as_it_is,
@@ -19,6 +21,7 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     an_overlay_that_a_container_holds_is_taken_back_not_doubled,
     a_volatile_layer_is_used_again_by_the_same_boot,
     a_volatile_layer_of_another_boot_begins_anew,
+    a_layer_lies_over_the_directory_of_another_volume,
     a_layer_that_is_reset_begins_anew_at_each_mount_and_at_none_that_repeats_one,
     a_layer_that_is_reset_is_never_emptied_while_a_container_has_it,
     killed_at_any_step_a_layer_that_is_reset_comes_back_empty_and_as_it_was_made,
@@ -159,6 +162,39 @@ fn a_volatile_layer_of_another_boot_begins_anew() {
     eventually("the old layer is deleted", || {
         fs::read_dir(machine.dir.join("state/trash")).unwrap().next().is_none().then_some(())
     });
+}
+
+fn a_layer_lies_over_the_directory_of_another_volume() {
+    let (mut machine, srv) = granted();
+    machine.make(id(1), OWNER);
+    fs::write(machine.inside(format!("state/volumes/{}/data/a", id(1))), "base").unwrap();
+    fs::write(machine.inside(format!("state/volumes/{}/data/base", id(1))), "base").unwrap();
+    let mut layer = |below: Option<Id>, lower: &[&str]| {
+        let below = Some(Below { name: "base".to_owned(), id: below });
+        let storage = Storage::Directory(Directory { owner: OWNER, limit: None, over: below });
+        assert_eq!(machine.ask(make(id(2), storage.clone())), Reply::Made);
+        let (id, driver, plan) = (id(2), driver(), over(&srv, lower, false));
+        let (peer, last) = (None, None);
+        let mounted =
+            machine.ask(Request::Mount(Box::new(Mount { id, driver, storage, plan, peer, last })));
+        let root = machine.volume(id);
+        let seen = ["a", "base"].map(|name| fs::read_to_string(root.join(name)).ok());
+        if let Reply::Mounted(_) = mounted {
+            fs::write(root.join("base"), "mine").unwrap();
+            fs::remove_file(root.join("base")).unwrap();
+            assert_eq!(machine.unmount(id), Release::Gone);
+        }
+        (mounted, seen)
+    };
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(layer(Some(id(1)), &[]).1, [text("base"), text("base")]);
+    let (unknown, _) = layer(None, &[]);
+    assert!(matches!(unknown, Reply::Failed(fault) if fault.kind == FaultKind::Invalid));
+    let (missing, _) = layer(Some(id(3)), &[]);
+    assert!(matches!(missing, Reply::Failed(fault) if fault.kind == FaultKind::Missing));
+    // Directories lie above the volume; what was deleted in the layer stays so.
+    assert_eq!(layer(Some(id(1)), &["low"]).1, [text("low"), None]);
+    assert_eq!(read(machine.inside(format!("state/volumes/{}/data/base", id(1)))), "base");
 }
 
 /// Waits until nothing is left in the trash.

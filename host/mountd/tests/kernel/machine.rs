@@ -216,7 +216,7 @@ impl Machine {
     }
 
     pub(crate) fn make(&mut self, id: Id, owner: Owner) {
-        let storage = Storage::Directory(Directory { owner, limit: None });
+        let storage = Storage::Directory(Directory { owner, limit: None, over: None });
         assert_eq!(self.ask(make(id, storage)), Reply::Made);
     }
 
@@ -341,7 +341,7 @@ pub(crate) fn id(number: u128) -> Id {
 pub(crate) const OWNER: Owner = Owner { uid: 1000, gid: 1001, mode: 0o2750 };
 
 pub(crate) fn directory() -> Storage {
-    Storage::Directory(Directory { owner: OWNER, limit: None })
+    Storage::Directory(Directory { owner: OWNER, limit: None, over: None })
 }
 
 /// A plan that mounts the volume's directory.

@@ -58,7 +58,7 @@ fn a_directory_has_exactly_the_owner_and_mode_of_its_storage() {
             fs::metadata(machine.dir.join(format!("state/volumes/{}/data", id(number)))).unwrap();
         assert_eq!((data.uid(), data.gid(), data.mode() & 0o7777), (owner.uid, owner.gid, mode));
     }
-    let storage = Storage::Directory(Directory { owner: OWNER, limit: Some(0) });
+    let storage = Storage::Directory(Directory { owner: OWNER, limit: Some(0), over: None });
     let reply = machine.ask(make(id(5), storage));
     assert!(matches!(reply, Reply::Failed(fault) if fault.kind == FaultKind::Invalid));
     assert!(!machine.dir.join(format!("state/volumes/{}", id(5))).exists());

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::invalid;
-use crate::{Fault, Owner};
+use crate::{Fault, Id, Owner};
 
 /// A directory beneath the state directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +12,18 @@ pub struct Directory {
     pub owner: Owner,
     /// Most bytes it may hold: a project quota of the file system that it lies on.
     pub limit: Option<u64>,
+    /// What lies beneath all else in an overlay of it.
+    #[serde(default)]
+    pub over: Option<Below>,
+}
+
+/// Another volume, with a directory that a layer lies over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Below {
+    /// Its name, as the user of the one above gave it.
+    pub name: String,
+    /// Which one that is: the daemon looks it up at create, and refuses to remove it from then on.
+    pub id: Option<Id>,
 }
 
 impl Directory {

@@ -1,5 +1,5 @@
 //! A private writable layer over directories that stay as they are: the volume's own directory is the layer, the directories
-//! beneath it are granted by `host-directory=ROOT`.
+//! beneath it are granted by `host-directory=ROOT`, or one is another volume's that the user named.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,8 @@ impl Overlay {
         if layer.limit.is_some() {
             return invalid("a layer has no size of its own: make its directory without a limit");
         }
-        if self.lower.is_empty() || self.lower.len() > LOWER_MAX {
+        let count = self.lower.len() + usize::from(layer.over.is_some());
+        if count == 0 || count > LOWER_MAX {
             return invalid(format!("an overlay lies over 1 to {LOWER_MAX} directories"));
         }
         self.lower.iter().try_for_each(|path| check_granted(path, grants))

@@ -173,7 +173,7 @@ impl Drivers for Sim {
         let owner = Owner { uid: 0, gid: 0, mode: 0o755 };
         let storage = match driver.as_str() {
             "tmpfs" => Storage::None,
-            _ => Storage::Directory(Directory { owner, limit: None }),
+            _ => Storage::Directory(Directory { owner, limit: None, over: None }),
         };
         Ok(Created { storage, state: Vec::new() })
     }

@@ -109,7 +109,7 @@ impl Guest for Hostile {
         let act = act(&options);
         misbehave(&act);
         let owner = Owner { uid: 0, gid: 0, mode: 0o755 };
-        let directory = |owner| Storage::Directory(Directory { owner, limit: None });
+        let directory = |owner| Storage::Directory(Directory { owner, limit: None, over: None });
         let mut created = Created { storage: directory(owner), state: id.into_bytes() };
         match act.as_str() {
             "fail" => return fail(ErrorCode::Exhausted, "backend is\nfull \u{1b}[31m".to_owned()),
@@ -118,6 +118,10 @@ impl Guest for Hostile {
             "full-state" => created.state = vec![1; 64 << 10],
             "large-state" => created.state = vec![1; (64 << 10) + 1],
             "giant-state" => created.state = vec![1; 32 << 20],
+            "lie-over" => {
+                let over = Some("bystander".to_owned());
+                created.storage = Storage::Directory(Directory { owner, limit: None, over });
+            }
             "bad-mode" => created.storage = directory(Owner { mode: 0o10_755, ..owner }),
             "image" => {
                 created.storage = Storage::Image(Image {

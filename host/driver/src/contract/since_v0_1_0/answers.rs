@@ -4,9 +4,9 @@
 use wasmvol_plan::path::PATH_MAX;
 use wasmvol_plan::plan::check_subpath;
 use wasmvol_plan::{
-    Compression, Device, Directory, Filesystem, HostDirectory, IdMap, IdRange, Image, MountOption,
-    MountValue, NamedDirectory, Overlay, Owner, Plan, Program, Share, Source, Storage, Subvolume,
-    Tmpfs, VolumeName,
+    Below, Compression, Device, Directory, Filesystem, HostDirectory, IdMap, IdRange, Image,
+    MountOption, MountValue, NamedDirectory, Overlay, Owner, Plan, Program, Share, Source, Storage,
+    Subvolume, Tmpfs, VolumeName,
 };
 
 use super::{line, types};
@@ -19,8 +19,11 @@ const LIST_MAX: usize = 64;
 pub(super) fn storage(storage: types::Storage, name: &VolumeName) -> Result<Storage, CallError> {
     Ok(match storage {
         types::Storage::None => Storage::None,
-        types::Storage::Directory(types::Directory { owner: by, limit }) => {
-            Storage::Directory(Directory { owner: owner(by)?, limit })
+        types::Storage::Directory(types::Directory { owner: by, limit, over }) => {
+            let below =
+                |name| Ok(Below { name: line("volume's name", name, VALUE_MAX)?, id: None });
+            let over = over.map(below).transpose()?;
+            Storage::Directory(Directory { owner: owner(by)?, limit, over })
         }
         types::Storage::NamedDirectory(wanted) => {
             let types::NamedDirectory { root, directory, owner: by, limit } = wanted;

@@ -1,0 +1,63 @@
+//! Volumes that lie over others: the one below is looked up once, at create, and stays while there is one above.
+//!
+//! Called by Create and Remove. Which volume may be named is its user's choice, not the driver's: only what stands in an option is looked up.
+
+use wasmvol_driver::Value;
+use wasmvol_plan::name::Quoted;
+use wasmvol_plan::{Directory, Fault, FaultKind, Id, Plan, Source, Storage, VolumeName};
+
+use super::world::{Drivers, World};
+use super::{VolumeError, Volumes};
+use crate::catalog::record::{Phase, Record};
+
+impl<W: World> Volumes<W> {
+    /// Finds the volume that a new layer lies over, if it names one, and has it stay from then on.
+    pub(super) async fn find_below(&self, record: &mut Record) -> Result<(), VolumeError> {
+        let Storage::Directory(Directory { over: Some(below), .. }) = &mut record.storage else {
+            return Ok(());
+        };
+        let is_named = |value: &Value| matches!(value, Value::Text(text) if *text == below.name);
+        if !record.options.values().any(is_named) {
+            let shown = Quoted::new(&below.name);
+            let why = format!("it names volume {shown}, which no option of its user's does");
+            let fault = Fault::new(FaultKind::Denied, why);
+            return Err(VolumeError::Refused { driver: record.driver.clone(), fault });
+        }
+        let name = VolumeName::parse(&below.name)?;
+        let refused = |why| VolumeError::Option(format!("volume `{name}` cannot lie below: {why}"));
+        let look = || {
+            let found = self.read(&name, |entry| (entry.record.clone(), entry.volume()));
+            found.filter(|(there, _)| there.phase == Phase::Ready)
+        };
+        let nobody = || refused("there is none of that name");
+        look().ok_or_else(nobody)?;
+        // Who has the lock of a volume that is ready waits for no volume that is being made.
+        let _lock = self.locks.hold(&name).await?;
+        let (there, volume) = look().ok_or_else(nobody)?;
+        let drivers = self.world.drivers();
+        drivers.until_loaded(&there.driver).await;
+        let plan = drivers.path(&there.driver, &volume).await;
+        let plan =
+            plan.map_err(|error| VolumeError::Driver { driver: there.driver.clone(), error })?;
+        let is_whole =
+            matches!(plan, Plan { source: Source::Storage, subpath: None, id_map: None, .. });
+        if !is_whole || !matches!(there.storage, Storage::Directory(_)) {
+            return Err(refused("only a directory that wasmvol keeps can, as `local` makes one"));
+        }
+        below.id = Some(there.id);
+        let storage = record.storage.clone();
+        // What is in memory is what Remove asks; it becomes durable before the volume is there.
+        self.write(&record.name, |entry| entry.record.storage = storage);
+        self.state.borrow_mut().layers.insert(record.name.clone());
+        Ok(())
+    }
+
+    /// A volume that lies over this one.
+    pub(super) fn above(&self, id: Id) -> Option<VolumeName> {
+        let mut state = self.state.borrow_mut();
+        let super::State { volumes, layers, .. } = &mut *state;
+        let below = |name: &VolumeName| volumes.get(name)?.record.storage.below()?.id;
+        layers.retain(|name| below(name).is_some());
+        layers.iter().find(|name| below(name) == Some(id)).cloned()
+    }
+}
