@@ -47,6 +47,7 @@ fn a_size_that_is_none_is_refused_by_its_option() {
     for text in ["1x", "-1", "1e9", "1.5g", "99999999999999999999", "16777216t", " 1m", "0x10"] {
         for (driver, key) in [
             ("local", "size"),
+            ("vfs", "size"),
             ("tmpfs", "size"),
             ("tmpfs", "inodes"),
             ("image", "size"),
@@ -66,7 +67,7 @@ fn a_size_that_is_none_is_refused_by_its_option() {
             assert!(error.contains("option `o`"), "{o}: {error}");
         }
     }
-    for driver in ["vfs", "overlay", "cifs", "sshfs", "rclone", "nfs"] {
+    for driver in ["overlay", "cifs", "sshfs", "rclone", "nfs"] {
         let error = shelf.refused(driver, &[("size", "1m")]);
         assert!(error.contains("no option `size`"), "{driver}: {error}");
     }

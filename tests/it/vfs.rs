@@ -294,7 +294,7 @@ fn what_cannot_be_made_is_refused_in_one_line_and_leaves_nothing() {
         ("path", ".wasmvol", "is not allowed"),
         ("path", "", "is not allowed"),
         ("mode", "9", "option `mode`"),
-        ("size", "1m", "no option `size`"),
+        ("quota", "1m", "no option `quota`"),
     ] {
         refused("a", &[(key, value)], reason);
     }
