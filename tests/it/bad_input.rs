@@ -34,6 +34,7 @@ fn an_option_that_a_driver_does_not_take_is_named_with_those_that_it_takes() {
         ("cifs", "share"),
         ("sshfs", "host-key"),
         ("rclone", "remote"),
+        ("s3fs", "bucket"),
     ] {
         let error = shelf.refused(driver, &[("frobnicate", "1")]);
         let part = format!("no option `frobnicate` (`{driver}` takes: ");
@@ -57,6 +58,7 @@ fn a_size_that_is_none_is_refused_by_its_option() {
             ("cifs", "port"),
             ("sshfs", "port"),
             ("rclone", "cache-size"),
+            ("s3fs", "uid"),
         ] {
             let error = shelf.refused(driver, &[(key, text)]);
             assert!(error.contains(&format!("option `{key}`")), "{driver} {key}={text}: {error}");
@@ -67,7 +69,7 @@ fn a_size_that_is_none_is_refused_by_its_option() {
             assert!(error.contains("option `o`"), "{o}: {error}");
         }
     }
-    for driver in ["overlay", "cifs", "sshfs", "rclone", "nfs"] {
+    for driver in ["overlay", "cifs", "sshfs", "rclone", "s3fs", "nfs"] {
         let error = shelf.refused(driver, &[("size", "1m")]);
         assert!(error.contains("no option `size`"), "{driver}: {error}");
     }
@@ -125,6 +127,11 @@ fn an_option_that_is_smuggled_into_another_is_refused_by_the_one_that_it_is_in()
             ("rclone", &[("remote", "--config=x")], "option `remote`"),
             ("rclone", &[("cache", "full --allow-non-empty")], "option `cache`"),
             ("rclone", &[("config", "key,password=x")], "option `config`"),
+            ("s3fs", &[("bucket", "-ouse_cache=/")], "option `bucket`"),
+            ("s3fs", &[("endpoint", "http://127.0.0.1,passwd_file=/etc/x")], "option `endpoint`"),
+            ("s3fs", &[("endpoint", "http://127.0.0.1@evil.example")], "option `endpoint`"),
+            ("s3fs", &[("region", "eu,use_cache=/")], "option `region`"),
+            ("s3fs", &[("umask", "022,uid=0")], "option `umask`"),
             ("local", &bound("bind\nro"), "option `o`"),
             ("local", &bound("bind,uid=0"), "takes no `uid`"),
             ("local", &bound("bind,suid"), "`suid`"),
@@ -177,6 +184,7 @@ fn two_dots_in_a_path_are_refused_and_the_path_is_named() {
             ("cifs", &[("subdir", "a/../../b")], "`a/../../b`"),
             ("sshfs", &[("path", "/srv/../etc")], "option `path`"),
             ("rclone", &[("remote", "nas:data/../..")], "option `remote`"),
+            ("s3fs", &[("prefix", "a/../..")], "option `prefix`"),
         ],
     );
     assert_eq!(tree(&shelf.outside()), Vec::<PathBuf>::new());
@@ -220,7 +228,7 @@ fn a_server_that_nobody_is_at_is_named_with_what_to_look_at() {
 fn a_secret_that_is_not_kept_or_for_somebody_else_is_named_with_the_command_that_mends_it() {
     let shelf = Shelf::start();
     shelf.secret("others", "--driver image --peer 127.0.0.1");
-    for driver in ["cifs", "sshfs", "local"] {
+    for driver in ["cifs", "sshfs", "s3fs", "local"] {
         shelf
             .secret(&format!("{driver}-elsewhere"), &format!("--driver {driver} --peer a.example"));
         shelf.secret(&format!("{driver}-gone"), &format!("--driver {driver} --peer 127.0.0.1"));
@@ -228,6 +236,7 @@ fn a_secret_that_is_not_kept_or_for_somebody_else_is_named_with_the_command_that
     for (driver, key, rest) in [
         ("cifs", "secret", &[][..]),
         ("sshfs", "key", &[]),
+        ("s3fs", "secret", &[]),
         ("local", "secret", &[("type", "cifs"), ("device", "//127.0.0.1/team")]),
     ] {
         let gone = format!("{driver}-gone");

@@ -250,8 +250,9 @@ fn a_program_that_this_machine_lacks_is_named_with_what_to_install() {
     wasmvol.launch_as(command);
     wasmvol.wait_ready();
     let shelf = Shelf::of(wasmvol);
-    let rows: [(&str, Options<'_>, &str); 5] = [
+    let rows: [(&str, Options<'_>, &str); 6] = [
         ("sshfs", &[], "`/usr/bin/sshfs` is not there: install "),
+        ("s3fs", &[], "`/usr/bin/s3fs` is not there: install "),
         ("rclone", &[], "`/usr/bin/rclone` is not there: install "),
         ("image", &[], "no `mkfs.ext4`: install the Debian package `e2fsprogs`"),
         (

@@ -33,6 +33,7 @@ mod protocol;
 mod rclone;
 mod removal;
 mod run;
+mod s3fs;
 mod secrets;
 mod semantics;
 mod support;

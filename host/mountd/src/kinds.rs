@@ -23,6 +23,7 @@ mod program;
 pub(crate) mod quota;
 mod rclone;
 mod room;
+mod s3fs;
 mod secret;
 mod share;
 mod sshfs;

@@ -13,7 +13,7 @@ use super::{SOON, Scratch, until};
 pub(crate) type Options<'a> = &'a [(&'a str, &'a str)];
 
 /// What each driver takes and needs, where nothing else is said: a volume of each can be created.
-const USUAL: [(&str, Options<'_>); 10] = [
+const USUAL: [(&str, Options<'_>); 11] = [
     ("local", &[]),
     ("tmpfs", &[]),
     ("vfs", &[("reclaim", "delete")]),
@@ -23,6 +23,7 @@ const USUAL: [(&str, Options<'_>); 10] = [
     ("nfs", &[("server", "127.0.0.1"), ("export", "/srv")]),
     ("cifs", &[("server", "127.0.0.1"), ("share", "team")]),
     ("sshfs", &[("host", "127.0.0.1"), ("path", "/srv"), ("host-key", KEY), ("key", "key")]),
+    ("s3fs", &[("bucket", "data"), ("endpoint", "http://127.0.0.1:1"), ("secret", "key")]),
     ("rclone", &[("remote", "nas:data"), ("config", "key")]),
 ];
 /// A key that no server has.
@@ -74,10 +75,10 @@ impl Shelf {
         for (driver, grants) in grants {
             shelf.grant(driver, grants);
         }
-        for program in ["sshfs", "rclone"] {
+        for program in ["sshfs", "rclone", "s3fs"] {
             shelf.grant(program, &[&format!("program={program}")]);
         }
-        shelf.secret("key", "--driver sshfs --driver rclone --peer 127.0.0.1");
+        shelf.secret("key", "--driver sshfs --driver rclone --driver s3fs --peer 127.0.0.1");
         // A root has its markers and its trash from its first volume on.
         let plugin = shelf.wasmvol.plugin();
         plugin.create("first", &[("driver", "vfs"), ("reclaim", "delete")]).unwrap();

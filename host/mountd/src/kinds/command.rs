@@ -6,7 +6,7 @@
 
 use wasmvol_plan::{Fault, FaultKind, Program};
 
-use super::{rclone, sshfs};
+use super::{rclone, s3fs, sshfs};
 use crate::fault::fault;
 
 /// What is in a file of the room.
@@ -28,8 +28,8 @@ pub(super) struct Command {
     pub(super) files: Vec<(&'static str, Content)>,
     /// Who gets the secrets, where the command line says it.
     pub(super) server: Option<String>,
-    /// Beginnings of lines that it writes after it has said why it ends.
-    pub(super) noise: &'static [&'static str],
+    /// Whether a line says nothing of why it ends, although it comes last.
+    pub(super) is_noise: fn(&str) -> bool,
     /// What it calls to mount, where it does not take a mount by its number: a helper that hands it over answers there.
     pub(super) helper: Option<&'static str>,
     /// It begins to serve without a word to its server: only who looks hears whether that one answers.
@@ -52,6 +52,7 @@ pub(super) fn command(program: &Program) -> Result<Command, Fault> {
     match program.name.as_str() {
         "sshfs" => sshfs::command(program),
         "rclone" => rclone::command(program),
+        "s3fs" => s3fs::command(program),
         name => fault(FaultKind::Invalid, format!("this host knows no program `{name}`")),
     }
 }

@@ -55,7 +55,6 @@ pub(super) fn assemble(
     let lock = mounter.places.lock_for_a_program(id)?;
     let room = Room::enter(&mounter.anchor.path)?;
     kept.iter().try_for_each(|kept| room.show(&kept.tree))?;
-    command.helper.map_or(Ok(()), |helper| room.help(helper))?;
     for (name, content) in &command.files {
         match content {
             Content::Text(text) => room.file(name, text.as_bytes())?,
@@ -104,6 +103,7 @@ fn serve(
     ];
     let tree = create("fuse", &options, read_only)
         .or_else(|(e, words)| Err(e).trying(format_args!("mount for {name}{words}")))?;
+    command.helper.map_or(Ok(()), |helper| room.help(helper))?;
     let pid = room.start(command, locks, &fuse)?;
     // Where the program ends, who waits for its file system hears that at once, once nobody else has the device.
     drop(fuse);

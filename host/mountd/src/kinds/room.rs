@@ -75,13 +75,18 @@ impl Room {
         let path = format!("{HELPERS}/{name}");
         std::fs::write(&path, own).trying(what)?;
         rustix::fs::chmod(&path, Mode::from_raw_mode(0o555)).trying(what)?;
-        let copy = mount::open_tree(CWD, &path, CLONE).trying(what)?;
-        let over = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
-        match mount::move_mount(&copy, "", CWD, helper, over) {
-            // It is looked for in `PATH` then.
-            Err(Errno::NOENT) => Ok(()),
-            other => other.trying(what),
+        // libfuse 2 opens the device before it asks its helper, and needs it for nothing: it may mount nothing.
+        for (from, over) in [(path.as_str(), helper), ("/dev/null", "/dev/fuse")] {
+            let copy = mount::open_tree(CWD, from, CLONE).trying(what)?;
+            let flags =
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+            match mount::move_mount(&copy, "", CWD, over, flags) {
+                // It is looked for in `PATH` then.
+                Err(Errno::NOENT) => {}
+                other => other.trying(what)?,
+            }
         }
+        Ok(())
     }
 
     /// Puts a file into it that only the program can read.
@@ -146,9 +151,8 @@ impl Room {
         // Nothing that it said is told then.
         let _unread = log.is_ok_and(|log| log.take(HEARD_MAX).read_to_end(&mut text).is_ok());
         let text = String::from_utf8_lossy(&text);
-        let is_noise = |line: &&str| command.noise.iter().any(|noise| line.starts_with(noise));
-        let mut lines =
-            text.lines().map(str::trim).filter(|line| !line.is_empty() && !is_noise(line));
+        let is_noise = |line: &str| line.is_empty() || (command.is_noise)(line);
+        let mut lines = text.lines().map(str::trim).filter(|line| !is_noise(line));
         // It becomes a part of a line of ours.
         let last = lines.next_back().unwrap_or("it says nothing").trim_end_matches('.');
         last.chars().flat_map(wasmvol_plan::name::escaped).take(TOLD_MAX).collect()

@@ -64,13 +64,14 @@ pub(super) fn command(program: &Program) -> Result<Command, Fault> {
         let why = "sshfs needs `host-key`, and either `key` or `password`";
         return fault(FaultKind::Invalid, why);
     }
-    let noise = &["read: ", "remote host has disconnected"];
+    let is_noise =
+        |line: &str| line.starts_with("read: ") || line.starts_with("remote host has disconnected");
     Ok(Command {
         path: "/usr/bin/sshfs",
         argv,
         files,
         server: Some(server),
-        noise,
+        is_noise,
         helper: None,
         begins_blindly: false,
         keeps_files: false,
