@@ -4,16 +4,18 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, Mode, openat};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, mount_change, move_mount};
+use rustix::mount::{MoveMountFlags, mount_change, move_mount, open_tree};
+use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{Fault, FaultKind, Release, Reply, Request, Storage};
 
 use super::Assembled;
 use super::job::FLUSH_DEADLINE;
 use super::wire::Said;
-use crate::fault::fault;
+use crate::anchor::CLONE;
+use crate::fault::{Context, fault};
 use crate::mounter::Mounter;
 use crate::places::DIRECTORY;
-use crate::storage::sync;
+use crate::storage::{open_subpath, sync};
 use crate::sys::{Propagation, unshare_mounts};
 
 impl Mounter {
@@ -23,6 +25,13 @@ impl Mounter {
         unshare_mounts()?;
         mount_change("/", Propagation::PRIVATE | Propagation::REC)?;
         move_mount(tree, "", CWD, &self.anchor.path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    }
+
+    /// A directory of a tree that is attached nowhere, and nothing beside it.
+    pub(super) fn only(&self, tree: &OwnedFd, subpath: &str) -> Result<OwnedFd, Fault> {
+        let inside = open_subpath(tree, subpath)?;
+        let only = self.attach_unseen(tree).and_then(|()| open_tree(&inside, "", CLONE));
+        only.trying(format_args!("show directory {} of a volume alone", Quoted::new(subpath)))
     }
 
     /// The child's whole life.

@@ -7,18 +7,16 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
-use rustix::mount::open_tree;
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::mountinfo::Entry;
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{Device, Fault, FaultKind, MountOption, MountValue};
 
 use super::{Assembled, Shows};
-use crate::anchor::{CLONE, create};
+use crate::anchor::create;
 use crate::fault::{Context, fault, text};
 use crate::mounter::Mounter;
 use crate::places::path_of;
-use crate::storage::open_subpath;
 use crate::sys::{Flags, Propagation, mount_setattr};
 
 /// Where devices lie.
@@ -65,11 +63,7 @@ pub(super) fn assemble(
     })?;
     let tree = match &wanted.plan.subpath {
         None => tree,
-        Some(subpath) => {
-            let inside = open_subpath(&tree, subpath)?;
-            let alone = mounter.attach_unseen(&tree).and_then(|()| open_tree(&inside, "", CLONE));
-            alone.trying(format_args!("show {} alone", Quoted::new(subpath)))?
-        }
+        Some(subpath) => mounter.only(&tree, subpath)?,
     };
     if !attributes.is_empty() {
         // The kernel wants to hear that the former way of counting is over.

@@ -16,12 +16,11 @@ use super::crypt::{self, Key, Mapping};
 use super::filesystem::{format, grow_inside, mount};
 use super::loops::{BLOCK, Loop};
 use super::{Assembled, Shows, tool};
-use crate::anchor::CLONE;
 use crate::attach::tag;
 use crate::fault::{Context, fault};
 use crate::mounter::Mounter;
 use crate::places::{BENEATH, DIRECTORY, Places, make_and_open, own};
-use crate::storage::{open_subpath, sync};
+use crate::storage::sync;
 
 /// The file's name in the volume's directory, and while it is being made.
 const NAME: &str = "image";
@@ -193,11 +192,7 @@ pub(super) fn assemble(
     let disk = disk(&mounter.places, wanted.id, &wanted.driver, image, read_only)?;
     let mut tree = mount(image, disk.path(), read_only)?;
     if let Some(subpath) = &wanted.plan.subpath {
-        let inside = open_subpath(&tree, subpath)?;
-        let alone = mounter
-            .attach_unseen(&tree)
-            .and_then(|()| rustix::mount::open_tree(&inside, "", CLONE));
-        tree = alone.trying("show a directory of an image")?;
+        tree = mounter.only(&tree, subpath)?;
     }
     Ok(Assembled { tree, shows: Shows::Unknown })
 }

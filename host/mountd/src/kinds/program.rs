@@ -28,7 +28,6 @@ use crate::fault::{Context, fault, text};
 use crate::mounter::Mounter;
 use crate::places::{BENEATH, DIRECTORY, Places, own};
 use crate::scan::names;
-use crate::storage::open_subpath;
 use crate::sys::{Flags, Propagation, mount_setattr};
 
 /// How often it is looked whether a program has ended.
@@ -69,8 +68,7 @@ pub(super) fn assemble(
     let tree = served.inspect_err(|_| mounter.places.forget_program(id))?;
     let tree = match &wanted.plan.subpath {
         None => tree,
-        Some(subpath) => open_tree(open_subpath(&tree, subpath)?, "", CLONE)
-            .trying("show a directory of a program's file system alone")?,
+        Some(subpath) => mounter.only(&tree, subpath)?,
     };
     Ok(Assembled { tree, shows: Shows::Unknown })
 }
