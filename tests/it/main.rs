@@ -38,4 +38,5 @@ mod secrets;
 mod semantics;
 mod support;
 mod units;
+mod usage;
 mod vfs;

@@ -14,7 +14,7 @@ use wasmvol_plan::mountinfo::{Entry, is_beneath};
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::steps::KILL_AT;
 use wasmvol_plan::{
-    DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, Reply, Request, Storage, Usage,
+    DriverName, Evidence, Facts, Fault, FaultKind, Id, Release, Reply, Request, Storage,
 };
 
 use crate::anchor::{Anchor, Device, NONE, identity};
@@ -308,21 +308,6 @@ impl Mounter {
             found.retain(|_, facts| facts.is_some());
         }
         Ok(page(&found, strangers, after))
-    }
-
-    pub(crate) fn usage(&self, id: Id) -> Result<Usage, Fault> {
-        if self.anchor.mounted(id)?.is_none() {
-            return fault(FaultKind::Missing, format!("volume `{id}` is not mounted"));
-        }
-        let root = self.anchor.open_volume(id)?;
-        let all = rustix::fs::fstatvfs(&root).trying(format_args!("measure volume `{id}`"))?;
-        let bytes = |blocks: u64| blocks.saturating_mul(all.f_frsize);
-        Ok(Usage {
-            size: bytes(all.f_blocks),
-            used: bytes(all.f_blocks.saturating_sub(all.f_bfree)),
-            inodes: all.f_files,
-            inodes_used: all.f_files.saturating_sub(all.f_ffree),
-        })
     }
 }
 

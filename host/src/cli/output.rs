@@ -6,6 +6,8 @@ use std::io::{IsTerminal, Write};
 use hyper::body::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::admin::client::{ClientError, parse};
 
@@ -136,6 +138,22 @@ pub(super) fn size(bytes: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, name.unwrap_or(&""))
 }
 
+/// How long ago a time was, in the largest unit that there is one of; nothing of what is no time.
+pub(super) fn age(time: &str) -> Option<String> {
+    let then = OffsetDateTime::parse(time, &Rfc3339).ok()?;
+    Some(ago((OffsetDateTime::now_utc() - then).whole_seconds()))
+}
+
+fn ago(seconds: i64) -> String {
+    match seconds {
+        // Somebody may have set the clock.
+        ..60 => format!("{} s", seconds.max(0)),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
 /// Prints a message for a person.
 pub(super) fn say(text: &str) {
     // Where stderr is closed there is nobody to tell.
@@ -157,6 +175,14 @@ mod tests {
         let rows = [["a".to_owned(), "xyz".to_owned()], ["long".to_owned(), String::new()]];
         let heads = ["N".to_owned(), "V".to_owned()];
         assert_eq!(lines(&heads, &rows), ["N      V", "a      xyz", "long"]);
+    }
+
+    #[test]
+    fn an_age_has_one_unit() {
+        let cases = [(-5, "0 s"), (59, "59 s"), (60, "1 min"), (7199, "1 h"), (86_400 * 3, "3 d")];
+        for (seconds, text) in cases {
+            assert_eq!(ago(seconds), text);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use wasmvol_plan::{DriverName, Id, Measure, VolumeName};
 
 use super::CliError;
-use super::output::{Output, say, size};
+use super::output::{Output, age, say, size};
 use crate::admin::client::{Client, ClientError, parse};
 use crate::admin::types::{Create, Failed, Kept, Purged, Resize, Scanned, Sighting, Volume};
 
@@ -145,7 +145,8 @@ pub(super) fn run(
 fn list(client: &Client, output: &Output) -> Result<(), CliError> {
     Ok(output.answer(&client.get("/volumes")?, |volumes: Vec<Volume>| {
         let rows: Vec<_> = volumes.iter().map(row).collect();
-        let heads = ["NAME", "DRIVER", "STORAGE", "SIZE", "USED", "HOLDERS", "HEALTH"];
+        let heads =
+            ["NAME", "DRIVER", "STORAGE", "SIZE", "USED", "INODES", "AGE", "HOLDERS", "HEALTH"];
         output.table(heads, &rows, "no volumes: make one with `wasmvol volume create NAME`");
     })?)
 }
@@ -222,8 +223,15 @@ fn count(names: &[VolumeName], client: &Client, output: &Output) -> Result<(), C
     Ok(output.own(&all, |_| output.table(heads, &rows, "no volumes"))?)
 }
 
-fn row(volume: &Volume) -> [String; 7] {
-    let bytes = |key: &str| volume.status.get(key).and_then(Value::as_u64).map_or("-".into(), size);
+fn row(volume: &Volume) -> [String; 9] {
+    let number = |key: &str| volume.status.get(key).and_then(Value::as_u64);
+    let shown = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let bytes = |key: &str| number(key).map_or("-".into(), size);
+    let inodes = match (number("inodes-used"), number("inodes")) {
+        (None, None) => "-".to_owned(),
+        (used, all) => format!("{}/{}", shown(used), shown(all)),
+    };
+    let asked = number("used").and_then(|_| volume.status.get("used-at")?.as_str());
     let holders = volume.status.get("holders").and_then(Value::as_array).map_or(0, Vec::len);
     [
         volume.name.clone(),
@@ -231,6 +239,8 @@ fn row(volume: &Volume) -> [String; 7] {
         text(volume, "storage"),
         bytes("size"),
         bytes("used"),
+        inodes,
+        asked.and_then(age).unwrap_or_else(|| "-".to_owned()),
         holders.to_string(),
         text(volume, "health"),
     ]

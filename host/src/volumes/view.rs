@@ -189,13 +189,19 @@ impl Entry {
         };
         let (usage, used_at) = self.usage.as_ref().map(|(u, at)| (*u, Time(*at))).unzip();
         let storage = storage(&record.storage);
-        let is_share = |facts: &Facts| {
-            matches!(&*facts.filesystem, "nfs" | "nfs4" | "cifs")
+        // A directory of a file system, a server's, what a program serves, and what lies over others.
+        let is_part = |facts: &Facts| {
+            facts.root != "/"
+                || matches!(&*facts.filesystem, "nfs" | "nfs4" | "cifs" | "overlay")
                 || facts.filesystem.starts_with("fuse")
         };
         let limit = record.storage.limit();
-        let others_too = matches!(storage, "directory" | "subvolume") && limit.is_none()
-            || self.facts.as_ref().is_some_and(is_share);
+        let others_too = match &record.storage {
+            // Its quota group was asked, or else the whole file system has answered.
+            Storage::Subvolume(it) => it.limit != usage.map(|usage| usage.size),
+            Storage::Directory(_) | Storage::NamedDirectory(_) => limit.is_none(),
+            _ => self.facts.as_ref().is_some_and(is_part),
+        };
         let own = usage.filter(|_| !others_too);
         let file_system = usage.filter(|_| others_too);
         // Some file systems make inodes as they need them, and count none; those of a limited directory are its file system's.

@@ -1,6 +1,6 @@
-//! What a volume's files take on the disk, counted one by one: for those whose file system counts for many.
+//! How full a volume is: as its file system tells, or counted file by file for those whose file system counts for many.
 //!
-//! Runs in a child, and changes nothing. Links are not followed, and what is mounted below is not the volume's.
+//! To count runs in a child. Nothing is changed, links are not followed, and what is mounted below is not the volume's.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -10,10 +10,10 @@ use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, openat2, statat};
 use rustix::io::Errno;
-use wasmvol_plan::{Fault, FaultKind, Id, Measure};
+use wasmvol_plan::{Fault, FaultKind, Id, Measure, Usage};
 
-use super::directory;
-use crate::fault::Context;
+use super::{directory, subvolume};
+use crate::fault::{Context, fault};
 use crate::mounter::Mounter;
 use crate::places::{BENEATH, DIRECTORY};
 
@@ -23,6 +23,21 @@ const LINKED_MAX: usize = 1 << 20;
 const BLOCK: u64 = 512;
 
 impl Mounter {
+    /// What the file system tells of a mounted volume; of a subvolume with a limit, what the quota group does.
+    pub(crate) fn usage(&self, id: Id) -> Result<Usage, Fault> {
+        if self.anchor.mounted(id)?.is_none() {
+            return fault(FaultKind::Missing, format!("volume `{id}` is not mounted"));
+        }
+        let what = format_args!("measure volume `{id}`");
+        let root = self.anchor.open_volume(id)?;
+        let all = rustix::fs::fstatvfs(&root).trying(what)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(all.f_frsize);
+        let whole = (bytes(all.f_blocks), bytes(all.f_blocks.saturating_sub(all.f_bfree)));
+        let (size, used) = subvolume::counted(&root).trying(what)?.unwrap_or(whole);
+        let inodes_used = all.f_files.saturating_sub(all.f_ffree);
+        Ok(Usage { size, used, inodes: all.f_files, inodes_used })
+    }
+
     /// Counts what is mounted, or else the volume's directory.
     pub(crate) fn measure(&self, id: Id) -> Result<Measure, Fault> {
         let top = match self.anchor.mounted(id)? {
