@@ -70,6 +70,22 @@ fn a_driver_that_misbehaves_costs_one_clear_error() {
 }
 
 #[test]
+fn a_driver_that_names_a_volume_by_a_default_of_its_own_does_not_get_it() {
+    let wasmvol = with_hostile();
+    let load = format!("driver load {} --name guesser", hostile().display());
+    wasmvol.cli(&format!("{load} --setting do=name-a-volume")).ok();
+    let plugin = wasmvol.plugin();
+    let options = [("driver", "guesser"), ("do", "lie-over")];
+    let error = plugin.create("above", &options).unwrap_err();
+    let why = "it names volume `bystander`, which no option of its user's does";
+    assert!(error.contains(&format!("driver `guesser`: {why}")), "{error}");
+    assert_eq!(plugin.list(), ["bystander"]);
+    // Where its user says the same, it is the user's word.
+    plugin.create("above", &[&options[..], &[("below", "bystander")]].concat()).unwrap();
+    plugin.remove("above").unwrap();
+}
+
+#[test]
 fn a_looping_driver_delays_no_other() {
     let wasmvol = with_hostile();
     let plugin = wasmvol.plugin();

@@ -87,7 +87,7 @@ impl<W: World> Volumes<W> {
         self.put(record.clone()).await?;
         drop(intent);
         self.step("create.intent").await;
-        let Err(first) = self.make(record).await else { return Ok(()) };
+        let Err(first) = self.make(record, &asked).await else { return Ok(()) };
         match self.undo_create(&name, Insist::No).await {
             Ok(()) => Err(first),
             Err(undo) => {
@@ -157,7 +157,7 @@ impl<W: World> Volumes<W> {
     }
 
     /// From the intent to the finished volume.
-    async fn make(&self, mut record: Record) -> Result<(), VolumeError> {
+    async fn make(&self, mut record: Record, asked: &Asked) -> Result<(), VolumeError> {
         let Record { id, driver, name, options, .. } = &record;
         let drivers = self.world.drivers();
         let created = drivers.create(driver, *id, name, options).await;
@@ -167,7 +167,7 @@ impl<W: World> Volumes<W> {
         let checked = storage.check(&drivers.grants(driver)?);
         checked.map_err(|fault| VolumeError::Refused { driver: driver.clone(), fault })?;
         (record.storage, record.state) = (storage, state);
-        self.find_below(&mut record).await?;
+        self.find_below(&mut record, asked).await?;
         let note = match &record.storage {
             Storage::NamedDirectory(directory) => self.intend_place(&record, directory).await?,
             _ => Vec::new(),

@@ -1,23 +1,30 @@
 //! Volumes that lie over others: the one below is looked up once, at create, and stays while there is one above.
 //!
-//! Called by Create and Remove. Which volume may be named is its user's choice, not the driver's: only what stands in an option is looked up.
+//! Called by Create and Remove. Which volume may be named is its user's choice, not the driver's: only what was given with `-o` is looked up, and
+//! no default, which the driver could choose.
 
 use wasmvol_driver::Value;
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{Directory, Fault, FaultKind, Id, Plan, Source, Storage, VolumeName};
 
+use super::options::Asked;
 use super::world::{Drivers, World};
 use super::{VolumeError, Volumes};
 use crate::catalog::record::{Phase, Record};
 
 impl<W: World> Volumes<W> {
     /// Finds the volume that a new layer lies over, if it names one, and has it stay from then on.
-    pub(super) async fn find_below(&self, record: &mut Record) -> Result<(), VolumeError> {
+    pub(super) async fn find_below(
+        &self,
+        record: &mut Record,
+        asked: &Asked,
+    ) -> Result<(), VolumeError> {
         let Storage::Directory(Directory { over: Some(below), .. }) = &mut record.storage else {
             return Ok(());
         };
-        let is_named = |value: &Value| matches!(value, Value::Text(text) if *text == below.name);
-        if !record.options.values().any(is_named) {
+        // What is given as the name of a secret names no volume.
+        let is_text = |key: &str| matches!(record.options.get(key), Some(Value::Text(_)));
+        if !asked.given.iter().any(|(key, text)| *text == below.name && is_text(key)) {
             let shown = Quoted::new(&below.name);
             let why = format!("it names volume {shown}, which no option of its user's does");
             let fault = Fault::new(FaultKind::Denied, why);

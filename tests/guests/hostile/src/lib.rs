@@ -95,6 +95,9 @@ impl Guest for Hostile {
             "default-lines" => described
                 .options
                 .push(OptionSpec { default: Some("a\nb".to_owned()), ..spec("lines") }),
+            "name-a-volume" => described
+                .options
+                .push(OptionSpec { default: Some("bystander".to_owned()), ..spec("below") }),
             "secret-option" => described
                 .options
                 .push(OptionSpec { value_type: ValueType::Secret, ..spec("secret") }),
