@@ -135,27 +135,32 @@ fn a_resize_that_was_killed_at_any_step_leaves_a_volume_that_works_and_is_ended_
 
 #[test]
 fn an_unmount_that_waits_for_a_disk_delays_no_other_volume() {
-    let mut wasmvol = Wasmvol::install_on("ext4", 256 * MIB);
+    let mut wasmvol = Wasmvol::install_on("ext4", 512 * MIB);
     wasmvol.run();
     grant(&wasmvol);
     let plugin = wasmvol.plugin();
-    plugin.create("dirty", &[("driver", "image"), ("size", "64m")]).unwrap();
     plugin.create("other", &[("driver", "tmpfs")]).unwrap();
-    let path = plugin.mount("dirty", "id").unwrap();
-    fs::write(path.join("file"), vec![7; 16 << 20]).unwrap();
-    let frozen = Frozen::new(wasmvol.state());
-    std::thread::scope(|scope| {
-        let unmount = scope.spawn(|| plugin.unmount("dirty", "id"));
-        let is_writing = || (wasmvol.children().len() > 1).then_some(());
-        until("a child waits for the disk", SOON, is_writing);
-        plugin.mount("other", "id").unwrap();
-        plugin.unmount("other", "id").unwrap();
-        drop(frozen);
-        unmount.join().unwrap().unwrap();
-    });
-    wasmvol.wait_unmounted("dirty");
-    plugin.mount("dirty", "id").unwrap();
-    assert_eq!(fs::read(path.join("file")).unwrap(), vec![7; 16 << 20]);
+    for (fs, size) in [("ext4", "64m"), ("btrfs", "256m")] {
+        let options = [("driver", "image"), ("size", size), ("fs", fs), ("thin", "true")];
+        plugin.create(fs, &options).unwrap();
+        let path = plugin.mount(fs, "id").unwrap();
+        fs::write(path.join("file"), vec![7; 16 << 20]).unwrap();
+        let frozen = Frozen::new(wasmvol.state());
+        std::thread::scope(|scope| {
+            let unmount = scope.spawn(|| plugin.unmount(fs, "id"));
+            let is_writing = || (wasmvol.children().len() > 1).then_some(());
+            until("a child waits for the disk", SOON, is_writing);
+            plugin.mount("other", "id").unwrap();
+            plugin.unmount("other", "id").unwrap();
+            drop(frozen);
+            unmount.join().unwrap().unwrap();
+        });
+        wasmvol.wait_unmounted(fs);
+        plugin.mount(fs, "id").unwrap();
+        assert_eq!(fs::read(path.join("file")).unwrap(), vec![7; 16 << 20], "{fs}");
+        plugin.unmount(fs, "id").unwrap();
+        wasmvol.wait_unmounted(fs);
+    }
 }
 
 #[test]

@@ -333,6 +333,38 @@ fn a_volume_whose_root_is_away_is_missing_and_comes_back() {
 }
 
 #[test]
+fn a_volume_is_kept_by_a_remove_that_comes_before_its_root_was_looked_at_again() {
+    type Before = fn(&mut Wasmvol, &Path);
+    let befores: [(&str, Before); 3] = [
+        ("doctor", |host, _| {
+            host.cli("doctor");
+        }),
+        ("restart", |host, _| {
+            assert!(host.stop().success());
+            host.run();
+        }),
+        ("away", |host, root| {
+            let away = root.with_extension("away");
+            fs::rename(root, &away).unwrap();
+            assert_eq!(scan(host), [says("data", "missing")]);
+            fs::rename(&away, root).unwrap();
+        }),
+    ];
+    for (what, before) in befores {
+        let scratch = Scratch::new();
+        let root = scratch.dir("root");
+        let mut host = host(&root);
+        create(&host, "data", &[]).unwrap();
+        write(&host, "data", "file", "kept");
+        before(&mut host, &root);
+        host.plugin().remove("data").unwrap();
+        assert_eq!(fs::read_to_string(root.join("data/file")).unwrap(), "kept", "{what}");
+        create(&host, "data", &[]).unwrap();
+        assert_eq!(read(&host, "data", "file"), "kept", "{what}");
+    }
+}
+
+#[test]
 fn killed_in_create_or_remove_a_volume_is_there_wholly_or_not_at_all() {
     for (step, is_there) in [
         ("create.intent", false),

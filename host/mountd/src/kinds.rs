@@ -30,13 +30,14 @@ mod sshfs;
 pub(crate) mod subvolume;
 mod tmpfs;
 mod tool;
+mod wait;
 mod wire;
 
 use std::os::fd::OwnedFd;
 
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::mountinfo::Entry;
-use wasmvol_plan::{DriverName, Fault, FaultKind, Grants, Id, Request, Source, Storage};
+use wasmvol_plan::{DriverName, Fault, FaultKind, Grants, Id, Source, Storage};
 
 use crate::attach::{TAG, tag};
 use crate::fault::fault;
@@ -64,30 +65,6 @@ pub(crate) enum Shows {
     Place(Place),
     /// Known only once it is attached.
     Unknown,
-}
-
-/// Whether a request may take longer than the others can wait.
-pub(crate) fn is_slow(request: &Request) -> bool {
-    match request {
-        // A granted root may be on a server.
-        Request::Make { storage, .. } => {
-            matches!(
-                storage,
-                Storage::Image(_) | Storage::Subvolume(_) | Storage::NamedDirectory(_)
-            )
-        }
-        Request::Trash { storage, .. } => matches!(storage, Storage::NamedDirectory(_)),
-        Request::Marks(_) | Request::Grow { .. } => true,
-        Request::Mount(wanted) => match wanted.plan.source {
-            Source::Share(_) | Source::Device(_) | Source::Program(_) => true,
-            // A directory of the host may lie on a server, too.
-            Source::HostDirectory(_) => true,
-            Source::Storage => matches!(wanted.storage, Storage::Image(_)),
-            Source::Tmpfs(_) | Source::Overlay(_) => false,
-        },
-        Request::Measure(_) => true,
-        _ => false,
-    }
 }
 
 /// Whether a line of mountinfo is what a plan makes.

@@ -43,7 +43,7 @@ pub(crate) struct Mounter {
 pub(crate) struct Place {
     pub(crate) device: Device,
     /// The device that its files show: some file systems have another one for them.
-    shown: Device,
+    pub(crate) shown: Device,
     pub(crate) filesystem: String,
     pub(crate) root: String,
 }
@@ -132,8 +132,7 @@ impl Mounter {
     /// Answers a round of requests. Those that need no sync go first; durable ones share theirs.
     pub(crate) fn serve(&self, round: Vec<Frame<Request>>) -> Vec<Frame<Reply>> {
         let is_later = |Frame { number, body }: &Frame<Request>| {
-            let is_later =
-                self.jobs.borrow().is_busy(body) || kinds::is_slow(body) || self.may_wait(body);
+            let is_later = self.jobs.borrow().is_busy(body) || self.may_wait(body);
             if is_later {
                 self.jobs.borrow_mut().queue(*number, body.clone());
             }

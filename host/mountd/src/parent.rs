@@ -89,7 +89,13 @@ impl Parent {
         });
         roots.start_if_due(now, || {
             let roots = mounter.root_trashes();
-            sys::fork(&[], reaping(|| roots.iter().map(|root| reap(root)).sum()))
+            let stuck = |root: &String| {
+                reap(root).unwrap_or_else(|e| {
+                    say(format_args!("the trash of `{root}` cannot be emptied: {}", text(e)));
+                    1
+                })
+            };
+            sys::fork(&[], reaping(|| Ok(roots.iter().map(stuck).sum())))
         });
     }
 

@@ -203,11 +203,12 @@ impl<W: World> Volumes<W> {
         found.into_keys().collect()
     }
 
-    /// Notes which of these volumes have lost their storage, or have it again.
+    /// Notes which of these volumes have lost their storage, or have it again. What lies beneath a granted root is not among it: of
+    /// that its driver's list tells.
     pub(super) fn note_storage(&self, storage: &BTreeSet<Id>, which: impl Fn(Id) -> bool) {
         for entry in self.state.borrow_mut().volumes.values_mut() {
             let Record { id, storage: own, .. } = &entry.record;
-            if *own != Storage::None && which(*id) {
+            if *own != Storage::None && !own.is_shared() && which(*id) {
                 entry.missing = (!storage.contains(id)).then_some(NO_STORAGE);
             }
         }

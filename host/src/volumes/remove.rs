@@ -127,7 +127,9 @@ impl<W: World> Volumes<W> {
         if record.storage == Storage::None && !is_listed {
             return Ok(false);
         }
-        if self.read(name, |entry| entry.missing.is_none()) == Some(true) {
+        // A granted root may be away just now, and come back with all that is on it.
+        let is_there = self.read(name, |entry| entry.missing.is_none()) == Some(true);
+        if is_there || record.storage.is_shared() {
             return Ok(true);
         }
         let (there, _) = self.world.mounter().survey(Inventory::Volumes).await?;

@@ -9,7 +9,7 @@ use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{Fault, FaultKind, Release, Reply, Request, Storage};
 
 use super::Assembled;
-use super::job::FLUSH_DEADLINE;
+use super::wait::FLUSH_DEADLINE;
 use super::wire::Said;
 use crate::anchor::CLONE;
 use crate::fault::{Context, fault};

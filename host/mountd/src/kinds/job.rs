@@ -6,15 +6,16 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, kill_process_group};
 use wasmvol_plan::frame::Frame;
-use wasmvol_plan::{Fault, FaultKind, Id, Release, Reply, Request};
+use wasmvol_plan::{Fault, FaultKind, Id, Release, Reply, Request, Source};
 
+use super::wait::{DEADLINE, changes, deadline_of, id_of, only_looks};
 use super::wire::{Said, receive, send};
-use super::{Assembled, Shows, is_slow, named_directory};
+use super::{Assembled, Shows};
 use crate::daemon::die_with;
 use crate::fault::{Context, fault};
 use crate::mounter::Mounter;
@@ -22,14 +23,8 @@ use crate::sys;
 
 /// Most children at once: as many mounts of servers begin at a boot, and each is a process.
 const JOBS_MAX: usize = 16;
-/// How long a request waits for a child before it and takes itself; the daemon waits longer, so that it hears why.
-const DEADLINE: Duration = Duration::from_secs(60);
-/// How long files may be counted: some ten million, on a disk that is busy.
-const MEASURE_DEADLINE: Duration = Duration::from_secs(300);
-/// How long a server may take to get what was written, before its volume counts as unmounted: engines wait 60 s.
-pub(super) const FLUSH_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a server may take to tell how full it is: the daemon, which asks in the background, waits a little longer.
-const USAGE_DEADLINE: Duration = Duration::from_secs(4);
+/// Most of them that only look: a server that is gone, and a hundred volumes of it, leave room for what changes others.
+const LOOKS_MAX: usize = JOBS_MAX / 2;
 
 /// What the parent has done before there is a child.
 pub(super) enum Begun {
@@ -76,7 +71,9 @@ impl Jobs {
 
     /// Takes a request that is slow, or whose volume is busy.
     pub(crate) fn queue(&mut self, number: u64, request: Request) {
-        self.waiting.push_back(Waiting { number, request, until: Instant::now() + DEADLINE });
+        let patience = if only_looks(&request) { deadline_of(&request) } else { DEADLINE };
+        let until = Instant::now() + patience.min(DEADLINE);
+        self.waiting.push_back(Waiting { number, request, until });
     }
 
     /// Forgets what the daemon that has gone wanted; what runs is ended.
@@ -120,16 +117,22 @@ impl Jobs {
     fn first(&self) -> Option<usize> {
         let busy = |id: Id| self.running.iter().any(|job| job.id == id && !job.only_looks);
         // Who hangs in a server that has gone takes no room of others'.
-        let room = self.files().count() < JOBS_MAX;
-        self.waiting.iter().position(|waiting| room && !busy(id_of(&waiting.request)))
+        let working = || self.running.iter().filter(|job| job.asked.is_some());
+        let looks = |job: &&Job| job.asked.as_ref().is_some_and(|(_, asked)| only_looks(asked));
+        let room = working().count() < JOBS_MAX;
+        let room_to_look = room && working().filter(looks).count() < LOOKS_MAX;
+        self.waiting.iter().position(|Waiting { request, .. }| {
+            (if only_looks(request) { room_to_look } else { room }) && !busy(id_of(request))
+        })
     }
 
     /// The requests that have waited for too long.
     fn late(&mut self) -> Vec<u64> {
         let now = Instant::now();
-        // They came in order, and each may wait equally long.
-        let late = self.waiting.iter().take_while(|waiting| waiting.until <= now).count();
-        self.waiting.drain(..late).map(|waiting| waiting.number).collect()
+        let (late, waiting): (Vec<_>, Vec<_>) =
+            self.waiting.drain(..).partition(|waiting| waiting.until <= now);
+        self.waiting = waiting.into();
+        late.into_iter().map(|waiting| waiting.number).collect()
     }
 }
 
@@ -213,7 +216,7 @@ impl Mounter {
                 Ok(facts.map_or(Begun::ForAChild(None), Begun::Answered))
             }
             Request::Unmount(id) if self.may_wait(request) => self.let_go(*id),
-            slow if is_slow(slow) || self.may_wait(slow) => Ok(Begun::ForAChild(None)),
+            slow if self.may_wait(slow) => Ok(Begun::ForAChild(None)),
             // It only waited until no child works for its volume.
             quick => {
                 let quick = Frame { number: 0, body: quick.clone() };
@@ -228,6 +231,10 @@ impl Mounter {
         match (request, tree) {
             (Request::Mount(wanted), Some(tree)) => {
                 let assembled = Assembled { tree, shows: Shows::Unknown };
+                // The child has perhaps thrown a layer away.
+                if matches!(wanted.plan.source, Source::Overlay(_)) {
+                    self.discarded.set(true);
+                }
                 self.attach(wanted, assembled).map(Reply::Mounted)
             }
             (Request::Unmount(id), _) if self.anchor.mounted(*id)?.is_some() => {
@@ -268,31 +275,5 @@ impl Mounter {
         let (id, until) = (id_of(&request), Instant::now() + deadline_of(&request));
         let asked = Some((number, request));
         Ok(Job { pid, socket: ours, id, until, only_looks, has_ended: false, asked })
-    }
-}
-
-fn deadline_of(request: &Request) -> Duration {
-    match request {
-        Request::Unmount(_) => FLUSH_DEADLINE,
-        Request::Usage(_) => USAGE_DEADLINE,
-        Request::Measure(_) => MEASURE_DEADLINE,
-        _ => DEADLINE,
-    }
-}
-
-/// Whether a request changes a volume.
-fn changes(request: &Request) -> bool {
-    use Request::{Grow, Make, Mount, Trash, Unmount};
-    matches!(request, Make { .. } | Grow { .. } | Mount(_) | Unmount(_) | Trash { .. })
-}
-
-/// The volume that a request is about.
-fn id_of(request: &Request) -> Id {
-    match request {
-        Request::Make { id, .. } | Request::Grow { id, .. } | Request::Trash { id, .. } => *id,
-        Request::Mount(wanted) => wanted.id,
-        Request::Unmount(id) | Request::Scan(id) | Request::Usage(id) | Request::Measure(id) => *id,
-        Request::Marks(wanted) => named_directory::id_of(&wanted.driver),
-        Request::Survey { .. } | Request::Secret { .. } | Request::Ended => Id::from_bits(0),
     }
 }

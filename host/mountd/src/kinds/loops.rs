@@ -33,6 +33,9 @@ const NAME: usize = 64;
 /// Where that struct begins in a `struct loop_config`, after the file's number and the size of a block.
 const AT_INFO: usize = 8;
 
+/// How the path of every image ends, while it is made, too.
+const FILES: [&str; 2] = ["/image", "/image.new"];
+
 /// A loop device; open, so that it does not free itself.
 pub(super) struct Loop {
     device: OwnedFd,
@@ -78,13 +81,11 @@ impl Loop {
                 Mode::empty(),
             )?;
             for name in names(&block)? {
-                let backed = || {
-                    rustix::fs::access(
-                        format!("/sys/block/{name}/loop"),
-                        rustix::fs::Access::EXISTS,
-                    )
-                };
-                if !name.starts_with("loop") || backed().is_err() {
+                // What a stranger's device is backed by may lie on a server that is gone, and the device would ask that.
+                let backing = format!("/sys/block/{name}/loop/backing_file");
+                let backing = std::fs::read_to_string(backing).unwrap_or_default();
+                let backing = backing.trim_end().trim_end_matches(" (deleted)");
+                if !FILES.iter().any(|file| backing.ends_with(file)) {
                     continue;
                 }
                 let found = match Self::open(&format!("/dev/{name}")) {

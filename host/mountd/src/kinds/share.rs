@@ -1,7 +1,7 @@
 //! What a server shares, mounted by the kernel: its address asked for and checked, its options set one by one, its mount made.
 //!
 //! Called in a child, because a server may never answer; the parent only moves what comes out, and lets go of it again: see
-//! [`Mounter::may_wait`]. No helper of the distribution's is run, no option becomes part of a string, and a secret goes into the
+//! [`wait`](super::wait). No helper of the distribution's is run, no option becomes part of a string, and a secret goes into the
 //! kernel alone.
 
 use std::net::{IpAddr, ToSocketAddrs};
@@ -9,25 +9,19 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, open_tree};
+use rustix::mount::open_tree;
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::mountinfo::Entry;
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{
-    DriverName, Fault, FaultKind, Grants, Id, MountOption, MountValue, Release, Reply, Request,
-    Server, Share,
+    DriverName, Fault, FaultKind, Grants, Id, MountOption, MountValue, Server, Share,
 };
 
-use super::job::Begun;
 use super::{Assembled, Shows, directory, host_directory};
 use crate::anchor::{CLONE, create, superblock};
 use crate::fault::{Context, fault, text};
 use crate::mounter::Mounter;
 use crate::places::PLACE;
-
-/// Of every loop device: devices.txt of the kernel.
-const LOOP_MAJOR: u32 = 7;
-use crate::scan::parse;
 
 pub(super) fn assemble(
     mounter: &Mounter,
@@ -186,62 +180,8 @@ fn show(mounter: &Mounter, wanted: &Mount, share: &Share, tree: OwnedFd) -> Resu
     superblock("overlay", &[("source", seal(wanted.id)), ("lowerdir", layers)], true)
 }
 
-impl Mounter {
-    /// Whether a request would ask a server that may be gone, or end a file system of the volume's own, which first writes all that
-    /// it has not written yet: so that this process must not carry it out.
-    pub(crate) fn may_wait(&self, request: &Request) -> bool {
-        let (Request::Unmount(id) | Request::Usage(id)) = request else { return false };
-        let unmounts = matches!(request, Request::Unmount(_));
-        // What cannot be read is told by whoever carries the request out.
-        self.shows_slow(*id, unmounts).unwrap_or(false)
-    }
-
-    fn shows_slow(&self, id: Id, unmounts: bool) -> Result<bool, Fault> {
-        let Some((mount_id, (major, _))) = self.anchor.mounted(id)? else { return Ok(false) };
-        // Most volumes lie on a disk, and need no look at the mount table.
-        if major != 0 {
-            return Ok(unmounts && self.is_image(id, major));
-        }
-        let text = self.processes.own_mounts()?;
-        let mut lines = parse(&text)?.into_iter();
-        Ok(lines.any(|line| line.mount_id == mount_id && is_remote(&line)))
-    }
-
-    /// Unmounts a share, lazily: who still uses it keeps it, and nobody waits for a server. What was written and has not reached the
-    /// server is with the last one who closes the share: that is a child, which waits as long as it takes. By force it would be lost.
-    /// What is on a loop device stays mounted until a child has written it out.
-    pub(super) fn let_go(&self, id: Id) -> Result<Begun, Fault> {
-        let evidence = self.scan(id)?;
-        if !evidence.is_free() {
-            return Ok(Begun::Answered(Reply::Unmounted(Release::Held(evidence))));
-        }
-        let share = self.anchor.open_volume(id)?;
-        if self.anchor.mounted(id)?.is_some_and(|(_, (major, _))| self.is_image(id, major)) {
-            return Ok(Begun::ForAChild(Some(share)));
-        }
-        self.kill.at("detach.begin");
-        self.anchor.detach(id, UnmountFlags::DETACH)?;
-        self.kill.at("detach.unmounted");
-        self.anchor.remove(id)?;
-        self.kill.at("detach.removed");
-        Ok(Begun::ForAChild(Some(share)))
-    }
-
-    /// Whether a volume that lies on a device of this number has that for itself.
-    fn is_image(&self, id: Id, major: u32) -> bool {
-        let has_major =
-            |path| rustix::fs::stat(path).is_ok_and(|s| rustix::fs::major(s.st_rdev) == major);
-        major == LOOP_MAJOR || has_major(super::crypt::path(id))
-    }
-
-    /// The child has closed it, or nobody waits for that any longer.
-    pub(super) fn was_let_go(&self, id: Id, reply: Reply) -> Reply {
-        self.places.forget_program(id);
-        reply
-    }
-}
-
-fn is_remote(line: &Entry<'_>) -> bool {
+/// Whether a mount asks a server.
+pub(super) fn is_remote(line: &Entry<'_>) -> bool {
     matches!(&*line.filesystem, "nfs" | "nfs4" | "cifs" | "smb3")
         || line.filesystem.starts_with("fuse")
         || line.source.starts_with(SEAL)
