@@ -54,8 +54,8 @@ place() {
 }
 
 cargo build --profile driver --target wasm32-wasip2 \
-    -p btrfs -p image -p local -p overlay -p rclone -p s3fs -p sshfs -p tmpfs -p vfs -p nfs -p cifs
-for driver in btrfs image local overlay rclone s3fs sshfs tmpfs vfs nfs cifs; do
+    -p btrfs -p glusterfs -p image -p local -p overlay -p rclone -p s3fs -p sshfs -p tmpfs -p vfs -p nfs -p cifs
+for driver in btrfs glusterfs image local overlay rclone s3fs sshfs tmpfs vfs nfs cifs; do
     place drivers "$driver"
 done
 if [ "${1:-}" = tests ]; then

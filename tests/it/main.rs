@@ -21,6 +21,7 @@ mod docker;
 mod docs;
 mod drivers;
 mod engines;
+mod glusterfs;
 mod images;
 mod layers;
 mod limits;

@@ -10,6 +10,7 @@ mod device;
 mod directory;
 mod filesystem;
 pub(crate) mod fusermount;
+mod glusterfs;
 mod host_directory;
 mod id_map;
 mod image;

@@ -6,7 +6,7 @@
 
 use wasmvol_plan::{Fault, FaultKind, Program};
 
-use super::{rclone, s3fs, sshfs};
+use super::{glusterfs, rclone, s3fs, sshfs};
 use crate::fault::fault;
 
 /// What is in a file of the room.
@@ -53,6 +53,7 @@ pub(super) fn command(program: &Program) -> Result<Command, Fault> {
         "sshfs" => sshfs::command(program),
         "rclone" => rclone::command(program),
         "s3fs" => s3fs::command(program),
+        "glusterfs" => glusterfs::command(program),
         name => fault(FaultKind::Invalid, format!("this host knows no program `{name}`")),
     }
 }

@@ -19,6 +19,10 @@ use crate::sys;
 
 /// Under this number in the environment libfuse 2 and bazil.org/fuse wait for the file of their mount.
 const WAITING: &str = "_FUSE_COMMFD";
+/// Under this one glusterfs has opened the device itself, and wants it to be that of its mount.
+const OPENED: &str = "_FUSE_DEVFD";
+/// FUSE_DEV_IOC_CLONE of linux/fuse.h: makes an opened device one more of the mount whose device has this number.
+const JOIN: u32 = 0x8004_e500;
 
 /// Whether this process was started under that name.
 pub(crate) fn is_meant(name: &OsStr) -> bool {
@@ -29,9 +33,14 @@ pub(crate) fn is_meant(name: &OsStr) -> bool {
 /// Hands over the mount; the exit status.
 pub(crate) fn run() -> u8 {
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
-    // To unmount is not the program's affair.
-    let Some(waiting) = number(WAITING) else { return 1 };
-    let done = sys::inherited(FUSE_FD).and_then(|fuse| give(&sys::inherited(waiting)?, &fuse));
+    let done = sys::inherited(FUSE_FD).and_then(|fuse| match (number(WAITING), number(OPENED)) {
+        (Some(waiting), _) => give(&sys::inherited(waiting)?, &fuse),
+        (None, Some(opened)) => {
+            sys::ioctl(&sys::inherited(opened)?, JOIN, &mut FUSE_FD.to_ne_bytes()).map(|_| ())
+        }
+        // To unmount is not the program's affair.
+        (None, None) => Err(Errno::PERM),
+    });
     u8::from(done.is_err())
 }
 

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, openat};
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, makedev, openat};
 use rustix::io::Errno;
 use rustix::mount::{self, MoveMountFlags, UnmountFlags};
 use rustix::process::Pid;
@@ -24,6 +24,9 @@ use crate::sys::{self, Propagation};
 pub(super) const ROOM: &str = "/dev/shm";
 /// Keys, a configuration, a helper, and what a program has to say.
 const SIZE: &str = "8m";
+/// The number of `/dev/fuse`, and where a program has one of its own.
+const FUSE_DEVICE: (u32, u32) = (10, 229);
+const OWN_FUSE: &str = "/dev/shm/fuse";
 /// Where its helper lies.
 const HELPERS: &str = "/dev/shm/bin";
 /// All of its environment: where it finds other programs, as sshfs does ssh.
@@ -75,8 +78,17 @@ impl Room {
         let path = format!("{HELPERS}/{name}");
         std::fs::write(&path, own).trying(what)?;
         rustix::fs::chmod(&path, Mode::from_raw_mode(0o555)).trying(what)?;
-        // libfuse 2 opens the device before it asks its helper, and needs it for nothing: it may mount nothing.
-        for (from, over) in [(path.as_str(), helper), ("/dev/null", "/dev/fuse")] {
+        // Some open the device before they ask their helper. That is for everybody where udev runs, and elsewhere not: theirs is.
+        let (kind, all) = (FileType::CharacterDevice, Mode::from_raw_mode(0o666));
+        let made = rustix::fs::mknodat(
+            &self.top,
+            "fuse",
+            kind,
+            all,
+            makedev(FUSE_DEVICE.0, FUSE_DEVICE.1),
+        );
+        let device = if made.is_ok() { OWN_FUSE } else { "/dev/fuse" };
+        for (from, over) in [(path.as_str(), helper), (device, "/dev/fuse")] {
             let copy = mount::open_tree(CWD, from, CLONE).trying(what)?;
             let flags =
                 MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
