@@ -201,6 +201,42 @@ fn its_configuration_is_found_nowhere_and_it_has_no_privilege() {
 }
 
 #[test]
+fn what_is_no_configuration_is_shown_to_nobody() {
+    let (webdav, wasmvol, _) = both();
+    // A word that rclone would repeat as a line that it cannot parse, and a value that it would repeat as one that it cannot use.
+    let (word, value) = (Canary::new(), Canary::new());
+    keep(&wasmvol, "word", word.bytes());
+    let remote = webdav.remote();
+    let name = remote.trim_end_matches(':');
+    keep(
+        &wasmvol,
+        "value",
+        &format!("[{name}]\ntype = webdav\nurl = http://me:{}%zz@h\n", value.bytes()),
+    );
+    for (config, canary, part) in [
+        ("word", word, "secret `word` is no rclone.conf in clear: line 1 is neither"),
+        ("value", value, "holds a part of a secret"),
+    ] {
+        create(&wasmvol, &webdav, config, &[("config", config)]).unwrap();
+        let error = wasmvol.plugin().mount(config, "id").unwrap_err();
+        assert!(error.contains(part), "{error}");
+        canary.is_nowhere(&wasmvol, &[config], &[error]);
+    }
+    assert_eq!(programs(&webdav), Vec::<u32>::new());
+}
+
+#[test]
+fn a_configuration_that_is_kept_for_a_server_is_refused() {
+    let (webdav, wasmvol, _) = both();
+    Canary::new().set(&wasmvol, "peers", "rclone", "--peer 127.0.0.1");
+    create(&wasmvol, &webdav, "far", &[("config", "peers")]).unwrap();
+    let error = wasmvol.plugin().mount("far", "id").unwrap_err();
+    let why = "secret `peers` is not for a use that names no server, because it has peers";
+    assert!(error.contains(why), "{error}");
+    assert_eq!(programs(&webdav), Vec::<u32>::new());
+}
+
+#[test]
 fn what_cannot_be_mounted_says_why_in_one_line_and_leaves_nothing() {
     let (mut webdav, wasmvol, _) = both();
     webdav.stop();

@@ -151,7 +151,7 @@ impl Mounter {
                 Request::Usage(id) => self.usage(id).map(Reply::Used),
                 Request::Scan(id) => self.scan(id).map(Reply::Scanned),
                 Request::Secret { driver, name } => {
-                    self.places.secret(name.as_str(), &driver, None).map(|_| Reply::Kept)
+                    self.places.find_secret(&name, &driver).map(|()| Reply::Kept)
                 }
                 Request::Unmount(id) => self.unmount(id).map(Reply::Unmounted),
                 Request::Ended => self.places.ended_programs().map(Reply::Ended),

@@ -325,6 +325,19 @@ mod secrets {
     }
 
     #[test]
+    fn a_secret_with_peers_is_for_no_use_that_names_none() {
+        let secret = secret(&["fs.example"], b"p").unwrap();
+        let name = SecretName::parse("key").unwrap();
+        let fault = secret.check(&name, &driver("cifs"), None).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Denied);
+        assert!(fault.message.contains("is not for a use that names no server"), "{fault}");
+        assert!(fault.message.ends_with("`wasmvol secret set key --driver cifs`"), "{fault}");
+        // Create asks before anybody knows what it will be spent on.
+        assert_eq!(secret.check_driver(&name, &driver("cifs")), Ok(()));
+        assert!(secret.check_driver(&name, &driver("sshfs")).is_err());
+    }
+
+    #[test]
     fn a_password_is_one_line_without_its_end() {
         for (bytes, password) in [(&b"p w"[..], "p w"), (b"p\n", "p"), (b"p\r\n", "p")] {
             assert_eq!(secret(&[], bytes).unwrap().password(), Ok(password));

@@ -1,7 +1,7 @@
 //! Volumes that lie over others: the one below is looked up once, at create, and stays while there is one above.
 //!
-//! Called by Create and Remove. Which volume may be named is its user's choice, not the driver's: only what was given with `-o` is looked up, and
-//! no default, which the driver could choose.
+//! Called by Create and Remove. Which volume may be named is its user's choice, not the driver's: only what was given with `-o` is
+//! looked up, and no default, which the driver could choose.
 
 use wasmvol_driver::Value;
 use wasmvol_plan::name::Quoted;

@@ -17,6 +17,8 @@ pub(super) enum Content {
     Secret(String),
     /// A secret of that name, as one line.
     Password(String),
+    /// A secret of that name, as it is, which `check_config` of rclone's takes.
+    Config(String),
 }
 
 /// A program and how it is started.

@@ -17,11 +17,12 @@ use rustix::mount::open_tree;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use wasmvol_plan::frame::{Mount, PAGE};
 use wasmvol_plan::mountinfo::Entry;
+use wasmvol_plan::secret::Bytes;
 use wasmvol_plan::{Fault, FaultKind, Id, Program, Server, Storage};
 
 use super::command::{Command, Content, command};
 use super::room::{NOBODY, Room};
-use super::{Assembled, Shows};
+use super::{Assembled, Shows, rclone};
 use crate::anchor::{CLONE, NONE, create};
 use crate::attach::tag;
 use crate::fault::{Context, fault, text};
@@ -52,14 +53,20 @@ pub(super) fn assemble(
         }
     };
     let lock = mounter.places.lock_for_a_program(id)?;
-    let room = Room::enter(&mounter.anchor.path)?;
+    let mut room = Room::enter(&mounter.anchor.path)?;
     kept.iter().try_for_each(|kept| room.show(&kept.tree))?;
     for (name, content) in &command.files {
         match content {
             Content::Text(text) => room.file(name, text.as_bytes())?,
-            Content::Secret(secret_name) => room.file(name, secret(secret_name)?.bytes())?,
+            Content::Secret(secret_name) => room.keep(name, secret(secret_name)?.bytes())?,
             Content::Password(secret_name) => {
-                room.file(name, format!("{}\n", secret(secret_name)?.password()?).as_bytes())?;
+                let line = Bytes::new(format!("{}\n", secret(secret_name)?.password()?).into());
+                room.keep(name, line.expose())?;
+            }
+            Content::Config(secret_name) => {
+                let config = secret(secret_name)?;
+                rclone::check_config(secret_name, config.bytes())?;
+                room.keep(name, config.bytes())?;
             }
         }
     }

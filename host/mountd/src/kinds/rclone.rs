@@ -32,7 +32,7 @@ pub(super) fn command(program: &Program) -> Result<Command, Fault> {
     for MountOption { key, value } in &program.options {
         match (key.as_str(), value) {
             ("config", MountValue::Secret(name)) => {
-                files.push(("config", Content::Secret(name.clone())));
+                files.push(("config", Content::Config(name.clone())));
             }
             ("cache", MountValue::Text(wanted)) => {
                 let known = CACHES.iter().find(|(name, _)| name == wanted);
@@ -87,9 +87,45 @@ fn check(source: &str) -> Result<(), Fault> {
     fault(FaultKind::Invalid, format!("{shown} is no `remote:path`, or has a `..` in it"))
 }
 
+/// Refuses a configuration that rclone would not understand: it repeats such a line in what it says.
+pub(super) fn check_config(name: &str, config: &[u8]) -> Result<(), Fault> {
+    let is_one = |line: &str| {
+        let is_section = line.starts_with('[') && line.ends_with(']');
+        line.is_empty() || line.starts_with(['#', ';']) || is_section || line.contains(['=', ':'])
+    };
+    let text = str::from_utf8(config).unwrap_or("no text");
+    match text.lines().position(|line| !is_one(line.trim())) {
+        None => Ok(()),
+        Some(at) => {
+            let number = at + 1;
+            let why = format!(
+                "secret `{name}` is no rclone.conf in clear: line {number} is neither `[NAME]` nor `KEY = VALUE`"
+            );
+            fault(FaultKind::Invalid, why)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_that_is_none_is_refused_and_not_repeated() {
+        let encrypted = b"# Encrypted\n\nRCLONE_ENCRYPT_V0:\nhunter2";
+        for (config, line) in [
+            (&b"hunter2"[..], "line 1 "),
+            (b"[nas]\ntype = memory\nhunter2\n", "line 3 "),
+            (b"[hunter2", "line 1 "),
+            (b"\xffhunter2 = x", "line 1 "),
+            (encrypted, "line 4 "),
+        ] {
+            let refused = check_config("nas", config).unwrap_err().message;
+            assert!(refused.contains(line) && !refused.contains("hunter2"), "{refused}");
+        }
+        let config = b"; made by hand\r\n# so\n\n[nas]\r\ntype = memory\r\n  user: me\n";
+        check_config("nas", config).unwrap();
+    }
 
     fn program(source: &str, more: &[(&str, MountValue)]) -> Program {
         let mut options =

@@ -5,13 +5,14 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, makedev, openat};
 use rustix::io::Errno;
 use rustix::mount::{self, MoveMountFlags, UnmountFlags};
 use rustix::process::Pid;
+use wasmvol_plan::secret::Bytes;
 use wasmvol_plan::{Fault, FaultKind};
 
 use super::command::{Command, FUSE_FD, INPUT, KEPT, MOUNTPOINT};
@@ -36,10 +37,17 @@ pub(super) const NOBODY: u32 = 65534;
 /// Most bytes that a program is heard to say about its end, and most characters of it that are told.
 const HEARD_MAX: u64 = 16 * 1024;
 const TOLD_MAX: usize = 200;
+/// Fewest characters of a part of a secret: shorter ones are in any text, and give nothing away.
+const PART_MIN: usize = 4;
+/// Keys of a configuration whose values say where a server is and not what opens it, unless they hold a `@`.
+const PUBLIC: [&str; 9] =
+    ["type", "url", "host", "port", "endpoint", "remote", "vendor", "provider", "region"];
 
 pub(super) struct Room {
     top: OwnedFd,
     log: OwnedFd,
+    /// What was put into it and is told to nobody.
+    secrets: Vec<Bytes>,
 }
 
 impl Room {
@@ -61,7 +69,7 @@ impl Room {
         }
         let nobody = (Some(Uid::from_raw(NOBODY)), Some(Gid::from_raw(NOBODY)));
         rustix::fs::chown(MOUNTPOINT, nobody.0, nobody.1).trying(what)?;
-        Ok(Self { log: create(&top, "log").trying(what)?, top })
+        Ok(Self { log: create(&top, "log").trying(what)?, top, secrets: Vec::new() })
     }
 
     /// Shows a directory in it, which is attached nowhere yet.
@@ -107,6 +115,12 @@ impl Room {
         file.map_err(std::io::Error::from)
             .and_then(|mut file| file.write_all(bytes))
             .trying(format_args!("write `{name}` for a program"))
+    }
+
+    /// The same with a secret: of what the program says, no line with a part of it is told.
+    pub(super) fn keep(&mut self, name: &str, secret: &[u8]) -> Result<(), Fault> {
+        self.secrets.push(Bytes::new(secret.to_owned()));
+        self.file(name, secret)
     }
 
     /// Starts a program in the room, with these files and no other: locks, which it keeps for as long as it lives, and its `/dev/fuse`.
@@ -157,18 +171,49 @@ impl Room {
 
     /// What a program said last, in one line.
     pub(super) fn last_words(&self, command: &Command) -> String {
-        let mut text = Vec::new();
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let log = openat(&self.top, "log", flags, Mode::empty()).map(File::from);
         // Nothing that it said is told then.
-        let _unread = log.is_ok_and(|log| log.take(HEARD_MAX).read_to_end(&mut text).is_ok());
-        let text = String::from_utf8_lossy(&text);
-        let is_noise = |line: &str| line.is_empty() || (command.is_noise)(line);
-        let mut lines = text.lines().map(str::trim).filter(|line| !is_noise(line));
-        // It becomes a part of a line of ours.
-        let last = lines.next_back().unwrap_or("it says nothing").trim_end_matches('.');
-        last.chars().flat_map(wasmvol_plan::name::escaped).take(TOLD_MAX).collect()
+        let text = log.map_err(Into::into).and_then(|log| end(log, HEARD_MAX)).unwrap_or_default();
+        told(&text, command.is_noise, &self.secrets)
     }
+}
+
+/// The whole lines among the last bytes of a file.
+fn end(mut file: File, most: u64) -> std::io::Result<String> {
+    let skipped = file.metadata()?.len().saturating_sub(most);
+    file.seek(SeekFrom::Start(skipped))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    // A part of a secret could not be recognised in a part of a line.
+    let whole =
+        if skipped == 0 { Some(&*text) } else { text.split_once('\n').map(|(_, rest)| rest) };
+    Ok(whole.unwrap_or_default().to_owned())
+}
+
+/// The last line that says something, as a part of a line of ours; but none with a part of a secret.
+fn told(text: &str, is_noise: fn(&str) -> bool, secrets: &[Bytes]) -> String {
+    let is_noise = |line: &str| line.is_empty() || is_noise(line);
+    let mut lines = text.lines().map(str::trim).filter(|line| !is_noise(line));
+    let last = lines.next_back().unwrap_or("it says nothing");
+    if secrets.iter().any(|secret| is_in(secret, last)) {
+        return "what it says is left out, because it holds a part of a secret".to_owned();
+    }
+    let last = last.trim_end_matches('.');
+    last.chars().flat_map(wasmvol_plan::name::escaped).take(TOLD_MAX).collect()
+}
+
+/// Whether a text holds a line of a secret, or what such a line gives a key that is not public.
+fn is_in(secret: &Bytes, text: &str) -> bool {
+    let has = |part: &str| part.chars().count() >= PART_MIN && text.contains(part);
+    secret.expose().split(|byte| *byte == b'\n').any(|line| {
+        // What is no text the log shows otherwise.
+        let line = str::from_utf8(line).unwrap_or_default().trim();
+        let is_public = |key: &str, value: &str| PUBLIC.contains(&key) && !value.contains('@');
+        let pair = line.split_once(['=', ':']).map(|(key, value)| (key.trim(), value.trim()));
+        has(line) || pair.is_some_and(|(key, value)| !is_public(key, value) && has(value))
+    })
 }
 
 fn create(top: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
@@ -176,4 +221,54 @@ fn create(top: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
     let file = openat(top, name, flags, Mode::RUSR | Mode::WUSR)?;
     rustix::fs::fchown(&file, Some(Uid::from_raw(NOBODY)), Some(Gid::from_raw(NOBODY)))?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is told of these words, where these secrets were put into the room.
+    fn told_with(text: &str, secrets: &[&str]) -> String {
+        let secrets: Vec<_> = secrets.iter().map(|secret| Bytes::new((*secret).into())).collect();
+        told(text, |line| line.starts_with("noise"), &secrets)
+    }
+
+    #[test]
+    fn what_holds_a_part_of_a_secret_is_left_out() {
+        let config = "[nas]\ntype = webdav\r\nuser = me\npass = hunter2.\nurl = http://u:word@h\n";
+        for (text, secret) in [
+            ("could not parse line: hunter2", "hunter2"),
+            ("could not parse line: hunter2", "hunter2\n"),
+            ("cannot reveal hunter2.", config),
+            ("parse \"http://u:word@h\": invalid", config),
+            ("no user SECRET", "ACCESS:SECRET\n"),
+            ("bad line b3BlbnNz in key", "-----BEGIN KEY-----\n  b3BlbnNz\n-----END KEY-----\n"),
+        ] {
+            let told = told_with(&format!("{text}\nnoise\n"), &["another", secret]);
+            assert!(told.ends_with("holds a part of a secret"), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn the_last_line_that_says_why_is_told_without_its_end() {
+        let config = "[nas]\ntype = webdav\nurl = http://h\npass = hunter2\nx = me\n";
+        let line = "webdav at http://h: me: connection refused";
+        assert_eq!(told_with(&format!("first\n {line}.\n\nnoise\n"), &[config]), line);
+        assert_eq!(told_with("noise", &[]), "it says nothing");
+        assert_eq!(told_with("a\x1b[2Jb", &[]), "a\\u{1b}[2Jb");
+        assert_eq!(told_with(&"x".repeat(9999), &[]).len(), TOLD_MAX);
+    }
+
+    #[test]
+    fn of_much_the_end_is_heard_and_no_part_of_a_line() {
+        let log = |text: &str| {
+            let file = rustix::fs::memfd_create("log", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+            let mut file = File::from(file);
+            file.write_all(text.as_bytes()).unwrap();
+            end(file, 10).unwrap()
+        };
+        assert_eq!(log("one\ntwo"), "one\ntwo");
+        assert_eq!(log("one and two\nlast\n"), "last\n");
+        assert_eq!(log("a line that is too long"), "");
+    }
 }

@@ -15,7 +15,13 @@ use crate::fault::{Context, fault};
 use crate::places::{BENEATH, Places};
 
 impl Places {
-    /// The secret of that name, if it is for volumes of `driver` and for `server`; without one it is to stay on this machine.
+    /// Says whether a secret is kept under that name for volumes of `driver`.
+    pub(crate) fn find_secret(&self, name: &SecretName, driver: &DriverName) -> Result<(), Fault> {
+        let secret = self.read(name, &format!("keep it with `{}`", set(name, driver, None)))?;
+        secret.check_driver(name, driver)
+    }
+
+    /// The secret of that name, if it is for volumes of `driver` and for `server`, or for a use that names none.
     pub(crate) fn secret(
         &self,
         name: &str,

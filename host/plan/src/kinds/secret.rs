@@ -50,7 +50,7 @@ impl Drop for Bytes {
 pub struct Secret {
     /// Drivers whose volumes it is spent for.
     pub drivers: Vec<DriverName>,
-    /// Servers that may get it. Without one it stays on this machine, as the key of an image does.
+    /// Servers that may get it. Without one it is for uses that name no server, as the key of an image.
     pub peers: Vec<Peer>,
     bytes: Bytes,
 }
@@ -137,7 +137,19 @@ impl Secret {
         }
     }
 
-    /// Says whether it may be spent for a volume of `driver`, and be given to `server`, if anybody gets it.
+    /// Says whether it may be spent for a volume of `driver`, as long as nobody knows what it will be spent on.
+    ///
+    /// # Errors
+    /// `Denied` names what it is not for, and the command that mends it.
+    pub fn check_driver(&self, name: &SecretName, driver: &DriverName) -> Result<(), Fault> {
+        if self.drivers.contains(driver) {
+            return Ok(());
+        }
+        denied(name, driver, None, &format!("driver `{driver}`"))
+    }
+
+    /// Says whether it may be spent for a volume of `driver`, and be given to `server`. Without one it is for the kernel of this machine,
+    /// or a program that finds its servers in the secret itself: one with peers is for neither.
     ///
     /// # Errors
     /// `Denied` names what it is not for, and the command that mends it.
@@ -147,13 +159,9 @@ impl Secret {
         driver: &DriverName,
         server: Option<Server<'_>>,
     ) -> Result<(), Fault> {
-        let denied = |what: String| {
-            let again = set(name, driver, server);
-            let cure = format!("set it again for all that may have it, as in `{again}`");
-            Err(Fault::new(FaultKind::Denied, format!("secret `{name}` is not for {what}: {cure}")))
-        };
+        let denied = |what: &str| denied(name, driver, server, what);
         if !self.drivers.contains(driver) {
-            return denied(format!("driver `{driver}`"));
+            return denied(&format!("driver `{driver}`"));
         }
         match server {
             Some(Server { host, address }) => {
@@ -161,11 +169,23 @@ impl Secret {
                 if self.peers.iter().any(may) {
                     return Ok(());
                 }
-                denied(format!("server {}", Quoted::new(host)))
+                denied(&format!("server {}", Quoted::new(host)))
             }
-            None => Ok(()),
+            None if self.peers.is_empty() => Ok(()),
+            None => denied("a use that names no server, because it has peers"),
         }
     }
+}
+
+fn denied(
+    name: &SecretName,
+    driver: &DriverName,
+    server: Option<Server<'_>>,
+    what: &str,
+) -> Result<(), Fault> {
+    let again = set(name, driver, server);
+    let cure = format!("set it again for all that may have it, as in `{again}`");
+    Err(Fault::new(FaultKind::Denied, format!("secret `{name}` is not for {what}: {cure}")))
 }
 
 /// What an operator types to keep a secret under a name.
