@@ -209,12 +209,15 @@ mod tests {
         run(async {
             let writer = start(&Disk::default());
             let (go, gate) = std::sync::mpsc::channel::<()>();
-            // The thread is busy with this until all others are queued.
+            let (begun, has_begun) = oneshot::channel();
+            // The thread is busy with this, which it took alone, until all others are queued.
             let busy = writer.read(move |_| {
+                begun.send(()).unwrap();
                 gate.recv().unwrap();
                 Ok(())
             });
             let commits = async {
+                has_begun.await.unwrap();
                 let commits: Vec<_> = (0..100).map(|n| writer.commit(n)).collect();
                 let mut commits = std::pin::pin!(join(commits));
                 tokio::select! {
