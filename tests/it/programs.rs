@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::drivers::component;
 use crate::support::canary::Canary;
-use crate::support::programs::{health, is_unprivileged, running};
+use crate::support::programs::{health, is_closed_to_its_user, is_unprivileged, running};
 use crate::support::sshd::Sshd;
 use crate::support::wasmvol::{Wasmvol, is_running, send};
 use crate::support::{SOON, until};
@@ -144,6 +144,7 @@ fn the_key_of_a_server_is_found_nowhere() {
     assert!(line.len() > 60, "{line} is no part of a key that could be told from others");
     Canary::of(line).is_nowhere(&wasmvol, &["far"], &[]);
     is_unprivileged(programs(&sshd)[0]);
+    is_closed_to_its_user(programs(&sshd)[0]);
     wasmvol.plugin().unmount("far", "id").unwrap();
 }
 

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::drivers::component;
 use crate::support::canary::Canary;
-use crate::support::programs::{health, is_unprivileged, running};
+use crate::support::programs::{health, is_closed_to_its_user, is_unprivileged, running};
 use crate::support::wasmvol::{Wasmvol, is_running, send};
 use crate::support::webdav::Webdav;
 use crate::support::{SOON, until};
@@ -114,8 +114,15 @@ fn what_waits_for_its_upload_is_uploaded_after_the_unmount() {
     assert!(error.contains("still brings to its server what was written"), "{error}");
     webdav.run();
     until("the program ends", SOON, || programs(&webdav).is_empty().then_some(()));
-    // Where it had just given up, the next one goes on.
-    wasmvol.plugin().mount("far", "id").unwrap();
+    // Who ends has no command line any more while it still has its lock. Where it had just given up, the next one goes on.
+    let mount = || match wasmvol.plugin().mount("far", "id") {
+        Err(error) => {
+            assert!(error.contains("still brings to its server"), "{error}");
+            None
+        }
+        Ok(path) => Some(path),
+    };
+    until("it can be mounted again", SOON, mount);
     let file = || fs::read_to_string(webdav.served().join("file")).ok();
     until("it is uploaded", SOON, || (file()? == "kept").then_some(()));
     wasmvol.plugin().unmount("far", "id").unwrap();
@@ -188,6 +195,7 @@ fn its_configuration_is_found_nowhere_and_it_has_no_privilege() {
     fs::write(path.join("file"), "").unwrap();
     password.is_nowhere(&wasmvol, &["far"], &[]);
     is_unprivileged(programs(&webdav)[0]);
+    is_closed_to_its_user(programs(&webdav)[0]);
     wasmvol.plugin().unmount("far", "id").unwrap();
 
     let wrong = webdav.obscured("wrong");

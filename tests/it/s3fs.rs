@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::drivers::component;
 use crate::support::canary::Canary;
-use crate::support::programs::{health, is_unprivileged, running};
+use crate::support::programs::{health, is_closed_to_its_user, is_unprivileged, running};
 use crate::support::s3::S3;
 use crate::support::wasmvol::{Wasmvol, is_running, send};
 use crate::support::{SOON, until};
@@ -134,6 +134,7 @@ fn its_keys_open_a_bucket_and_are_found_nowhere_and_others_do_not() {
     create(&wasmvol, &s3, "far", &[]).unwrap();
     wasmvol.plugin().mount("far", "id").unwrap();
     is_unprivileged(programs(&s3)[0]);
+    is_closed_to_its_user(programs(&s3)[0]);
     let (access, secret) = s3.keys.split_once(':').unwrap();
     for part in [access, secret] {
         Canary::of(part).is_nowhere(&wasmvol, &["far"], &[]);

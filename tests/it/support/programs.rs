@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::shell;
 use super::wasmvol::Wasmvol;
 
 /// The processes of that name one of whose arguments ends so.
@@ -29,5 +30,20 @@ pub(crate) fn is_unprivileged(pid: u32) {
     for line in ["Uid:\t65534\t65534\t65534\t65534", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"]
     {
         assert!(status.contains(line), "{line} is not in {status}");
+    }
+}
+
+/// A process of the program's user cannot look into it, as it can into others of that user: its files are its own.
+#[track_caller]
+pub(crate) fn is_closed_to_its_user(pid: u32) {
+    let user = "setpriv --reuid 65534 --regid 65534 --clear-groups sh -c";
+    for look in
+        ["ls /proc/$PID/root/dev/shm", "readlink -v /proc/$PID/fd/1", "cat /proc/$PID/environ"]
+    {
+        let another = "sleep 60 & PID=$!; trap 'kill $PID' EXIT";
+        shell(&format!("{user} \"$LINE\""), &[("LINE", format!("{another}; {look}").into())]).ok();
+        let line = format!("PID={pid}; {look}");
+        let said = shell(&format!("{user} \"$LINE\""), &[("LINE", line.into())]).refused();
+        assert!(said.contains("Permission denied"), "{look}: {said}");
     }
 }

@@ -1,7 +1,7 @@
 //! Id maps: a tree whose owners are shown as other ids than the disk has, by mount_setattr(2) and a user namespace.
 //!
 //! Called once a tree is made, before anybody sees it. The namespace is there only for its maps: a child makes it and ends, and the
-//! mount keeps it.
+//! mount keeps it. A program with a secret gets one, too, so that nobody of its user can look into it.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +14,7 @@ use wasmvol_plan::{Fault, FaultKind, IdMap, IdRange};
 use crate::fault::{Context, fault};
 use crate::sys;
 
-const WHAT: &str = "make a user namespace for the id map";
+const WHAT: &str = "make a user namespace";
 
 /// Maps the ids of a tree that is attached nowhere.
 pub(super) fn apply(tree: &OwnedFd, map: &IdMap) -> Result<(), Fault> {
@@ -32,8 +32,8 @@ pub(super) fn apply(tree: &OwnedFd, map: &IdMap) -> Result<(), Fault> {
     }
 }
 
-/// A user namespace with these maps.
-fn namespace(map: &IdMap) -> Result<OwnedFd, Fault> {
+/// A user namespace with these maps; root's, so that nobody else has a privilege in it.
+pub(super) fn namespace(map: &IdMap) -> Result<OwnedFd, Fault> {
     let (mut ours, theirs) = UnixStream::pair().trying(WHAT)?;
     // It has one end, and leaves when the other is closed: also where this process is killed.
     let child = sys::fork_keeping(&[theirs.as_fd()], || i32::from(wait_in_one(&theirs).is_err()));

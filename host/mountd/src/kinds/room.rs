@@ -12,10 +12,12 @@ use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, makedev, openat};
 use rustix::io::Errno;
 use rustix::mount::{self, MoveMountFlags, UnmountFlags};
 use rustix::process::Pid;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use wasmvol_plan::secret::Bytes;
-use wasmvol_plan::{Fault, FaultKind};
+use wasmvol_plan::{Fault, FaultKind, IdMap, IdRange};
 
 use super::command::{Command, FUSE_FD, INPUT, KEPT, MOUNTPOINT};
+use super::id_map::namespace;
 use crate::anchor::{CLONE, superblock};
 use crate::fault::{Context, fault};
 use crate::places::DIRECTORY;
@@ -147,9 +149,11 @@ impl Room {
             command.argv.iter().map(|w| CString::new(w.as_str())).collect();
         let argv = argv.map_err(|_| Errno::INVAL).trying(what)?;
         let env = [CString::new(PATH).map_err(|_| Errno::INVAL).trying(what)?];
-        let fds = [&input, &self.log, &program, lock, fuse].into_iter().chain(kept);
+        let users = self.users()?;
+        let fds = [&input, &self.log, &program, lock, fuse].into_iter().chain(kept).chain(&users);
         let fds: Vec<_> = fds.map(AsFd::as_fd).collect();
         debug_assert_eq!(sys::FIRST_FD + 4, FUSE_FD);
+        let users = users.is_some().then_some(FUSE_FD + 1 + i32::from(kept.is_some()));
         let become_program = || {
             let [input, log, program] = [0, 1, 2].map(|at| sys::inherited(sys::FIRST_FD + at));
             let program = program?;
@@ -158,6 +162,10 @@ impl Room {
             rustix::process::chdir("/")?;
             let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
             rustix::thread::set_thread_groups(&[])?;
+            if let Some(number) = users {
+                let users = sys::inherited(number)?;
+                move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User))?;
+            }
             rustix::thread::set_thread_res_gid(gid, gid, gid)?;
             rustix::thread::set_thread_res_uid(uid, uid, uid)?;
             rustix::thread::set_no_new_privs(true)?;
@@ -167,6 +175,16 @@ impl Room {
             become_program().map_or_else(|e| e.raw_os_error(), |never| match never {})
         })
         .trying(what)
+    }
+
+    /// The user namespace of a program that has a secret: who is of the same user, as the programs of other volumes are, would look into
+    /// it otherwise, and find that. Others stay in this one, where glusterfs can open the device by itself, on older kernels, too.
+    fn users(&self) -> Result<Option<OwnedFd>, Fault> {
+        if self.secrets.is_empty() {
+            return Ok(None);
+        }
+        let nobody = || vec![IdRange { disk: NOBODY, shown: NOBODY, count: 1 }];
+        namespace(&IdMap { users: nobody(), groups: nobody() }).map(Some)
     }
 
     /// What a program said last, in one line.
