@@ -268,15 +268,16 @@ fn a_secret_that_is_not_kept_or_for_somebody_else_is_named_with_the_command_that
 fn a_key_that_the_server_does_not_know_or_that_is_none_is_refused() {
     let sshd = Sshd::start();
     let shelf = Shelf::start();
-    let (port, path) = (sshd.port.to_string(), sshd.served().display().to_string());
+    let ((host, port), path) = (sshd.place(), sshd.served().display().to_string());
     let host_key = sshd.host_key();
     let file = shelf.wasmvol.path("stranger").display().to_string();
     let make = "ssh-keygen -q -t ed25519 -N '' -f";
-    let set = "wasmvol secret set stranger --driver sshfs --peer 127.0.0.1 --file";
+    let set = format!("wasmvol secret set stranger --driver sshfs --peer {host} --file");
     shelf.wasmvol.shell(&format!("{make} {file} && {set} {file}")).ok();
     // `key` is a line of text, and no key.
     for key in ["stranger", "key"] {
-        let server = [("port", port.as_str()), ("path", &path), ("host-key", &host_key)];
+        let server =
+            [("host", host.as_str()), ("port", &port), ("path", &path), ("host-key", &host_key)];
         let error = shelf.refused("sshfs", &[&server[..], &[("key", key)]].concat());
         assert!(error.contains("Permission denied"), "{key}: {error}");
     }

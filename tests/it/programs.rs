@@ -17,18 +17,18 @@ fn with_sshfs(sshd: &Sshd) -> Wasmvol {
     let wasmvol = Wasmvol::start();
     let sshfs = component("drivers/sshfs.wasm");
     wasmvol.cli(&format!("driver load {} --grant program=sshfs", sshfs.display())).ok();
-    let set = "secret set key --driver sshfs --peer 127.0.0.1 --file";
+    let set = format!("secret set key --driver sshfs --peer {} --file", sshd.place().0);
     wasmvol.cli(&format!("{set} {}", sshd.key().display())).ok();
     wasmvol
 }
 
 /// Makes a volume of what a server serves; `more` replaces and adds options.
 fn create(wasmvol: &Wasmvol, sshd: &Sshd, name: &str, more: &[(&str, &str)]) -> Result<(), String> {
-    let (port, path) = (sshd.port.to_string(), sshd.served().display().to_string());
+    let ((host, port), path) = (sshd.place(), sshd.served().display().to_string());
     let host_key = sshd.host_key();
     let mut options = vec![
         ("driver", "sshfs"),
-        ("host", "127.0.0.1"),
+        ("host", &host),
         ("port", &port),
         ("path", &path),
         ("host-key", &host_key),
@@ -153,7 +153,8 @@ fn a_password_opens_a_volume_and_is_found_nowhere() {
     let mut sshd = Sshd::start();
     let wasmvol = with_sshfs(&sshd);
     let canary = Canary::new();
-    canary.set(&wasmvol, "password", "sshfs", "--peer 127.0.0.1");
+    let peer = format!("--peer {}", sshd.place().0);
+    canary.set(&wasmvol, "password", "sshfs", &peer);
     sshd.set_password(canary.bytes());
     create(&wasmvol, &sshd, "far", &[("password", "password")]).unwrap();
     let path = wasmvol.plugin().mount("far", "id").unwrap();
@@ -162,7 +163,7 @@ fn a_password_opens_a_volume_and_is_found_nowhere() {
     canary.is_nowhere(&wasmvol, &["far"], &[]);
     wasmvol.plugin().unmount("far", "id").unwrap();
 
-    Canary::new().set(&wasmvol, "wrong", "sshfs", "--peer 127.0.0.1");
+    Canary::new().set(&wasmvol, "wrong", "sshfs", &peer);
     create(&wasmvol, &sshd, "closed", &[("password", "wrong")]).unwrap();
     let error = wasmvol.plugin().mount("closed", "id").unwrap_err();
     assert!(error.contains("Permission denied"), "{error}");
@@ -182,11 +183,12 @@ fn what_cannot_be_mounted_says_why_in_one_line_and_leaves_nothing() {
         ))
         .ok();
     let other_key = sshd.other_key();
+    let elsewhere = format!("secret `elsewhere` is not for server `{}`", sshd.place().0);
     for (at, (key, value, part)) in [
         ("host-key", other_key.as_str(), "Host key verification failed"),
         ("path", nothing.as_str(), "No such file or directory"),
         ("port", "1", "Connection refused"),
-        ("key", "elsewhere", "secret `elsewhere` is not for server `127.0.0.1`"),
+        ("key", "elsewhere", elsewhere.as_str()),
     ]
     .into_iter()
     .enumerate()
@@ -204,7 +206,7 @@ fn what_cannot_be_mounted_says_why_in_one_line_and_leaves_nothing() {
 fn a_program_that_was_not_granted_is_refused_with_the_cure() {
     let sshd = Sshd::start();
     let wasmvol = Wasmvol::start();
-    Canary::new().set(&wasmvol, "key", "sshfs", "--peer 127.0.0.1");
+    Canary::new().set(&wasmvol, "key", "sshfs", &format!("--peer {}", sshd.place().0));
     let made = create(&wasmvol, &sshd, "far", &[]);
     let error = made.and_then(|()| wasmvol.plugin().mount("far", "id")).unwrap_err();
     assert!(error.contains("`--grant program=sshfs`"), "{error}");

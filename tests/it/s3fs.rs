@@ -25,7 +25,7 @@ fn with(s3: &S3) -> Wasmvol {
     let wasmvol = Wasmvol::start();
     let s3fs = component("drivers/s3fs.wasm");
     wasmvol.cli(&format!("driver load {} --grant program=s3fs", s3fs.display())).ok();
-    keep(&wasmvol, "keys", &s3.keys, "127.0.0.1");
+    keep(&wasmvol, "keys", &s3.keys, &s3.address.to_string());
     wasmvol
 }
 
@@ -142,7 +142,7 @@ fn its_keys_open_a_bucket_and_are_found_nowhere_and_others_do_not() {
     wasmvol.plugin().unmount("far", "id").unwrap();
 
     let wrong = Canary::new();
-    keep(&wasmvol, "wrong", &format!("{access}:{}", wrong.bytes()), "127.0.0.1");
+    keep(&wasmvol, "wrong", &format!("{access}:{}", wrong.bytes()), &s3.address.to_string());
     create(&wasmvol, &s3, "closed", &[("secret", "wrong")]).unwrap();
     let error = wasmvol.plugin().mount("closed", "id").unwrap_err();
     assert!(error.contains("invalid credentials") && !error.contains('\n'), "{error}");
@@ -156,11 +156,15 @@ fn what_cannot_be_mounted_says_why_in_one_line_and_leaves_nothing() {
     let s3 = S3::open();
     let wasmvol = with(&s3);
     keep(&wasmvol, "elsewhere", &s3.keys, "other.example");
-    keep(&wasmvol, "odd", "no keys at all", "127.0.0.1");
+    let address = s3.address.to_string();
+    keep(&wasmvol, "odd", "no keys at all", &address);
+    // Nobody listens at the first port, and nobody may.
+    let nowhere = format!("http://{address}:1");
+    let elsewhere = format!("secret `elsewhere` is not for server `{address}`");
     for (at, (key, value, part)) in [
         ("bucket", "another", "bucket or key not found"),
-        ("endpoint", "http://127.0.0.1:1", "unable to connect"),
-        ("secret", "elsewhere", "secret `elsewhere` is not for server `127.0.0.1`"),
+        ("endpoint", nowhere.as_str(), "unable to connect"),
+        ("secret", "elsewhere", elsewhere.as_str()),
         ("secret", "odd", "passwd file"),
     ]
     .into_iter()
@@ -174,14 +178,14 @@ fn what_cannot_be_mounted_says_why_in_one_line_and_leaves_nothing() {
         wasmvol.plugin().remove(&name).unwrap();
     }
     assert_eq!(programs(&s3), Vec::<u32>::new());
-    assert_eq!(running("s3fs", "url=http://127.0.0.1:1"), Vec::<u32>::new());
+    assert_eq!(running("s3fs", &format!("url={nowhere}")), Vec::<u32>::new());
 }
 
 #[test]
 fn it_is_refused_with_the_cure_where_it_was_not_granted() {
     let s3 = S3::open();
     let wasmvol = Wasmvol::start();
-    keep(&wasmvol, "keys", &s3.keys, "127.0.0.1");
+    keep(&wasmvol, "keys", &s3.keys, &s3.address.to_string());
     let made = create(&wasmvol, &s3, "far", &[]);
     let error = made.and_then(|()| wasmvol.plugin().mount("far", "id")).unwrap_err();
     assert!(error.contains("`--grant program=s3fs`"), "{error}");

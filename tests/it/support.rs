@@ -23,10 +23,11 @@ pub(crate) mod webdav;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -105,6 +106,17 @@ pub(crate) fn open_to_all(name: &str) -> PathBuf {
     fs::create_dir_all(&dir).unwrap();
     fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();
     dir.join(name)
+}
+
+/// An address of this machine for one server of a test's. With one of its own it can have any port, also one below those that the kernel
+/// hands out: else another test could get that port before the server does, or who waits for the server could connect to itself.
+pub(crate) fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert_ne!(number, u8::MAX, "more servers than this run has addresses for");
+    // Another run of this machine has another part of them.
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, high | 0x80, low, number)
 }
 
 /// The name of this run's control groups.

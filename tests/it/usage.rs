@@ -101,10 +101,11 @@ fn of_each_kind_is_told_what_its_file_system_can_tell_while_it_is_mounted() {
     wasmvol.run();
     let mut shelf = Shelf::of(wasmvol);
     let key = sshd.key().display().to_string();
-    shelf.wasmvol.cli(&format!("secret set key --driver sshfs --peer 127.0.0.1 --file {key}")).ok();
-    let (port, path) = (sshd.port.to_string(), sshd.served().display().to_string());
+    let ((host, port), path) = (sshd.place(), sshd.served().display().to_string());
+    shelf.wasmvol.cli(&format!("secret set key --driver sshfs --peer {host} --file {key}")).ok();
     let host_key = sshd.host_key();
-    let server = [("port", port.as_str()), ("path", &path), ("host-key", &host_key)];
+    let server =
+        [("host", host.as_str()), ("port", &port), ("path", &path), ("host-key", &host_key)];
     let plugin = shelf.wasmvol.plugin();
     for (name, driver, options, told) in KINDS {
         let more = if driver == "sshfs" { &server } else { options };

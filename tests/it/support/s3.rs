@@ -1,15 +1,17 @@
-//! An S3 server of one test's own, moto: its port on 127.0.0.1, and `bucket` in its memory. Ends with the run.
+//! An S3 server of one test's own, moto: its address, and `bucket` in its memory. Ends with the run.
 //!
 //! moto comes from PyPI once for all runs, with versions that are written down, into a place beside the built programs.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::LazyLock;
 
 use super::wasmvol::PROGRAMS;
-use super::{SOON, Scratch, mortal, shell, spawn, until};
+use super::{SOON, Scratch, mortal, own_address, shell, spawn, until};
+
+const PORT: u16 = 5000;
 
 /// What is installed; other ones get another place.
 const REQUIREMENTS: &str = include_str!("s3/requirements.txt");
@@ -34,7 +36,7 @@ static MOTO: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 pub(crate) struct S3 {
-    pub(crate) port: u16,
+    pub(crate) address: Ipv4Addr,
     /// `ACCESS:SECRET` of somebody who may do everything.
     pub(crate) keys: String,
     child: Child,
@@ -53,22 +55,23 @@ impl S3 {
     }
 
     fn start(how: &str) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = own_address();
         let mut command = mortal(MOTO.join("moto_server"));
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        command.args(["-H", &address.to_string(), "-p", &PORT.to_string()]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let child = spawn(command);
-        until("the server listens", SOON, || TcpStream::connect(("127.0.0.1", port)).ok());
+        until("the server listens", SOON, || TcpStream::connect((address, PORT)).ok());
         let scratch = Scratch::new();
         let script = scratch.path().join("prepare.py");
         fs::write(&script, PREPARE).unwrap();
         let python = MOTO.join("python");
-        let line = format!("{} {} {port} {how}", python.display(), script.display());
-        Self { port, keys: shell(&line, &[]).ok(), child }
+        let line =
+            format!("{} {} http://{address}:{PORT} {how}", python.display(), script.display());
+        Self { address, keys: shell(&line, &[]).ok(), child }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}:{PORT}", self.address)
     }
 
     /// What is in the bucket under a name, where the server looks at no signature; but it wants one.

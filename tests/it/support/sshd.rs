@@ -1,18 +1,16 @@
-//! An SSH server of one test's own: its keys, its port on 127.0.0.1, and a directory that it serves. Ends with the test run.
+//! An SSH server of one test's own: its keys, its address, and a directory that it serves. Ends with the test run.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
-use super::{Scratch, mortal, outcome, spawn, until};
+use super::{SOON, Scratch, mortal, outcome, own_address, spawn, until};
 
-/// How long a server may take to listen.
-const START_DEADLINE: Duration = Duration::from_secs(20);
+const PORT: u16 = 2222;
 
 pub(crate) struct Sshd {
-    pub(crate) port: u16,
+    address: Ipv4Addr,
     scratch: Scratch,
     child: Option<Child>,
 }
@@ -28,14 +26,14 @@ impl Sshd {
         }
         // Where it puts a connection that has not logged in yet; its package makes it only where systemd runs.
         fs::create_dir_all("/run/sshd").unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = own_address();
         let dir = scratch.path().display();
         let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/user.pub\nPidFile none\nStrictModes no\n\
+            "ListenAddress {address}:{PORT}\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/user.pub\nPidFile none\nStrictModes no\n\
              UsePAM no\nPasswordAuthentication yes\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n"
         );
         fs::write(scratch.path().join("config"), config).unwrap();
-        let mut sshd = Self { port, scratch, child: None };
+        let mut sshd = Self { address, scratch, child: None };
         sshd.run();
         sshd
     }
@@ -60,8 +58,12 @@ impl Sshd {
         command.args(["--mount", "sh", "-c", line]).current_dir(self.scratch.path());
         command.stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(spawn(command));
-        let port = self.port;
-        until("sshd listens", START_DEADLINE, || TcpStream::connect(("127.0.0.1", port)).ok());
+        until("sshd listens", SOON, || TcpStream::connect((self.address, PORT)).ok());
+    }
+
+    /// What a volume's `host` and `port` are.
+    pub(crate) fn place(&self) -> (String, String) {
+        (self.address.to_string(), PORT.to_string())
     }
 
     /// The directory that it serves.

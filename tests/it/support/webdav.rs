@@ -1,14 +1,16 @@
-//! A WebDAV server of one test's own, rclone's: its port on 127.0.0.1, its password, and a directory that it serves. Ends with the run.
+//! A WebDAV server of one test's own, rclone's: its address, its password, and a directory that it serves. Ends with the run.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
-use super::{SOON, Scratch, mortal, shell, spawn, until};
+use super::{SOON, Scratch, mortal, own_address, shell, spawn, until};
+
+const PORT: u16 = 8080;
 
 pub(crate) struct Webdav {
-    pub(crate) port: u16,
+    address: Ipv4Addr,
     scratch: Scratch,
     child: Option<Child>,
 }
@@ -22,20 +24,19 @@ impl Webdav {
         fs::write(&word, password).unwrap();
         let hash = shell(&format!("openssl passwd -apr1 -stdin <{}", word.display()), &[]).ok();
         fs::write(scratch.path().join("users"), format!("me:{hash}\n")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut webdav = Self { port, scratch, child: None };
+        let mut webdav = Self { address: own_address(), scratch, child: None };
         webdav.run();
         webdav
     }
 
     pub(crate) fn run(&mut self) {
-        let port = self.port;
+        let address = self.address;
         let mut command = mortal("rclone");
         command.args(["serve", "webdav", "served", "--htpasswd", "users", "--config", "/dev/null"]);
-        command.args(["--addr", &format!("127.0.0.1:{port}")]).current_dir(self.scratch.path());
+        command.args(["--addr", &format!("{address}:{PORT}")]).current_dir(self.scratch.path());
         command.stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(spawn(command));
-        until("the server listens", SOON, || TcpStream::connect(("127.0.0.1", port)).ok());
+        until("the server listens", SOON, || TcpStream::connect((address, PORT)).ok());
     }
 
     pub(crate) fn stop(&mut self) {
@@ -52,7 +53,7 @@ impl Webdav {
 
     /// What its remote is called: no other test has one of that name.
     pub(crate) fn remote(&self) -> String {
-        format!("dav{}:", self.port)
+        format!("dav-{}:", self.address)
     }
 
     /// A password as rclone's configurations have it.
@@ -64,10 +65,10 @@ impl Webdav {
 
     /// The configuration that has its remote, with an obscured password.
     pub(crate) fn config(&self, obscured: &str) -> String {
-        let (port, name) = (self.port, self.remote());
+        let (address, name) = (self.address, self.remote());
         let name = name.trim_end_matches(':');
         format!(
-            "[{name}]\ntype = webdav\nurl = http://127.0.0.1:{port}\nvendor = other\nuser = me\npass = {obscured}\n"
+            "[{name}]\ntype = webdav\nurl = http://{address}:{PORT}\nvendor = other\nuser = me\npass = {obscured}\n"
         )
     }
 }

@@ -6,7 +6,7 @@ import urllib.request
 
 import boto3
 
-url, is_closed = f"http://127.0.0.1:{sys.argv[1]}", sys.argv[2] == "closed"
+url, is_closed = sys.argv[1], sys.argv[2] == "closed"
 anybody = {
     "endpoint_url": url,
     "region_name": "us-east-1",
