@@ -16,7 +16,7 @@ type Pair = crate::support::pair::Pair<Docker>;
 fn a_size_of_a_directory_is_refused_with_what_has_a_size() {
     let pair = Pair::shared();
     let error = pair.engine.refused("volume create -d wasmvol -o size=1g sized");
-    assert!(error.contains("-o driver=tmpfs -o size="), "{error}");
+    assert!(error.contains("or use `-o driver=image`"), "{error}");
 }
 
 #[test]
