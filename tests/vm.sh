@@ -87,7 +87,7 @@ vm_tests=$(built --test vm)
 take /bin/busybox bash setpriv unshare nsenter setsid timeout mount umount sleep ip "$kernel_tests" "$system_tests" "$vm_tests"
 take "$PWD/target/release/wasmvol" "$PWD/target/release/wasmvol-mountd"
 take rpcbind nfsdcld exportfs rpc.nfsd rpc.mountd smbd smbpasswd losetup truncate dd xfs_quota
-take cryptsetup mkfs.ext4 e2fsck mkfs.xfs mkfs.btrfs chattr fstrim
+take cryptsetup mkfs.ext4 e2fsck mkfs.xfs mkfs.btrfs btrfs chattr lsattr fstrim
 # Every daemon of a test compiles, slowly, all drivers that it finds in their place: most need no more than two.
 mkdir -p "$root$PWD/target/drivers" "$root$PWD/target/guests"
 cp target/drivers/local.wasm target/drivers/tmpfs.wasm "$root$PWD/target/drivers/"
