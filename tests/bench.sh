@@ -1,6 +1,6 @@
 #!/bin/sh
 # The figures of README.md: `make bench`, or `make bench ARGS=--json`. Measures target/release in a mount namespace and directories of
-# its own, durable state beneath target/ (a disk) and the rest in memory, and takes all of it away. Needs root, or sudo. About 6
+# its own, durable state beneath target/ (a disk) and the rest in memory, and takes all of it away. Needs root, or sudo. About 3
 # minutes on an idle machine; stdout carries the tables only.
 set -eu
 
