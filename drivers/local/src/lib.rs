@@ -98,7 +98,7 @@ fn source(volume: &Volume, kind: &str, device: &str, o: &mut MountOptions<'_>) -
         // Which ones there are the host knows.
         filesystem => {
             let (path, filesystem) = (device.to_owned(), filesystem.to_owned());
-            Source::Device(Device { path, filesystem, options: o.take_all() })
+            Source::Device(Device { path, filesystem, options: o.take_all(), make: None })
         }
     })
 }

@@ -69,7 +69,7 @@ fn of(path: &str, options: &[(&str, &str)]) -> Plan {
     };
     let (path, filesystem) = (path.to_owned(), "ext4".to_owned());
     let options = options.iter().map(option).collect();
-    Plan { source: Source::Device(Device { path, filesystem, options }), ..plain() }
+    Plan { source: Source::Device(Device { path, filesystem, options, make: None }), ..plain() }
 }
 
 fn a_file_system_on_a_granted_device_is_mounted() {

@@ -7,7 +7,7 @@ use super::options::{self, MountOption, MountValue};
 use super::{denied, invalid};
 use crate::name::Quoted;
 use crate::path::rest;
-use crate::{Fault, Grants};
+use crate::{Fault, Grants, Owner};
 
 /// A file system on a block device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +18,12 @@ pub struct Device {
     pub filesystem: String,
     /// Options of the mount.
     pub options: Vec<MountOption>,
+    /// Who owns the root of the file system that is made where the device is blank. Without it none is made.
+    pub make: Option<Owner>,
 }
+
+/// What can be made on a blank device: what this host makes images of.
+const MADE: &[&str] = &["ext4", "xfs", "btrfs"];
 
 /// What a file system takes: options without a value, and with one. What is not here is not allowed: some options name another device
 /// (`logdev`, `journal_path`), label every file (`context`), or stop the machine (`errors=panic`).
@@ -234,6 +239,16 @@ impl Device {
             ));
         };
         options::check(&self.options)?;
+        if let Some(owner) = self.make {
+            owner.check()?;
+            if !MADE.contains(&self.filesystem.as_str()) {
+                return invalid(format!(
+                    "no {} is made on a blank device: use one of {}",
+                    self.filesystem,
+                    MADE.join(", ")
+                ));
+            }
+        }
         self.options.iter().try_for_each(|option| self.check_option(takes, option))?;
         if grants.devices.iter().any(|granted| rest(granted, &self.path).is_some()) {
             return Ok(());

@@ -10,7 +10,7 @@ use wasmvol_plan::{
 };
 
 use super::{line, types};
-use crate::answer::{KEY_MAX, OPTIONS_MAX, VALUE_MAX, broken, count};
+use crate::answer::{KEY_MAX, OPTIONS_MAX, VALUE_MAX, broken, count, one_line};
 use crate::types::CallError;
 
 /// Most entries of a list in a plan that is no list of options.
@@ -59,6 +59,7 @@ pub(super) fn storage(storage: types::Storage, name: &VolumeName) -> Result<Stor
             }),
             copy_on_write: subvolume.copy_on_write,
         }),
+        types::Storage::Other(other) => return Err(unserved("storage", &other)),
     })
 }
 
@@ -100,6 +101,7 @@ fn source(source: types::Source) -> Result<Source, CallError> {
             path: line("path", device.path, PATH_MAX)?,
             filesystem: line("file system", device.filesystem, KEY_MAX)?,
             options: options(device.options)?,
+            make: device.make.map(owner).transpose()?,
         }),
         types::Source::Program(program) => Source::Program(Program {
             name: line("program", program.name, KEY_MAX)?,
@@ -107,7 +109,13 @@ fn source(source: types::Source) -> Result<Source, CallError> {
             options: options(program.options)?,
         }),
         types::Source::Served => return Err(CallError::Unsupported("source `served`".to_owned())),
+        types::Source::Other(other) => return Err(unserved("source", &other)),
     })
+}
+
+/// A kind that came after this contract, and after this host.
+fn unserved(what: &str, other: &types::Other) -> CallError {
+    CallError::Unsupported(format!("{what} `{}`", one_line(&other.kind, KEY_MAX)))
 }
 
 pub(super) fn owner(owner: types::Owner) -> Result<Owner, CallError> {
