@@ -30,7 +30,7 @@ use answers::{plan, storage};
 use generated::DriverPre;
 use generated::exports::wasmvol::driver::volumes as wire;
 use generated::exports::wasmvol::driver::volumes::Guest;
-use generated::wasmvol::driver::{log, roots, settings, types};
+use generated::wasmvol::driver::{log, roots, secrets, settings, store, types};
 
 /// Option keys that belong to the host in every driver.
 const RESERVED: [&str; 4] = ["driver", "from", "reclaim", "plugin"];
@@ -158,6 +158,35 @@ impl roots::Host for State {
             }),
         }
     }
+}
+
+impl store::Host for State {
+    fn get(&mut self, _: String) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn set(&mut self, _: String, _: Vec<u8>) -> Result<(), types::Error> {
+        Err(unserved("store"))
+    }
+
+    fn delete(&mut self, _: String) -> Result<(), types::Error> {
+        Err(unserved("store"))
+    }
+
+    fn keys(&mut self, _: String) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl secrets::Host for State {
+    fn reveal(&mut self, _: String) -> Result<Vec<u8>, types::Error> {
+        Err(unserved("secrets"))
+    }
+}
+
+fn unserved(what: &str) -> types::Error {
+    let message = format!("`{what}` is not served by this version of wasmvol");
+    types::Error { code: types::ErrorCode::Unsupported, message }
 }
 
 fn to_wire(options: &Options) -> Vec<types::OptionValue> {
