@@ -218,7 +218,8 @@ mod tests {
             ("discard", MountValue::Present),
         ]);
         let (path, filesystem) = ("/dev/sdb1".to_owned(), "ext4".to_owned());
-        assert_eq!(plan, Ok(Plan::new(Source::Device(Device { path, filesystem, options }))));
+        let device = Device { path, filesystem, options, make: None };
+        assert_eq!(plan, Ok(Plan::new(Source::Device(device))));
     }
 
     #[test]
