@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use wasmvol_driver::{
-    Compiler, Driver, Engine, EngineOptions, OptionSpec, Roots, Value, ValueType, Volume,
+    Compiler, Driver, Engine, EngineOptions, OptionSpec, Scope, Value, ValueType, Volume,
 };
 use wasmvol_plan::{DriverName, Id, VolumeName};
 
@@ -60,7 +60,7 @@ fn measure(component: PathBuf) -> Result<(), Box<dyn Error>> {
         options: driver.description().options.iter().filter_map(default).collect(),
         state: Vec::new(),
     };
-    let created = driver.create(volume.id, &volume.name, &volume.options, Roots::default())?;
+    let created = driver.create(volume.id, &volume.name, &volume.options, Scope::default())?.value;
     volume.state = created.state;
     for threads in [1, 2] {
         let mut times = std::thread::scope(|scope| {

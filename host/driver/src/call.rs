@@ -3,52 +3,104 @@
 //! Called by `contract` for each verb. It tells apart why a call ended without an answer, and never looks at an answer.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use wasmtime::component::{Linker, Resource, ResourceTable, ResourceTableError};
+use wasmtime::component::{Linker, ResourceTable, ResourceTableError};
 use wasmtime::{ResourceLimiter, Store, Trap};
-use wasmtime_wasi::clocks::WasiClocksCtxView;
-use wasmtime_wasi::p2::DynPollable;
-use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
-use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::runtime::in_tokio;
+use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use crate::answer::{MESSAGE_MAX, one_line};
 use crate::config::{INSTANCES_MAX, MEMORIES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
+use crate::http::{Budget, Http};
 use crate::journal::{Log, Shared};
+use crate::store::{Access, Uses, View};
 use crate::ticker::TICK;
-use crate::types::{CallError, Roots};
+use crate::types::{CallError, Reveal, Roots, Scope};
 
 /// Most bytes that one random-number call may ask for: a driver needs a key, not a file.
 const RANDOM_MAX: u64 = 4 << 10;
-/// Most host resources (streams, pollables) at once in a call.
+/// Most host resources (streams, pollables, headers) at once in a call.
 const RESOURCES_MAX: usize = 128;
+/// What a driver that asks a backend by HTTP gets, instead of the few seconds of one that only thinks: an engine that waits no longer has
+/// the volume when it asks again.
+const NETWORK: Duration = Duration::from_secs(30);
+/// What a verb may ask for by HTTP: pages of an API, not data.
+const TALK: Budget = Budget { requests: 64, bytes: 16 << 20 };
+/// What the filling of a volume may: an archive of a large project, or thousands of files.
+const FETCH: Budget = Budget { requests: 4096, bytes: 4 << 30 };
 
 /// A verb's limits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Verb {
     /// How long it may take, waiting for a pass included.
     pub(crate) deadline: Duration,
+    /// The same where the driver may speak with a backend.
+    pub(crate) network: Duration,
     /// Most bytes that may pass from the driver to the host in one answer or host call.
     pub(crate) answer_max: usize,
+    /// What it may do with the driver's store.
+    pub(crate) store: Access,
+    /// What it may ask for by HTTP.
+    pub(crate) http: Budget,
 }
 
 /// `describe`: once at load, and nothing to wait for.
-pub(crate) const DESCRIBE: Verb = Verb::new(2);
-/// `create` and `remove`: podman gives us 5 s for the whole of a request, mountd needs its part.
-pub(crate) const CREATE: Verb = Verb::new(3);
-/// See [`CREATE`].
-pub(crate) const REMOVE: Verb = Verb::new(3);
+pub(crate) const DESCRIBE: Verb = Verb::pure(2);
+/// `create`, `remove` and `resize`: podman gives us 5 s for the whole of a request, mountd needs its part.
+pub(crate) const CHANGE: Verb = Verb::asking(3, Access::Write);
 /// `path`: pure, and asked at every mount.
-pub(crate) const PATH: Verb = Verb::new(2);
+pub(crate) const PATH: Verb = Verb::pure(2);
 /// `list`: in the background, where its caller waits no shorter, and up to ten thousand volumes long.
-pub(crate) const LIST: Verb = Verb { deadline: Duration::from_secs(10), answer_max: 16 << 20 };
+pub(crate) const LIST: Verb = Verb { answer_max: 16 << 20, ..Verb::asking(10, Access::Read) };
+/// `attach` and `detach`: one step of what may take many.
+pub(crate) const ATTACH: Verb = Verb { network: Duration::from_secs(10), ..CHANGE };
+/// `populate`: dockerd waits 120 s for the whole Create.
+pub(crate) const POPULATE: Verb = Verb { http: FETCH, ..Verb::asking(90, Access::Write) };
+/// `check` of health: in the background.
+pub(crate) const CHECK: Verb =
+    Verb { network: Duration::from_secs(10), ..Verb::asking(5, Access::Read) };
+/// `migrate`: one for each live volume, while an operator waits. What it may not write no rollback has to take back.
+pub(crate) const MIGRATE: Verb =
+    Verb { network: Duration::from_secs(10), ..Verb::asking(2, Access::Read) };
 
 impl Verb {
-    const fn new(seconds: u64) -> Self {
+    /// One whose answer depends on nothing but its arguments and the settings.
+    const fn pure(seconds: u64) -> Self {
+        let deadline = Duration::from_secs(seconds);
+        let http = Budget { requests: 0, bytes: 0 };
         // Twice the largest state, doubled once more for the host's own representation of lists.
-        Self { deadline: Duration::from_secs(seconds), answer_max: 1 << 20 }
+        Self { deadline, network: deadline, answer_max: 1 << 20, store: Access::None, http }
     }
+
+    /// One that may ask a backend, and the host for what is kept.
+    const fn asking(seconds: u64, store: Access) -> Self {
+        let pure = Self::pure(seconds);
+        let network = if seconds > NETWORK.as_secs() { pure.deadline } else { NETWORK };
+        Self { network, store, http: TALK, ..pure }
+    }
+
+    /// Whether its answer may depend on more than its arguments and the settings.
+    fn asks(&self) -> bool {
+        self.http.requests > 0
+    }
+}
+
+/// Where a driver that fills a volume finds it.
+const VOLUME: &str = "/volume";
+
+/// How a call ended that gave an answer.
+pub(crate) struct Ran<T> {
+    pub(crate) value: T,
+    pub(crate) uses: Uses,
+    /// Why the host refused one of its requests.
+    pub(crate) refusal: Option<String>,
 }
 
 /// Everything that belongs to one call.
@@ -56,10 +108,13 @@ pub(crate) struct State {
     wasi: WasiCtx,
     table: ResourceTable,
     limits: Limits,
-    until: Instant,
+    http: Http,
+    pub(crate) until: Instant,
     pub(crate) journal: Shared,
     pub(crate) settings: Arc<BTreeMap<String, String>>,
     pub(crate) roots: Roots,
+    pub(crate) store: View,
+    pub(crate) secrets: Option<Reveal>,
 }
 
 /// A call that has not begun.
@@ -68,55 +123,83 @@ pub(crate) struct Call<'a> {
     pub(crate) engine: &'a wasmtime::Engine,
     pub(crate) log: &'a Arc<Log>,
     pub(crate) settings: &'a Arc<BTreeMap<String, String>>,
-    /// What it may see of its granted roots.
-    pub(crate) roots: Roots,
+    /// What it may reach.
+    pub(crate) scope: Scope,
+    /// The one directory that it has.
+    pub(crate) directory: Option<OwnedFd>,
     pub(crate) verb: Verb,
     /// When its deadline is over.
     pub(crate) until: Instant,
+    /// How long that was.
+    pub(crate) deadline: Duration,
 }
 
 impl Call<'_> {
-    /// Gives `body` a store of its own: it makes the instance, calls the verb and takes the answer.
+    /// Gives `body` a store of its own: it makes the instance, calls the verb and takes the answer. Beside that comes what the call did
+    /// with its driver's space, whether the driver then said yes or no.
     ///
     /// # Errors
     /// The kind of [`CallError`] that tells why there is no answer.
     pub(crate) fn run<T>(
         mut self,
-        body: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
-    ) -> Result<T, CallError> {
+        body: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
+    ) -> Result<Ran<T>, CallError> {
         let left = self.until.saturating_duration_since(Instant::now());
         let journal = Shared::new(self.log);
-        let roots = std::mem::take(&mut self.roots);
-        let mut store = Store::new(self.engine, self.state(&journal, roots));
+        let state = self.state(&journal)?;
+        let mut store = Store::new(self.engine, state);
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(self.verb.answer_max);
         store.set_epoch_deadline(ticks(left));
-        let result = body(&mut store);
+        let until = self.until.into();
+        let result = in_tokio(async {
+            let mut asked = pin!(body(&mut store));
+            // Most calls wait for nothing, and need no timer.
+            match poll_fn(|context| Poll::Ready(asked.as_mut().poll(context))).await {
+                Poll::Ready(result) => Some(result),
+                // An interrupt ends what runs, this what waits for the host: it is dropped where it is.
+                Poll::Pending => tokio::time::timeout_at(until, asked).await.ok(),
+            }
+        });
         let mut journal = journal.lock();
         journal.finish();
-        // A sleep is cut short at the deadline: what a driver says after that is not what it would have said.
-        if result.is_ok() && Instant::now() >= self.until {
-            return Err(CallError::TimedOut(self.verb.deadline));
+        match result {
+            Some(Ok(value)) if Instant::now() < self.until => {
+                let State { store, http, .. } = store.into_data();
+                Ok(Ran { value, uses: store.into_uses(), refusal: http.refusal() })
+            }
+            // What a driver says after its deadline is not what it would have said.
+            None | Some(Ok(_)) => Err(CallError::TimedOut(self.deadline)),
+            Some(Err(error)) => Err(self.why(&error, &store.data().limits, journal.last_words())),
         }
-        let limits = &store.data().limits;
-        result.map_err(|error| self.why(&error, limits, journal.last_words()))
     }
 
-    fn state(&self, journal: &Shared, roots: Roots) -> State {
+    fn state(&mut self, journal: &Shared) -> Result<State, CallError> {
         let mut wasi = WasiCtxBuilder::new();
-        // Nothing else is given: no directory, no variable, no argument, no network; stdin is at its end.
+        // Nothing else is given: no variable, no argument, no socket; stdin is at its end.
         wasi.stdout(journal.stdout()).stderr(journal.stderr()).max_random_size(RANDOM_MAX);
+        if let Some(directory) = self.directory.take() {
+            // It has this thread anyway.
+            wasi.allow_blocking_current_thread(true);
+            let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+            wasi.preopened_dir(path, VOLUME, FsPerms::ReadWrite)
+                .map_err(|error| CallError::Host(format!("{error:#}")))?;
+        }
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        State {
+        let Scope { roots, store, http, secrets } = std::mem::take(&mut self.scope);
+        Ok(State {
             wasi: wasi.build(),
             table,
             limits: Limits::default(),
+            http: Http::new(http, self.verb.http, self.until),
             until: self.until,
             journal: journal.clone(),
             settings: Arc::clone(self.settings),
             roots,
-        }
+            store: View::new(store, self.verb.store),
+            secrets: secrets.filter(|_| self.verb.asks()),
+        })
     }
 
     fn why(&self, error: &wasmtime::Error, limits: &Limits, last_words: &str) -> CallError {
@@ -125,7 +208,7 @@ impl Call<'_> {
         }
         if let Some(trap) = error.downcast_ref::<Trap>() {
             return match trap {
-                Trap::Interrupt => CallError::TimedOut(self.verb.deadline),
+                Trap::Interrupt => CallError::TimedOut(self.deadline),
                 Trap::StackOverflow => CallError::OutOfBounds("512 KiB of stack".to_owned()),
                 _ if limits.exceeded.is_some() => limits.error(),
                 _ if last_words.is_empty() => CallError::Crashed(trap.to_string()),
@@ -227,59 +310,15 @@ impl WasiView for State {
     }
 }
 
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let Http { context, client } = &mut self.http;
+        WasiHttpCtxView { hooks: client, table: &mut self.table, ctx: context }
+    }
+}
+
 /// Offers what every driver may import of WASI.
 pub(crate) fn offer_wasi(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_sync(linker)?;
-    linker.allow_shadowing(true);
-    monotonic_clock::add_to_linker::<State, Clock>(linker, Clock::of)?;
-    linker.allow_shadowing(false);
-    Ok(())
-}
-
-/// WASI's clock, but for sleeps: they end with the call's deadline. An interrupt reaches only WebAssembly code, and a sleep is
-/// the one thing on offer that waits in the host.
-struct Clock;
-
-struct ClockView<'a> {
-    inner: WasiClocksCtxView<'a>,
-    until: Instant,
-}
-
-impl wasmtime::component::HasData for Clock {
-    type Data<'a> = ClockView<'a>;
-}
-
-impl Clock {
-    fn of(state: &mut State) -> ClockView<'_> {
-        let until = state.until;
-        ClockView { inner: wasmtime_wasi::clocks::WasiClocksView::clocks(state), until }
-    }
-}
-
-impl ClockView<'_> {
-    /// Nanoseconds until the deadline.
-    fn left(&self) -> u64 {
-        let left = self.until.saturating_duration_since(Instant::now());
-        u64::try_from(left.as_nanos()).unwrap_or(u64::MAX)
-    }
-}
-
-impl monotonic_clock::Host for ClockView<'_> {
-    fn now(&mut self) -> wasmtime::Result<u64> {
-        self.inner.now()
-    }
-
-    fn resolution(&mut self) -> wasmtime::Result<u64> {
-        self.inner.resolution()
-    }
-
-    fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let latest = self.inner.now()?.saturating_add(self.left());
-        self.inner.subscribe_instant(when.min(latest))
-    }
-
-    fn subscribe_duration(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let left = self.left();
-        self.inner.subscribe_duration(when.min(left))
-    }
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
 }

@@ -15,8 +15,10 @@ pub(crate) const TABLES_MAX: usize = 8;
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 20_000;
 /// Most core instances of one call. A Rust component has 4, one made of shared libraries 30.
 pub(crate) const INSTANCES_MAX: usize = 48;
-/// Stack of WebAssembly code, in bytes. Calls run on threads with at least 2 MiB, so that the host's own functions keep 1.5.
+/// Stack of WebAssembly code, in bytes. The host's own functions keep 1.5 MiB of [`CALL_STACK`].
 pub(crate) const STACK_MAX: usize = 512 << 10;
+/// Stack of a call, in bytes: the host's own functions run on it, too.
+const CALL_STACK: usize = 2 << 20;
 /// Address space behind each memory that traps. Loads with a constant offset below it need one comparison instead of two.
 const GUARD: u64 = 1 << 20;
 /// Bytes of a used memory that stay with its pool slot, to be cleared by the kernel in one call instead of faulted in anew.
@@ -29,6 +31,7 @@ pub(crate) fn config() -> Config {
         // An interrupt is the only thing that ends a loop in a driver.
         .epoch_interruption(true)
         .max_wasm_stack(STACK_MAX)
+        .async_stack_size(CALL_STACK)
         // A reservation of the size of the limit instead of 4 GiB: a daemon under an address space limit still gets its pool. It
         // costs a comparison at each access: a quarter in a loop of nothing else, nothing that shows in a call.
         .memory_reservation(MEMORY_MAX as u64)
@@ -55,7 +58,7 @@ pub(crate) fn pooled(calls_max: u32) -> Config {
         .total_core_instances(each(INSTANCES_MAX))
         .total_memories(each(MEMORIES_MAX))
         .total_tables(each(TABLES_MAX))
-        .total_stacks(0)
+        .total_stacks(calls_max)
         .max_memory_size(MEMORY_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)
         .linear_memory_keep_resident(KEEP_RESIDENT)

@@ -4,22 +4,27 @@
 //! of threads may call at once. Every verb may be called twice: that is the contract.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wasmvol_plan::{DriverName, Id, Plan, VolumeName};
 
-use crate::call::{CREATE, Call, LIST, PATH, REMOVE, Verb};
+use crate::call::{ATTACH, CHANGE, CHECK, Call, LIST, MIGRATE, PATH, POPULATE, Verb};
 use crate::contract::Contract;
 use crate::engine;
 use crate::journal::Log;
 use crate::turnstile::Turnstile;
 use crate::types::{
-    CallError, Created, Description, ErrorCode, Found, Options, Reclaim, Roots, Volume,
+    Abilities, Answer, CallError, Created, Description, ErrorCode, Found, Options, Progress,
+    Reclaim, Report, Resized, Scope, Volume,
 };
 
-/// The interface by which a driver sees its granted roots.
+/// The interfaces by which a driver reaches what may know volumes that the host does not, or holds.
 const ROOTS: &str = "wasmvol:driver/roots@";
+const STORE: &str = "wasmvol:driver/store@";
+const SECRETS: &str = "wasmvol:driver/secrets@";
+const HTTP: &str = "wasi:http/outgoing-handler@";
 
 /// A component that was loaded. Cheap to clone; the last clone that is dropped unloads it.
 #[derive(Clone)]
@@ -41,11 +46,17 @@ pub(crate) struct Facts {
 
 /// What it takes to call.
 pub(crate) struct Calls {
-    pub(crate) contract: Contract,
+    pub(crate) contract: Arc<dyn Contract>,
     pub(crate) engine: Arc<engine::Inner>,
     pub(crate) turnstile: Turnstile,
     pub(crate) log: Arc<Log>,
     pub(crate) settings: Arc<BTreeMap<String, String>>,
+    pub(crate) speaks_http: bool,
+}
+
+/// Whether a component with these imports may ask hosts by HTTP.
+pub(crate) fn speaks_http(imports: &[String]) -> bool {
+    imports.iter().any(|name| name.starts_with(HTTP))
 }
 
 impl Driver {
@@ -96,11 +107,38 @@ impl Driver {
         self.facts().calls_max
     }
 
-    /// Whether its backend may know volumes that the host does not: whether its component has any use for its granted roots. What
-    /// sees neither them nor a network has nothing to find volumes in but its settings.
+    /// What it can do beside the verbs of every driver.
     #[must_use]
-    pub fn finds(&self) -> bool {
-        self.imports().iter().any(|name| name.starts_with(ROOTS))
+    pub fn abilities(&self) -> Abilities {
+        self.inner.0.contract.abilities()
+    }
+
+    /// Whether its component has any use for its granted roots.
+    #[must_use]
+    pub fn sees_roots(&self) -> bool {
+        self.imports_some(ROOTS)
+    }
+
+    /// Whether its component has any use for a store of its own.
+    #[must_use]
+    pub fn stores(&self) -> bool {
+        self.imports_some(STORE)
+    }
+
+    /// Whether its component has any use for the bytes of secrets.
+    #[must_use]
+    pub fn reveals(&self) -> bool {
+        self.imports_some(SECRETS)
+    }
+
+    /// Whether its component speaks HTTP with a backend.
+    #[must_use]
+    pub fn speaks_http(&self) -> bool {
+        self.inner.0.speaks_http
+    }
+
+    fn imports_some(&self, interface: &str) -> bool {
+        self.imports().iter().any(|name| name.starts_with(interface))
     }
 
     /// Asks what storage a new volume needs.
@@ -112,18 +150,18 @@ impl Driver {
         id: Id,
         name: &VolumeName,
         options: &Options,
-        roots: Roots,
-    ) -> Result<Created, CallError> {
-        self.ask_with(&CREATE, roots, |contract, call| contract.create(call, id, name, options))
+        scope: Scope,
+    ) -> Result<Answer<Created>, CallError> {
+        self.ask(&CHANGE, scope, |contract, call| contract.create(call, id, name, options))
     }
 
     /// Tells that a volume goes, and asks what becomes of its data. A volume that the driver does not know is gone already.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub fn remove(&self, volume: &Volume) -> Result<Reclaim, CallError> {
-        match self.ask(&REMOVE, |contract, call| contract.remove(call, volume)) {
-            Err(CallError::Failed { code: ErrorCode::NotFound, .. }) => Ok(Reclaim::Delete),
+    pub fn remove(&self, volume: &Volume, scope: Scope) -> Result<Answer<Reclaim>, CallError> {
+        match self.ask(&CHANGE, scope, |contract, call| contract.remove(call, volume)) {
+            Err(CallError::Failed { code: ErrorCode::NotFound, .. }) => Ok(Reclaim::Delete.into()),
             answer => answer,
         }
     }
@@ -133,16 +171,77 @@ impl Driver {
     /// # Errors
     /// See [`CallError`].
     pub fn path(&self, volume: &Volume) -> Result<Plan, CallError> {
-        self.ask(&PATH, |contract, call| contract.path(call, volume))
+        self.ask(&PATH, Scope::default(), |contract, call| contract.path(call, volume))
     }
 
-    /// Asks which volumes the backend knows, and waits `within` for the answer, and never longer than 10 s.
+    /// Asks which volumes the backend knows, and waits `within` for the answer, and never longer than the verb may take.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub fn list(&self, roots: Roots, within: Duration) -> Result<Vec<Found>, CallError> {
-        let verb = Verb { deadline: within.min(LIST.deadline), ..LIST };
-        self.ask_with(&verb, roots, |contract, call| contract.list(call))
+    pub fn list(&self, scope: Scope, within: Duration) -> Result<Vec<Found>, CallError> {
+        let deadline = within.min(LIST.deadline);
+        let verb = Verb { deadline, network: within.min(LIST.network), ..LIST };
+        self.ask(&verb, scope, |contract, call| contract.list(call))
+    }
+
+    /// Asks for one step towards a volume that is reachable on this machine.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn attach(&self, volume: &Volume, scope: Scope) -> Result<Answer<Progress>, CallError> {
+        self.ask(&ATTACH, scope, |contract, call| contract.attach(call, volume))
+    }
+
+    /// Asks for one step towards a volume that is not reachable here any more.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn detach(&self, volume: &Volume, scope: Scope) -> Result<Answer<Progress>, CallError> {
+        self.ask(&ATTACH, scope, |contract, call| contract.detach(call, volume))
+    }
+
+    /// Asks the backend for another size, and what storage the volume has then.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn resize(
+        &self,
+        volume: &Volume,
+        size: u64,
+        scope: Scope,
+    ) -> Result<Answer<Resized>, CallError> {
+        self.ask(&CHANGE, scope, |contract, call| contract.resize(call, volume, size))
+    }
+
+    /// Lets it fill a new volume: a directory that holds nothing yet, and that nobody else uses.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn populate(
+        &self,
+        volume: &Volume,
+        directory: OwnedFd,
+        scope: Scope,
+    ) -> Result<Answer<Vec<u8>>, CallError> {
+        self.ask(&POPULATE, scope, |contract, call| {
+            contract.populate(Call { directory: Some(directory), ..call }, volume)
+        })
+    }
+
+    /// Asks how a volume is where its backend keeps it.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn check(&self, volume: &Volume, scope: Scope) -> Result<Report, CallError> {
+        self.ask(&CHECK, scope, |contract, call| contract.check(call, volume))
+    }
+
+    /// Asks for a volume's state as this version writes it. `from` is the version that wrote the one that it has.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn migrate(&self, volume: &Volume, from: &str, scope: Scope) -> Result<Vec<u8>, CallError> {
+        self.ask(&MIGRATE, scope, |contract, call| contract.migrate(call, volume, from))
     }
 
     fn facts(&self) -> &Facts {
@@ -152,18 +251,10 @@ impl Driver {
     fn ask<T>(
         &self,
         verb: &Verb,
-        body: impl FnOnce(&Contract, Call<'_>) -> Result<T, CallError>,
+        scope: Scope,
+        body: impl FnOnce(&dyn Contract, Call<'_>) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
-        self.ask_with(verb, Roots::default(), body)
-    }
-
-    fn ask_with<T>(
-        &self,
-        verb: &Verb,
-        roots: Roots,
-        body: impl FnOnce(&Contract, Call<'_>) -> Result<T, CallError>,
-    ) -> Result<T, CallError> {
-        self.inner.0.ask(verb, roots, body)
+        self.inner.0.ask(verb, scope, body)
     }
 }
 
@@ -172,16 +263,21 @@ impl Calls {
     pub(crate) fn ask<T>(
         &self,
         verb: &Verb,
-        roots: Roots,
-        body: impl FnOnce(&Contract, Call<'_>) -> Result<T, CallError>,
+        scope: Scope,
+        body: impl FnOnce(&dyn Contract, Call<'_>) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
-        let until = Instant::now() + verb.deadline;
+        let deadline = if self.speaks_http { verb.network } else { verb.deadline };
+        let until = Instant::now() + deadline;
         // The driver's own turnstile first: its waiting calls must not hold the engine's passes.
-        let late = || CallError::TimedOut(verb.deadline);
+        let late = || CallError::TimedOut(deadline);
         let _own = self.turnstile.enter(until).ok_or_else(late)?;
         let _common = self.engine.turnstile.enter(until).ok_or_else(late)?;
         let _running = self.engine.ticker.run();
         let (engine, log, settings) = (&self.engine.wasmtime, &self.log, &self.settings);
-        body(&self.contract, Call { engine, log, settings, roots, verb: *verb, until })
+        let (verb, directory) = (*verb, None);
+        body(
+            &*self.contract,
+            Call { engine, log, settings, scope, directory, verb, until, deadline },
+        )
     }
 }

@@ -16,12 +16,12 @@ use crate::cache::Cache;
 use crate::call::{DESCRIBE, State};
 use crate::compile::{COMPONENT_MAX, CompileError, Compiler};
 use crate::config;
-use crate::contract::{self, Contract};
-use crate::driver::{Calls, Driver, Facts};
+use crate::contract;
+use crate::driver::{Calls, Driver, Facts, speaks_http};
 use crate::journal::Log;
 use crate::ticker::Ticker;
 use crate::turnstile::Turnstile;
-use crate::types::{CallError, Roots};
+use crate::types::{CallError, Scope};
 
 /// A driver may have one in this many of the engine's calls at once; the rest is for the others.
 const SHARE: usize = 4;
@@ -126,7 +126,8 @@ impl Engine {
         check_kind(component)?;
         let digest = hex(&Sha256::digest(component));
         let compiled = self.compiled(&digest, component)?;
-        let contract = Contract::new(&self.inner.linker, &compiled)?;
+        let contract = contract::contract(&self.inner.linker, &compiled)?;
+        let (imports, exports) = contract::interfaces(&compiled);
         let calls_max = (self.inner.calls_max / SHARE).max(1);
         let calls = Calls {
             contract,
@@ -134,11 +135,11 @@ impl Engine {
             turnstile: Turnstile::new(calls_max),
             log: Log::new(name.clone()),
             settings: Arc::new(settings),
+            speaks_http: speaks_http(&imports),
         };
         let description = calls
-            .ask(&DESCRIBE, Roots::default(), |contract, call| contract.describe(call))
+            .ask(&DESCRIBE, Scope::default(), |contract, call| contract.describe(call))
             .map_err(LoadError::Describe)?;
-        let (imports, exports) = contract::interfaces(&compiled);
         let size = component.len();
         let facts =
             Facts { name: name.clone(), description, digest, size, imports, exports, calls_max };

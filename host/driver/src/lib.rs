@@ -16,15 +16,19 @@ mod config;
 mod contract;
 mod driver;
 mod engine;
+mod http;
 mod journal;
+mod store;
 mod ticker;
 mod turnstile;
 pub mod types;
 
 pub use compile::{Compiler, compile_stdin_to_stdout};
+pub use contract::check_interfaces;
 pub use driver::Driver;
 pub use engine::{Engine, EngineOptions, LoadError};
 pub use types::{
-    CallError, Created, Description, ErrorCode, Found, Marked, OptionSpec, Reclaim, Root, Roots,
-    Value, ValueType, Volume,
+    Abilities, Answer, CallError, Condition, Created, Description, ErrorCode, Found, Marked,
+    OptionSpec, Progress, Reclaim, Report, Resized, Reveal, Root, Roots, Scope, Store, Uses, Value,
+    ValueType, Volume,
 };

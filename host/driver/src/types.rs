@@ -1,10 +1,16 @@
 //! The contract in the host's own words: what a driver is asked and what it answers, after checks and cuts.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use wasmvol_plan::{Id, Storage, VolumeName};
+use wasmvol_plan::kinds::http::HttpGrant;
+use wasmvol_plan::secret::Bytes;
+use wasmvol_plan::{Fault, Id, Storage, VolumeName};
+
+pub use crate::store::{Store, Uses};
 
 /// An option's value after parsing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -123,6 +129,108 @@ pub struct Marked {
     pub options: Options,
 }
 
+/// What a call may reach beside its arguments: as much of it as its verb may have.
+#[derive(Clone, Default)]
+pub struct Scope {
+    /// Its driver's granted roots.
+    pub roots: Roots,
+    /// Its driver's key-value space, as it is.
+    pub store: Arc<Store>,
+    /// The hosts that its driver was granted.
+    pub http: Arc<[HttpGrant]>,
+    /// Who hands out bytes of secrets.
+    pub secrets: Option<Reveal>,
+}
+
+/// Hands out the bytes of a secret, by its name, or says why not; asked on the call's thread, and answers by that time.
+pub type Reveal = Arc<dyn Fn(&str, Instant) -> Result<Bytes, Fault> + Send + Sync>;
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { roots, store, http, secrets } = self;
+        f.debug_struct("Scope")
+            .field("roots", roots)
+            .field("store", &store.len())
+            .field("http", http)
+            .field("secrets", &secrets.is_some())
+            .finish()
+    }
+}
+
+/// An answer that changes something, and what its call did with the driver's store: both are committed, or neither.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer<T> {
+    /// What the driver said.
+    pub value: T,
+    /// What it read and wrote.
+    pub uses: Uses,
+}
+
+impl<T> From<T> for Answer<T> {
+    fn from(value: T) -> Self {
+        Self { value, uses: Uses::default() }
+    }
+}
+
+/// What a driver can do beside the verbs of every driver.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abilities {
+    /// `attach` and `detach`.
+    pub attachment: bool,
+    /// `resize`.
+    pub resizing: bool,
+    /// `populate`.
+    pub population: bool,
+    /// `check`.
+    pub health: bool,
+    /// `migrate`.
+    pub migration: bool,
+}
+
+/// How far `attach` or `detach` is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// It is done, and this is the volume's state.
+    Done(Vec<u8>),
+    /// It is to be asked again.
+    Again {
+        /// With this state.
+        state: Vec<u8>,
+        /// After this time.
+        after: Duration,
+    },
+}
+
+/// The answer to `resize`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resized {
+    /// What the host is to make of the storage.
+    pub storage: Storage,
+    /// The driver's own bytes.
+    pub state: Vec<u8>,
+}
+
+/// How a backend is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// All is well.
+    Healthy,
+    /// It works, and something is wrong.
+    Degraded,
+    /// It does not answer.
+    Unreachable,
+}
+
+/// The answer to `check`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// In a word.
+    pub condition: Condition,
+    /// In a sentence for people: one line, cut and escaped.
+    pub message: String,
+}
+
 /// A volume that a backend knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -201,6 +309,9 @@ pub enum CallError {
     /// An answer that this host does not serve.
     #[error("{0} is not served by this version of wasmvol")]
     Unsupported(String),
+    /// Its component does not export what is asked.
+    #[error("this driver cannot {0}")]
+    Unable(String),
     /// The host has no room for a call; no fault of the driver's.
     #[error("driver cannot be run now: {0}")]
     Host(String),

@@ -6,15 +6,16 @@
 use serde::{Deserialize, Serialize};
 
 use crate::kinds::host_directory::is_absolute;
+use crate::kinds::http::HttpGrant;
 use crate::kinds::share::ShareGrant;
 use crate::name::Quoted;
-use crate::{Fault, FaultKind};
+use crate::{Fault, FaultKind, SecretName};
 
 /// Most bytes of a grants file: two hundred lines with their comments. Who reads it stops one byte later.
 pub const GRANTS_MAX: usize = 16 * 1024;
 
 /// What a line may be.
-const GRANTS: &str = "use `suid`, `dev`, `image`, `host-directory=PATH`, `device=PATH`, `share=KIND:HOST` or `program=NAME`";
+const GRANTS: &str = "use `suid`, `dev`, `image`, `host-directory=PATH`, `device=PATH`, `share=KIND:HOST`, `program=NAME`, `http=ORIGIN` or `reveal=SECRET`";
 
 /// What one driver was given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,10 @@ pub struct Grants {
     pub devices: Vec<String>,
     /// Programs that serve a file system.
     pub programs: Vec<String>,
+    /// Hosts that the driver itself may ask by HTTP.
+    pub http: Vec<HttpGrant>,
+    /// Secrets whose bytes the driver itself may have.
+    pub reveals: Vec<SecretName>,
 }
 
 impl Grants {
@@ -69,6 +74,16 @@ impl Grants {
                     grants.shares.push(parsed?);
                 }
                 ("program", name) if is_program(name) => grants.programs.push(name.to_owned()),
+                ("http", origin) => {
+                    let parsed = HttpGrant::parse(origin).ok_or_else(|| {
+                        add("use `http=` with an origin, as in `https://api.example:8443`, or a network")
+                    });
+                    grants.http.push(parsed?);
+                }
+                ("reveal", name) => {
+                    let parsed = SecretName::parse(name);
+                    grants.reveals.push(parsed.map_err(|error| add(&error.to_string()))?);
+                }
                 _ => return Err(add(GRANTS)),
             }
         }

@@ -6,6 +6,7 @@
 pub mod device;
 pub mod directory;
 pub mod host_directory;
+pub mod http;
 pub mod image;
 pub mod named_directory;
 pub mod options;

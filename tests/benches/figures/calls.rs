@@ -6,7 +6,7 @@ use std::fs;
 use std::time::Instant;
 
 use wasmvol_driver::{
-    Compiler, Driver, Engine, EngineOptions, OptionSpec, Roots, Value, ValueType, Volume,
+    Compiler, Driver, Engine, EngineOptions, OptionSpec, Scope, Value, ValueType, Volume,
 };
 use wasmvol_plan::{DriverName, Id, VolumeName};
 
@@ -30,7 +30,7 @@ pub(crate) fn measure(places: &Places, report: &mut Report) -> Result<()> {
     let driver = engine.load(&DriverName::parse("local")?, &component, BTreeMap::new())?;
     let (id, name) = (Id::from_bits(1), VolumeName::parse("measured")?);
     let options = driver.description().options.iter().filter_map(default).collect();
-    let state = driver.create(id, &name, &options, Roots::default())?.state;
+    let state = driver.create(id, &name, &options, Scope::default())?.value.state;
     let times = run(&driver, &Volume { id, name, options, state })?;
     let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or_default();
     report.figure(Figure {

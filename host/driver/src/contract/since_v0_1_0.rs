@@ -3,41 +3,76 @@
 //! Every answer is checked here for what the contract says and for what this host serves; what leaves is fit to be stored and
 //! shown. Whether a plan fits its volume and is granted is not asked here.
 
-use wasmtime::Store;
-use wasmtime::component::{Component, HasSelf, Linker};
-use wasmvol_plan::name::Quoted;
-use wasmvol_plan::{DriverName, Id, Plan, VolumeName};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::LoadError;
+use wasmtime::component::{HasSelf, InstancePre, Linker};
+use wasmvol_plan::name::Quoted;
+use wasmvol_plan::{DriverName, FaultKind, Id, Plan, VolumeName};
+
+use super::Contract;
 use crate::answer::{
     FOUND_MAX, GRANTS_MAX, HELP_MAX, KEY_MAX, MESSAGE_MAX, OPTIONS_MAX, STATE_MAX, TEXT_MAX,
     VALUE_MAX, VERSION_MAX, bounded, broken, count, one_line,
 };
-use crate::call::{Call, State};
+use crate::call::{Call, Ran, State};
 use crate::journal::Level;
 use crate::types::{
-    CallError, Created, Description, ErrorCode, Found, Marked, OptionSpec, Options, Reclaim, Value,
-    ValueType, Volume,
+    Abilities, Answer, CallError, Condition, Created, Description, ErrorCode, Found, Marked,
+    OptionSpec, Options, Progress, Reclaim, Report, Resized, Value, ValueType, Volume,
 };
 
 mod answers;
 
+/// Every driver's part.
 mod generated {
-    wasmtime::component::bindgen!({ path: "../../wit/since_v0.1.0", world: "driver" });
+    wasmtime::component::bindgen!({
+        path: "../../wit/since_v0.1.0",
+        world: "driver",
+        exports: { default: async },
+    });
+}
+
+/// What a component has if it exports it: a module for each ability, of the same types.
+macro_rules! abilities {
+    ($($ability:ident $world:literal)*) => {
+        $(mod $ability {
+            wasmtime::component::bindgen!({
+                path: "../../wit/since_v0.1.0",
+                world: $world,
+                exports: { default: async },
+                with: { "wasmvol:driver/types": super::generated::wasmvol::driver::types },
+            });
+        })*
+    };
+}
+
+abilities! {
+    attachment "with-attachment"
+    health "with-health"
+    migration "with-migration"
+    population "with-population"
+    resizing "with-resizing"
 }
 
 use answers::{plan, storage};
 use generated::DriverPre;
 use generated::exports::wasmvol::driver::volumes as wire;
-use generated::exports::wasmvol::driver::volumes::Guest;
 use generated::wasmvol::driver::{log, roots, secrets, settings, store, types};
 
 /// Option keys that belong to the host in every driver.
 const RESERVED: [&str; 4] = ["driver", "from", "reclaim", "plugin"];
+/// Longest time between two steps of `attach` or `detach`, as the contract says.
+const AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// A component that speaks this line, ready to be instantiated.
-pub(crate) struct Contract {
-    pre: DriverPre<State>,
+struct Component {
+    volumes: DriverPre<State>,
+    attachment: Option<attachment::WithAttachmentPre<State>>,
+    resizing: Option<resizing::WithResizingPre<State>>,
+    population: Option<population::WithPopulationPre<State>>,
+    health: Option<health::WithHealthPre<State>>,
+    migration: Option<migration::WithMigrationPre<State>>,
 }
 
 /// Adds the imports of this line.
@@ -45,73 +80,192 @@ pub(super) fn offer(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     generated::Driver::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
 }
 
-impl Contract {
-    /// Checks a component's imports and exports, and prepares its instances.
-    pub(crate) fn new(linker: &Linker<State>, component: &Component) -> Result<Self, LoadError> {
-        super::check(component)?;
-        let pre = linker
-            .instantiate_pre(component)
-            .map_err(|error| LoadError::Import(one_line(&format!("{error:#}"), MESSAGE_MAX)))?;
-        let pre = DriverPre::new(pre)
-            .map_err(|error| LoadError::Export(one_line(&format!("{error:#}"), MESSAGE_MAX)))?;
-        Ok(Self { pre })
+/// Prepares a component's instances. An ability that it exports must have the contract's shape.
+pub(super) fn contract(pre: InstancePre<State>) -> wasmtime::Result<Arc<dyn Contract>> {
+    let (_, exports) = super::interfaces(pre.component());
+    let has = |ability: &str| exports.iter().any(|name| name.starts_with(ability));
+    let of = |ability: &str| has(ability).then(|| pre.clone());
+    Ok(Arc::new(Component {
+        attachment: of("wasmvol:driver/attachment@")
+            .map(attachment::WithAttachmentPre::new)
+            .transpose()?,
+        resizing: of("wasmvol:driver/resizing@").map(resizing::WithResizingPre::new).transpose()?,
+        population: of("wasmvol:driver/population@")
+            .map(population::WithPopulationPre::new)
+            .transpose()?,
+        health: of("wasmvol:driver/health@").map(health::WithHealthPre::new).transpose()?,
+        migration: of("wasmvol:driver/migration@")
+            .map(migration::WithMigrationPre::new)
+            .transpose()?,
+        volumes: DriverPre::new(pre)?,
+    }))
+}
+
+/// Makes an instance of a component and calls one of its functions: `ask!(call, &self.volumes, wasmvol_driver_volumes, call_list())`.
+macro_rules! ask {
+    ($call:expr, $pre:expr, $interface:ident, $function:ident($($argument:expr),*)) => {{
+        let pre = $pre;
+        $call.run(async |store| {
+            let instance = pre.instantiate_async(&mut *store).await?;
+            instance.$interface().$function(store, $($argument),*).await
+        })?
+    }};
+}
+
+/// The pre-instance of an ability, or the error for a driver that has none of it.
+fn able<'a, T>(ability: &'a Option<T>, what: &str) -> Result<&'a T, CallError> {
+    ability.as_ref().ok_or_else(|| CallError::Unable(what.to_owned()))
+}
+
+/// What a driver answered, if it did not refuse. A refusal that follows one of the host's own tells both.
+fn answered<T>(ran: Ran<Result<T, types::Error>>) -> Result<Answer<T>, CallError> {
+    let Ran { value, uses, refusal } = ran;
+    match (value, refusal) {
+        (Ok(value), _) => Ok(Answer { value, uses }),
+        (Err(error), None) => Err(failed(error)),
+        (Err(error), Some(refusal)) => {
+            let message = format!("{}: {refusal}", error.message);
+            Err(failed(types::Error { message, ..error }))
+        }
+    }
+}
+
+impl<T> Answer<T> {
+    fn try_map<U>(
+        self,
+        map: impl FnOnce(T) -> Result<U, CallError>,
+    ) -> Result<Answer<U>, CallError> {
+        Ok(Answer { value: map(self.value)?, uses: self.uses })
+    }
+}
+
+impl Contract for Component {
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            attachment: self.attachment.is_some(),
+            resizing: self.resizing.is_some(),
+            population: self.population.is_some(),
+            health: self.health.is_some(),
+            migration: self.migration.is_some(),
+        }
     }
 
-    /// `describe`.
-    pub(crate) fn describe(&self, call: Call<'_>) -> Result<Description, CallError> {
-        description(self.ask(call, |volumes, store| volumes.call_describe(store))?)
+    fn describe(&self, call: Call<'_>) -> Result<Description, CallError> {
+        description(ask!(call, &self.volumes, wasmvol_driver_volumes, call_describe()).value)
     }
 
-    /// `create`.
-    pub(crate) fn create(
+    fn create(
         &self,
         call: Call<'_>,
         id: Id,
         name: &VolumeName,
         options: &Options,
-    ) -> Result<Created, CallError> {
-        let (id, options) = (id.to_string(), to_wire(options));
-        let answer = self
-            .ask(call, |volumes, store| volumes.call_create(store, &id, name.as_str(), &options))?;
-        let created = answer.map_err(failed)?;
-        Ok(Created { storage: storage(created.storage, name)?, state: state(created.state)? })
-    }
-
-    /// `remove`.
-    pub(crate) fn remove(&self, call: Call<'_>, volume: &Volume) -> Result<Reclaim, CallError> {
-        let volume = volume_to_wire(volume);
-        let answer = self.ask(call, |volumes, store| volumes.call_remove(store, &volume))?;
-        Ok(match answer.map_err(failed)? {
-            types::Reclaim::Delete => Reclaim::Delete,
-            types::Reclaim::Retain => Reclaim::Retain,
+    ) -> Result<Answer<Created>, CallError> {
+        let (id, options, to) = (id.to_string(), to_wire(options), name.as_str());
+        let ran = ask!(call, &self.volumes, wasmvol_driver_volumes, call_create(&id, to, &options));
+        answered(ran)?.try_map(|created| {
+            Ok(Created { storage: storage(created.storage, name)?, state: state(created.state)? })
         })
     }
 
-    /// `path`.
-    pub(crate) fn path(&self, call: Call<'_>, volume: &Volume) -> Result<Plan, CallError> {
+    fn remove(&self, call: Call<'_>, volume: &Volume) -> Result<Answer<Reclaim>, CallError> {
         let volume = volume_to_wire(volume);
-        let answer = self.ask(call, |volumes, store| volumes.call_path(store, &volume))?;
-        plan(answer.map_err(failed)?)
+        let ran = ask!(call, &self.volumes, wasmvol_driver_volumes, call_remove(&volume));
+        answered(ran)?.try_map(|reclaim| {
+            Ok(match reclaim {
+                types::Reclaim::Delete => Reclaim::Delete,
+                types::Reclaim::Retain => Reclaim::Retain,
+            })
+        })
     }
 
-    /// `list`.
-    pub(crate) fn list(&self, call: Call<'_>) -> Result<Vec<Found>, CallError> {
-        let answer = self.ask(call, |volumes, store| volumes.call_list(store))?;
-        let all = answer.map_err(failed)?;
+    fn path(&self, call: Call<'_>, volume: &Volume) -> Result<Plan, CallError> {
+        let volume = volume_to_wire(volume);
+        let ran = ask!(call, &self.volumes, wasmvol_driver_volumes, call_path(&volume));
+        plan(answered(ran)?.value)
+    }
+
+    fn list(&self, call: Call<'_>) -> Result<Vec<Found>, CallError> {
+        let ran = ask!(call, &self.volumes, wasmvol_driver_volumes, call_list());
+        let all = answered(ran)?.value;
         count("list", all.len(), FOUND_MAX, "volumes")?;
         all.into_iter().map(found).collect()
     }
 
-    fn ask<T>(
+    fn attach(&self, call: Call<'_>, volume: &Volume) -> Result<Answer<Progress>, CallError> {
+        let able = able(&self.attachment, "attach")?;
+        let volume = volume_to_wire(volume);
+        let ran = ask!(call, able, wasmvol_driver_attachment, call_attach(&volume));
+        answered(ran)?.try_map(progress)
+    }
+
+    fn detach(&self, call: Call<'_>, volume: &Volume) -> Result<Answer<Progress>, CallError> {
+        let able = able(&self.attachment, "detach")?;
+        let volume = volume_to_wire(volume);
+        let ran = ask!(call, able, wasmvol_driver_attachment, call_detach(&volume));
+        answered(ran)?.try_map(progress)
+    }
+
+    fn resize(
         &self,
         call: Call<'_>,
-        body: impl FnOnce(&Guest, &mut Store<State>) -> wasmtime::Result<T>,
-    ) -> Result<T, CallError> {
-        call.run(|store| {
-            let instance = self.pre.instantiate(&mut *store)?;
-            body(instance.wasmvol_driver_volumes(), store)
+        volume: &Volume,
+        size: u64,
+    ) -> Result<Answer<Resized>, CallError> {
+        let able = able(&self.resizing, "resize")?;
+        let wire = volume_to_wire(volume);
+        let ran = ask!(call, able, wasmvol_driver_resizing, call_resize(&wire, size));
+        answered(ran)?.try_map(|resized| {
+            let storage = storage(resized.storage, &volume.name)?;
+            Ok(Resized { storage, state: state(resized.state)? })
         })
     }
+
+    fn populate(&self, call: Call<'_>, volume: &Volume) -> Result<Answer<Vec<u8>>, CallError> {
+        let able = able(&self.population, "populate")?;
+        let volume = volume_to_wire(volume);
+        let ran = ask!(call, able, wasmvol_driver_population, call_populate(&volume));
+        answered(ran)?.try_map(state)
+    }
+
+    fn check(&self, call: Call<'_>, volume: &Volume) -> Result<Report, CallError> {
+        let able = able(&self.health, "check")?;
+        let volume = volume_to_wire(volume);
+        let ran = ask!(call, able, wasmvol_driver_health, call_check(&volume));
+        let report = answered(ran)?.value;
+        let condition = match report.condition {
+            health::exports::wasmvol::driver::health::Condition::Healthy => Condition::Healthy,
+            health::exports::wasmvol::driver::health::Condition::Degraded => Condition::Degraded,
+            health::exports::wasmvol::driver::health::Condition::Unreachable => {
+                Condition::Unreachable
+            }
+        };
+        Ok(Report { condition, message: one_line(&report.message, MESSAGE_MAX) })
+    }
+
+    fn migrate(&self, call: Call<'_>, volume: &Volume, from: &str) -> Result<Vec<u8>, CallError> {
+        let able = able(&self.migration, "migrate")?;
+        let volume = volume_to_wire(volume);
+        let ran = ask!(call, able, wasmvol_driver_migration, call_migrate(&volume, from));
+        state(answered(ran)?.value)
+    }
+}
+
+fn progress(
+    progress: attachment::exports::wasmvol::driver::attachment::Progress,
+) -> Result<Progress, CallError> {
+    use attachment::exports::wasmvol::driver::attachment as wire;
+    Ok(match progress {
+        wire::Progress::Done(bytes) => Progress::Done(state(bytes)?),
+        wire::Progress::Again(wire::Again { state: bytes, after }) => {
+            let after = Duration::from_millis(after.into());
+            if after > AFTER_MAX {
+                let most = AFTER_MAX.as_millis();
+                return Err(broken(format!("wants to be asked after more than {most} ms")));
+            }
+            Progress::Again { state: state(bytes)?, after }
+        }
+    })
 }
 
 impl types::Host for State {}
@@ -152,41 +306,53 @@ impl roots::Host for State {
         };
         match self.roots.0.iter().find(|granted| granted.path == root) {
             Some(root) => Ok(root.marked.iter().map(entry).collect()),
-            None => Err(types::Error {
-                code: types::ErrorCode::Denied,
-                message: format!("{} is no granted root", Quoted::new(&root)),
-            }),
+            None => {
+                let why = format!("{} is no granted root", Quoted::new(&root));
+                Err(refused((ErrorCode::Denied, why)))
+            }
         }
     }
 }
 
 impl store::Host for State {
-    fn get(&mut self, _: String) -> Option<Vec<u8>> {
-        None
+    fn get(&mut self, key: String) -> Option<Vec<u8>> {
+        self.store.get(&key)
     }
 
-    fn set(&mut self, _: String, _: Vec<u8>) -> Result<(), types::Error> {
-        Err(unserved("store"))
+    fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), types::Error> {
+        self.store.put(&key, Some(value)).map_err(refused)
     }
 
-    fn delete(&mut self, _: String) -> Result<(), types::Error> {
-        Err(unserved("store"))
+    fn delete(&mut self, key: String) -> Result<(), types::Error> {
+        self.store.put(&key, None).map_err(refused)
     }
 
-    fn keys(&mut self, _: String) -> Vec<String> {
-        Vec::new()
+    fn keys(&mut self, prefix: String) -> Vec<String> {
+        self.store.keys(&prefix)
     }
 }
 
 impl secrets::Host for State {
-    fn reveal(&mut self, _: String) -> Result<Vec<u8>, types::Error> {
-        Err(unserved("secrets"))
+    fn reveal(&mut self, name: String) -> Result<Vec<u8>, types::Error> {
+        let Some(reveal) = &self.secrets else {
+            let why = "no secret is revealed in this call".to_owned();
+            return Err(refused((ErrorCode::Denied, why)));
+        };
+        let revealed = reveal(&name, self.until).map_err(|fault| {
+            let code = match fault.kind {
+                FaultKind::Denied => ErrorCode::Denied,
+                FaultKind::Missing | FaultKind::Invalid => ErrorCode::NotFound,
+                _ => ErrorCode::Unavailable,
+            };
+            refused((code, fault.message))
+        });
+        revealed.map(|bytes| bytes.expose().to_vec())
     }
 }
 
-fn unserved(what: &str) -> types::Error {
-    let message = format!("`{what}` is not served by this version of wasmvol");
-    types::Error { code: types::ErrorCode::Unsupported, message }
+/// What the host tells a driver that it refuses.
+fn refused((code, message): (ErrorCode, String)) -> types::Error {
+    types::Error { code: code_to_wire(code), message }
 }
 
 fn to_wire(options: &Options) -> Vec<types::OptionValue> {
@@ -213,19 +379,23 @@ fn volume_to_wire(volume: &Volume) -> types::Volume {
     }
 }
 
-fn failed(error: types::Error) -> CallError {
-    let code = match error.code {
-        types::ErrorCode::NotFound => ErrorCode::NotFound,
-        types::ErrorCode::AlreadyExists => ErrorCode::AlreadyExists,
-        types::ErrorCode::InvalidOption => ErrorCode::InvalidOption,
-        types::ErrorCode::InUse => ErrorCode::InUse,
-        types::ErrorCode::Unavailable => ErrorCode::Unavailable,
-        types::ErrorCode::Exhausted => ErrorCode::Exhausted,
-        types::ErrorCode::Denied => ErrorCode::Denied,
-        types::ErrorCode::Unsupported => ErrorCode::Unsupported,
-        types::ErrorCode::Internal => ErrorCode::Internal,
+/// The codes, which have the same names on both sides.
+macro_rules! codes {
+    ($($code:ident)*) => {
+        fn code_of(code: types::ErrorCode) -> ErrorCode {
+            match code { $(types::ErrorCode::$code => ErrorCode::$code,)* }
+        }
+
+        fn code_to_wire(code: ErrorCode) -> types::ErrorCode {
+            match code { $(ErrorCode::$code => types::ErrorCode::$code,)* }
+        }
     };
-    CallError::Failed { code, message: one_line(&error.message, MESSAGE_MAX) }
+}
+
+codes! { NotFound AlreadyExists InvalidOption InUse Unavailable Exhausted Denied Unsupported Internal }
+
+fn failed(error: types::Error) -> CallError {
+    CallError::Failed { code: code_of(error.code), message: one_line(&error.message, MESSAGE_MAX) }
 }
 
 fn state(state: Vec<u8>) -> Result<Vec<u8>, CallError> {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use wasmvol_driver::{CallError, ErrorCode, Marked, Reclaim, Root, Roots, Value, types::Options};
+use wasmvol_driver::{
+    CallError, ErrorCode, Marked, Reclaim, Root, Roots, Scope, Value, types::Options,
+};
 use wasmvol_plan::{Id, VolumeName};
 
 use crate::stage::{
@@ -160,7 +162,7 @@ fn an_answer_of_many_megabytes_is_refused_and_not_kept() {
         assert_eq!(out_of(&error), "1 MiB in one answer", "{act}");
     }
     let error =
-        hostile("list-giant").expect("loads").list(Roots::default(), LONG).expect_err("giant list");
+        hostile("list-giant").expect("loads").list(Scope::default(), LONG).expect_err("giant list");
     assert_eq!(out_of(&error), "16 MiB in one answer");
 }
 
@@ -227,13 +229,13 @@ fn a_case_that_no_host_serves_yet_is_unsupported() {
 #[test]
 fn removing_what_the_driver_does_not_know_is_done_already() {
     let driver = well_behaved();
-    assert_eq!(driver.remove(&volume("unknown")), Ok(Reclaim::Delete));
-    assert_eq!(driver.remove(&volume("retain")), Ok(Reclaim::Retain));
+    assert_eq!(driver.remove(&volume("unknown"), Scope::default()), Ok(Reclaim::Delete.into()));
+    assert_eq!(driver.remove(&volume("retain"), Scope::default()), Ok(Reclaim::Retain.into()));
 }
 
 #[test]
 fn a_list_is_bounded_and_its_names_are_left_to_the_caller() {
-    let list = |act: &str| hostile(act).expect("loads").list(Roots::default(), LONG);
+    let list = |act: &str| hostile(act).expect("loads").list(Scope::default(), LONG);
     assert_eq!(list("list-full").expect("fits").len(), 10_000);
     let error = list("list-many").expect_err("one more");
     assert_eq!(broken(&error), "list has 10001 volumes: at most 10000 are allowed");
@@ -252,14 +254,14 @@ fn a_list_is_bounded_and_its_names_are_left_to_the_caller() {
 fn a_list_has_the_deadline_of_who_asks() {
     let driver = hostile("list-loop").expect("loads");
     let within = Duration::from_millis(300);
-    let error = driver.list(Roots::default(), within).expect_err("endless");
+    let error = driver.list(Scope::default(), within).expect_err("endless");
     assert_eq!(error, CallError::TimedOut(within));
 }
 
 #[test]
 fn a_driver_sees_its_granted_roots_and_no_other() {
     let driver = hostile("list-roots").expect("loads");
-    assert!(driver.finds(), "its component imports `roots`");
+    assert!(driver.sees_roots(), "its component imports `roots`");
     let marked = |name: &str, id| Marked {
         name: VolumeName::parse(name).expect("volume name"),
         id: Id::from_bits(id),
@@ -271,7 +273,8 @@ fn a_driver_sees_its_granted_roots_and_no_other() {
         root("/srv/one", vec![marked("a", 1), marked("b", 2)]),
         root("/srv/two", Vec::new()),
     ]);
-    let found = driver.list(roots, LONG).expect("its roots are there");
+    let found =
+        driver.list(Scope { roots, ..Scope::default() }, LONG).expect("its roots are there");
     let shown: Vec<_> = found
         .iter()
         .map(|f| (f.name.as_str(), f.id.map(Id::bits), String::from_utf8_lossy(&f.state)))
@@ -281,7 +284,7 @@ fn a_driver_sees_its_granted_roots_and_no_other() {
         [("a", Some(1), "/srv/one/a-here".into()), ("b", Some(2), "/srv/one/b-here".into())]
     );
     assert_eq!(found[0].options["do"], Value::Text("x".to_owned()));
-    assert!(driver.list(Roots::default(), LONG).expect("none").is_empty());
+    assert!(driver.list(Scope::default(), LONG).expect("none").is_empty());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::{LazyLock, Once};
 
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{
-    CallError, Compiler, Created, Driver, Engine, EngineOptions, Roots, Value, Volume,
+    CallError, Compiler, Created, Driver, Engine, EngineOptions, Scope, Value, Volume,
 };
 use wasmvol_plan::{DriverName, Id, VolumeName};
 
@@ -73,7 +73,9 @@ pub(crate) fn volume(act: &str) -> Volume {
 
 pub(crate) fn create(driver: &Driver, act: &str) -> Result<Created, CallError> {
     let volume = volume(act);
-    driver.create(volume.id, &volume.name, &volume.options, Roots::default())
+    driver
+        .create(volume.id, &volume.name, &volume.options, Scope::default())
+        .map(|answer| answer.value)
 }
 
 /// Runs `body` and returns what was logged on this thread.
