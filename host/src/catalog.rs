@@ -13,6 +13,9 @@ mod writer;
 
 pub(crate) use store::Counts;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use wasmvol_plan::{Facts, Id, Plan};
 
@@ -28,9 +31,19 @@ pub(crate) enum Change {
     Delete(Id),
     /// Writes a loaded driver's row.
     PutDriver(Box<DriverRow>),
-    /// Deletes a driver's row.
+    /// Deletes a driver's row, and its store.
     DeleteDriver(wasmvol_plan::DriverName),
+    /// Writes into a driver's store, or deletes from it.
+    Write(wasmvol_plan::DriverName, Writes),
+    /// All of them, or none.
+    Together(Vec<Self>),
 }
+
+/// Keys of a driver's store with what they have from now on; none if they go.
+pub(crate) type Writes = BTreeMap<String, Option<Arc<[u8]>>>;
+
+/// The stores of all drivers that have one.
+pub(crate) type Stores = BTreeMap<wasmvol_plan::DriverName, wasmvol_driver::Store>;
 
 /// A driver that was loaded, or unloaded for good: what survives a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

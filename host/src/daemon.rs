@@ -183,13 +183,15 @@ async fn serve(arguments: Arguments) -> Result<(), StartError> {
     let mounter = Mounter::start(pair).map_err(io("mountd's socket"))?;
 
     let boot_id = machine::boot_id().map_err(io("boot id"))?;
-    let (catalog, records, driver_rows) = Catalog::open(&arguments.catalog_dir)?;
+    let (catalog, mut contents) = Catalog::open(&arguments.catalog_dir)?;
+    let driver_rows = std::mem::take(&mut contents.drivers);
     let (table, mount_rows) = Table::open(&arguments.table_dir, &boot_id)?;
     warn_of_a_disk(&arguments);
     let (catalog, table) = (Rc::new(catalog), Rc::new(table));
     let machine = Rc::new(Machine::new().map_err(io("/dev/urandom"))?);
     let engine = Engine::new(engine_options(&arguments))?;
-    let drivers = Rc::new(Drivers::new(engine, &arguments.components_dir, &arguments.grants_dir));
+    let (components, grants) = (&arguments.components_dir, &arguments.grants_dir);
+    let drivers = Rc::new(Drivers::new(engine, components, grants, &mounter));
     let world = Host {
         catalog: Rc::clone(&catalog),
         table: Rc::clone(&table),
@@ -203,7 +205,7 @@ async fn serve(arguments: Arguments) -> Result<(), StartError> {
         default_driver: arguments.passed.default_driver.clone(),
         plugin: plugin.clone(),
     };
-    let volumes = Volumes::new(world, settings, records, mount_rows);
+    let volumes = Volumes::new(world, settings, contents, mount_rows);
     let loader =
         Loader::new(Rc::clone(&volumes), Rc::clone(&catalog), Rc::clone(&drivers), machine);
 

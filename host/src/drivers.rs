@@ -4,6 +4,7 @@
 //! volume only; replacing a driver leaves calls in flight to end on the old version.
 
 pub(crate) mod loader;
+mod reveal;
 mod shelf;
 
 use std::cell::RefCell;
@@ -17,12 +18,15 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{
-    CallError, Created, Description, Driver, Engine, Found, LoadError, Reclaim, Root, Roots, Volume,
+    Abilities, Answer, CallError, Created, Description, Driver, Engine, Found, LoadError, Progress,
+    Reclaim, Report, Resized, Root, Roots, Scope, Volume,
 };
 use wasmvol_plan::{DriverName, Fault, FaultKind, Grants, Id, Plan, VolumeName};
 
 use crate::catalog::DriverRow;
+use crate::mounter::Mounter;
 use crate::volumes::world;
+use reveal::Revealer;
 use shelf::Shelf;
 
 /// How long a verb waits for a driver that is being compiled after a start: dockerd gives up on the shorter verbs after 60 s.
@@ -37,6 +41,8 @@ pub(crate) struct Drivers {
     /// `grants.d`: written by the operator only.
     grants: PathBuf,
     loaded: RefCell<BTreeMap<DriverName, Loaded>>,
+    /// Who fetches the bytes of secrets.
+    revealer: Revealer,
     /// Seeded at random: no driver can find two volumes with one fingerprint.
     fingerprints: RandomState,
     /// True once all are loaded that will be by themselves; told at each load before that, too.
@@ -58,13 +64,15 @@ pub(crate) struct Loaded {
 }
 
 impl Drivers {
-    /// No driver yet. Components lie in `components`, grants in `grants`.
-    pub(crate) fn new(engine: Engine, components: &Path, grants: &Path) -> Self {
+    /// No driver yet. Components lie in `components`, grants in `grants`; secrets come from mountd. Must run where local tasks can be
+    /// spawned.
+    pub(crate) fn new(engine: Engine, components: &Path, grants: &Path, mounter: &Mounter) -> Self {
         Self {
             engine,
             shelf: Shelf::new(components),
             grants: grants.to_owned(),
             loaded: RefCell::default(),
+            revealer: Revealer::start(mounter.clone()),
             fingerprints: RandomState::new(),
             taken_up: watch::Sender::new(false),
         }
@@ -131,13 +139,23 @@ impl Drivers {
         Roots(granted.into_iter().map(|path| Root { path, marked: Vec::new() }).collect())
     }
 
+    /// Calls a driver with what it may reach: what the verb says, and what its operator granted, as it is now.
     async fn call<T: Send + 'static>(
         &self,
         name: &DriverName,
-        call: impl FnOnce(Driver) -> Result<T, CallError> + Send + 'static,
+        mut scope: Scope,
+        call: impl FnOnce(Driver, Scope) -> Result<T, CallError> + Send + 'static,
     ) -> Result<T, CallError> {
+        use world::Drivers as _;
         let loaded = self.get(name).ok_or_else(|| CallError::NotLoaded(name.to_string()))?;
-        loaded.call(call).await
+        if loaded.driver.speaks_http() {
+            // What cannot be read grants nothing.
+            scope.http = self.grants(name).unwrap_or_default().http.into();
+        }
+        if loaded.driver.reveals() {
+            scope.secrets = Some(self.revealer.of(name));
+        }
+        loaded.call(move |driver| call(driver, scope)).await
     }
 }
 
@@ -205,24 +223,35 @@ impl world::Drivers for Drivers {
         }
     }
 
+    fn abilities(&self, driver: &DriverName) -> Abilities {
+        self.get(driver).map(|loaded| loaded.driver.abilities()).unwrap_or_default()
+    }
+
     async fn create(
         &self,
         driver: &DriverName,
         id: Id,
         name: &VolumeName,
         options: &Options,
-    ) -> Result<Created, CallError> {
+        scope: Scope,
+    ) -> Result<Answer<Created>, CallError> {
         let (name, options) = (name.clone(), options.clone());
-        let roots = self.roots_of(driver);
-        self.call(driver, move |driver| driver.create(id, &name, &options, roots)).await
+        let scope = Scope { roots: self.roots_of(driver), ..scope };
+        self.call(driver, scope, move |driver, scope| driver.create(id, &name, &options, scope))
+            .await
     }
 
-    async fn remove(&self, driver: &DriverName, volume: &Volume) -> Result<Reclaim, CallError> {
+    async fn remove(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        scope: Scope,
+    ) -> Result<Answer<Reclaim>, CallError> {
         if let Some(loaded) = self.get(driver) {
             loaded.plans.borrow_mut().remove(&volume.id);
         }
         let volume = volume.clone();
-        self.call(driver, move |driver| driver.remove(&volume)).await
+        self.call(driver, scope, move |driver, scope| driver.remove(&volume, scope)).await
     }
 
     async fn path(&self, driver: &DriverName, volume: &Volume) -> Result<Plan, CallError> {
@@ -246,15 +275,56 @@ impl world::Drivers for Drivers {
     }
 
     fn finds(&self, driver: &DriverName) -> bool {
-        self.loaded.borrow().get(driver).is_some_and(|loaded| loaded.driver.finds())
+        self.loaded.borrow().get(driver).is_some_and(|loaded| loaded.driver.sees_roots())
     }
 
     async fn list(
         &self,
         driver: &DriverName,
-        roots: Roots,
+        scope: Scope,
         within: Duration,
     ) -> Result<Vec<Found>, CallError> {
-        self.call(driver, move |driver| driver.list(roots, within)).await
+        self.call(driver, scope, move |driver, scope| driver.list(scope, within)).await
+    }
+
+    async fn attach(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        scope: Scope,
+    ) -> Result<Answer<Progress>, CallError> {
+        let volume = volume.clone();
+        self.call(driver, scope, move |driver, scope| driver.attach(&volume, scope)).await
+    }
+
+    async fn detach(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        scope: Scope,
+    ) -> Result<Answer<Progress>, CallError> {
+        let volume = volume.clone();
+        self.call(driver, scope, move |driver, scope| driver.detach(&volume, scope)).await
+    }
+
+    async fn resize(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        size: u64,
+        scope: Scope,
+    ) -> Result<Answer<Resized>, CallError> {
+        let volume = volume.clone();
+        self.call(driver, scope, move |driver, scope| driver.resize(&volume, size, scope)).await
+    }
+
+    async fn check(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        scope: Scope,
+    ) -> Result<Report, CallError> {
+        let volume = volume.clone();
+        self.call(driver, scope, move |driver, scope| driver.check(&volume, scope)).await
     }
 }

@@ -14,6 +14,7 @@ use tokio::net::UnixDatagram;
 use tokio::sync::oneshot;
 use wasmvol_plan::frame::{FRAME_MAX, Frame, Inventory, Mount};
 use wasmvol_plan::kinds::named_directory::{Look, Mark, Page};
+use wasmvol_plan::secret::Bytes;
 use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, FaultKind, Id, Measure, Release, Reply, Request,
     SecretName, Storage, Usage,
@@ -67,6 +68,19 @@ impl Mounter {
         let reader = Rc::clone(&shared);
         tokio::task::spawn_local(async move { reader.read_answers().await });
         Ok(Self { shared })
+    }
+
+    /// The bytes of a secret, for a driver that was granted to have them.
+    pub(crate) async fn reveal(
+        &self,
+        name: &SecretName,
+        driver: &DriverName,
+    ) -> Result<Bytes, Fault> {
+        let request = Request::Reveal { driver: driver.clone(), name: name.clone() };
+        match self.ask(request, SECRET_DEADLINE).await? {
+            Reply::Revealed(mut revealed) => Ok(Bytes::new(std::mem::take(&mut revealed.0))),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn ask(&self, body: Request, deadline: Duration) -> Result<Reply, Fault> {

@@ -3,8 +3,10 @@
 //! Called by `plugin/` and the admin API; calls drivers, mountd and the stores through [`world`]. It knows no HTTP, no wasm and no
 //! syscall. All of it runs on one thread: a volume's lock is held across a verb, the `RefCell` never across an await.
 
+mod attachment;
 mod create;
 pub(crate) mod discover;
+mod health;
 pub(crate) mod holders;
 mod layers;
 mod lock;
@@ -18,6 +20,7 @@ mod recover;
 mod remove;
 mod resize;
 mod secrets;
+mod stores;
 mod troubles;
 mod view;
 pub(crate) mod world;
@@ -32,6 +35,7 @@ use tokio::time::Instant;
 use wasmvol_driver::{CallError, Volume};
 use wasmvol_plan::{DriverName, Facts, Fault, Id, NameError, Plan, Usage, VolumeName};
 
+use crate::catalog::durable::Contents;
 use crate::catalog::record::Record;
 use crate::catalog::{Change, MountRow, StoreError};
 use holders::Holders;
@@ -76,6 +80,8 @@ struct State {
     layers: BTreeSet<VolumeName>,
     /// Creates that have chosen their driver and have no record yet: it must not go meanwhile.
     intended: BTreeMap<VolumeName, DriverName>,
+    /// What drivers keep for themselves.
+    stores: BTreeMap<DriverName, Rc<stores::OwnStore>>,
     /// Records of volumes that were removed while their data was kept.
     retained: BTreeMap<Id, Record>,
     /// Purges that could not be finished.
@@ -105,6 +111,8 @@ struct Entry {
     ended: Option<String>,
     /// Size and use, and when that was (seconds since 1970).
     usage: Option<(Usage, u64)>,
+    /// What its backend is not well of, if its driver can tell.
+    ailing: Option<String>,
 }
 
 /// Something that could not be finished and is tried again by [`Volumes::tick`].
@@ -200,12 +208,13 @@ impl<W: World> Volumes<W> {
     pub(crate) fn new(
         world: W,
         settings: Settings,
-        records: Vec<Record>,
+        contents: Contents,
         rows: Vec<MountRow>,
     ) -> Rc<Self> {
         let mut rows: BTreeMap<Id, MountRow> = rows.into_iter().map(|row| (row.id, row)).collect();
-        let mut state = State::default();
-        for record in records {
+        let stores = stores::OwnStore::all(contents.stores);
+        let mut state = State { stores, ..State::default() };
+        for record in contents.records {
             if record.phase.is_kept() {
                 state.retained.insert(record.id, record);
                 continue;
@@ -312,6 +321,7 @@ impl Entry {
             missing: None,
             ended: None,
             usage: None,
+            ailing: None,
         }
     }
 
@@ -326,14 +336,16 @@ impl Entry {
         self.waiting = Some(Waiting::again(self.waiting.as_ref(), why));
     }
 
-    /// Nobody has it as far as the engines say, and it is mounted, or its containers still have what somebody unmounted.
+    /// Nobody has it as far as the engines say, and it is mounted or attached, or its containers still have what somebody unmounted.
     fn is_draining(&self) -> bool {
-        (self.facts.is_some() || self.last.is_some()) && self.holders.is_empty()
+        let is_there = self.facts.is_some() || self.last.is_some() || self.record.attached;
+        is_there && self.holders.is_empty()
     }
 
     /// What was put off may be a request of which nothing was heard.
     fn may_be_mounted(&self) -> bool {
-        self.facts.is_some() || self.last.is_some() || self.waiting.is_some()
+        let is_there = self.facts.is_some() || self.last.is_some() || self.record.attached;
+        is_there || self.waiting.is_some()
     }
 
     /// Held, and not mounted.

@@ -153,6 +153,10 @@ impl Mounter {
                 Request::Secret { driver, name } => {
                     self.places.find_secret(&name, &driver).map(|()| Reply::Kept)
                 }
+                Request::Reveal { driver, name } => self
+                    .grants(&driver)
+                    .and_then(|grants| self.places.reveal(&name, &driver, &grants))
+                    .map(Reply::Revealed),
                 Request::Unmount(id) => self.unmount(id).map(Reply::Unmounted),
                 Request::Ended => self.places.ended_programs().map(Reply::Ended),
                 Request::Measure(id) => self.measure(id).map(Reply::Measured),

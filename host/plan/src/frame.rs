@@ -10,6 +10,8 @@ use crate::{DriverName, Id, Plan, SecretName, Storage};
 
 /// Largest frame in bytes. SEQPACKET takes 212 000 here; 64 KiB is enough for [`PAGE`] ids.
 pub const FRAME_MAX: usize = 64 * 1024;
+/// Most bytes of a secret that a driver may have: as many as fit into a frame, and enough for any key.
+pub const REVEAL_MAX: usize = 32 * 1024;
 /// Most entries in one page of a survey: 1000 bare ids have 20 KiB. Mounts with long roots make a page shorter.
 pub const PAGE: usize = 1000;
 /// Most strangers that a survey names: each is at most 64 characters long, escaped.
@@ -67,6 +69,13 @@ pub enum Request {
     /// Whether a secret is kept for a driver. Nothing of it is answered.
     Secret {
         /// Whose volume is to name it.
+        driver: DriverName,
+        /// What it is kept under.
+        name: SecretName,
+    },
+    /// The bytes of a secret, for a driver that was granted `reveal=NAME`.
+    Reveal {
+        /// Whose grants apply.
         driver: DriverName,
         /// What it is kept under.
         name: SecretName,
@@ -135,12 +144,31 @@ pub enum Reply {
     Used(Usage),
     /// To `Secret`: it is.
     Kept,
+    /// To `Reveal`.
+    Revealed(Revealed),
     /// To `Measure`.
     Measured(Measure),
     /// To `Ended`.
     Ended(Vec<Id>),
     /// To any request that failed.
     Failed(Fault),
+}
+
+/// Bytes of a secret, which nothing shows.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revealed(pub Vec<u8>);
+
+impl std::fmt::Debug for Revealed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+impl Drop for Revealed {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        std::hint::black_box(&self.0);
+    }
 }
 
 /// What the kernel says of a mount: enough to know it again.

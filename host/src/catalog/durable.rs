@@ -7,13 +7,13 @@ use std::path::Path;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
-use wasmvol_plan::Id;
+use wasmvol_plan::{DriverName, Id};
 
 use crate::catalog::file::StoreFile;
 use crate::catalog::record::{RECORD_VERSION, Record};
 use crate::catalog::store::{self, Counts, Layout, Store};
 use crate::catalog::writer::Writer;
-use crate::catalog::{Change, DriverRow, StoreError};
+use crate::catalog::{Change, DriverRow, StoreError, Stores};
 use crate::volumes::world;
 
 const STORE: &str = "catalog";
@@ -24,6 +24,8 @@ const SCHEMA: u64 = 1;
 const VOLUMES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("volumes");
 const NAMES: TableDefinition<'_, &str, u128> = TableDefinition::new("names");
 const DRIVERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("drivers");
+/// Under the driver and the key.
+const STORES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("stores");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const SCHEMA_KEY: &str = "schema";
 
@@ -33,17 +35,22 @@ pub(crate) struct Catalog {
     writer: Writer<Durable>,
 }
 
-/// Everything that a catalog holds.
-pub(crate) type Contents = (Vec<Record>, Vec<DriverRow>);
+/// Everything that a catalog holds: records by id, drivers by name.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(crate) struct Contents {
+    pub(crate) records: Vec<Record>,
+    pub(crate) drivers: Vec<DriverRow>,
+    pub(crate) stores: Stores,
+}
 
 impl Catalog {
-    /// Opens or makes the catalog in `dir` and reads it whole: records by id, drivers by name.
-    pub(crate) fn open(dir: &Path) -> Result<(Self, Vec<Record>, Vec<DriverRow>), StoreError> {
+    /// Opens or makes the catalog in `dir` and reads it whole.
+    pub(crate) fn open(dir: &Path) -> Result<(Self, Contents), StoreError> {
         let database = open(dir)?;
-        let (records, drivers) = read(&database)?;
+        let contents = read(&database)?;
         let dir = dir.to_owned();
         let writer = Writer::start(Store::new(database, move || FILE.open_again(&dir)))?;
-        Ok((Self { writer }, records, drivers))
+        Ok((Self { writer }, contents))
     }
 
     /// What it holds now: after every commit that was asked for before.
@@ -68,7 +75,7 @@ impl world::Catalog for Catalog {
 pub(super) fn fill(dir: &Path, contents: Contents) -> Result<(), StoreError> {
     let database = open(dir)?;
     let (volumes, (replaced, loaded)) = {
-        let (records, drivers) = read(&database)?;
+        let Contents { records, drivers, .. } = read(&database)?;
         (records.len(), drivers.into_iter().partition::<Vec<_>, _>(|row| row.first_party))
     };
     if volumes > 0 || !loaded.is_empty() {
@@ -77,11 +84,13 @@ pub(super) fn fill(dir: &Path, contents: Contents) -> Result<(), StoreError> {
             loaded.len()
         )));
     }
-    let (records, drivers) = contents;
+    let Contents { records, drivers, stores } = contents;
     let gone = replaced.into_iter().map(|row| Change::DeleteDriver(row.name));
     let drivers = drivers.into_iter().map(|row| Change::PutDriver(Box::new(row)));
     let records = records.into_iter().map(|record| Change::Put(Box::new(record)));
-    let changes: Vec<_> = gone.chain(drivers).chain(records).collect();
+    let all = |store: wasmvol_driver::Store| store.into_iter().map(|(k, v)| (k, Some(v))).collect();
+    let stores = stores.into_iter().map(|(name, store)| Change::Write(name, all(store)));
+    let changes: Vec<_> = gone.chain(drivers).chain(records).chain(stores).collect();
     store::write::<Durable>(&database, &changes.iter().collect::<Vec<_>>())
 }
 
@@ -108,7 +117,7 @@ fn open(dir: &Path) -> Result<Database, StoreError> {
 }
 
 fn read(database: &Database) -> Result<Contents, StoreError> {
-    let (mut records, mut drivers) = Contents::default();
+    let Contents { mut records, mut drivers, mut stores } = Contents::default();
     let mut wrong = None;
     let mut walk = || -> Result<(), redb::Error> {
         let tx = database.begin_read()?;
@@ -126,11 +135,24 @@ fn read(database: &Database) -> Result<Contents, StoreError> {
                 Err(e) => wrong = Some(format!("driver `{}`: {e}", name.value())),
             }
         }
+        // Catalogs of before there were any have none.
+        let Ok(rows) = tx.open_table(STORES) else { return Ok(()) };
+        for row in rows.iter()? {
+            let (key, value) = row?;
+            let (driver, key) = key.value();
+            match DriverName::parse(driver) {
+                Ok(name) => {
+                    let store: &mut wasmvol_driver::Store = stores.entry(name).or_default();
+                    store.insert(key.to_owned(), value.value().into());
+                }
+                Err(e) => wrong = Some(format!("store of driver `{driver}`: {e}")),
+            }
+        }
         Ok(())
     };
     walk().map_err(|e| read_error(store::words(&e)))?;
     match wrong {
-        None => Ok((records, drivers)),
+        None => Ok(Contents { records, drivers, stores }),
         Some(why) => Err(read_error(why)),
     }
 }
@@ -185,33 +207,61 @@ impl Layout for Durable {
     const OUTLIVES_POWER: bool = true;
 
     fn apply(tx: &WriteTransaction, changes: &[&Change]) -> Result<(), redb::Error> {
-        let mut volumes = tx.open_table(VOLUMES)?;
-        let mut names = tx.open_table(NAMES)?;
-        let mut drivers = tx.open_table(DRIVERS)?;
-        for change in changes {
-            match change {
-                Change::Put(record) => {
-                    let id = record.id.bits();
-                    volumes.insert(id, json(record)?.as_slice())?;
-                    if record.phase.is_kept() {
-                        forget_name(&mut names, record.name.as_str(), id)?;
-                    } else {
-                        names.insert(record.name.as_str(), id)?;
+        let mut tables = Tables {
+            volumes: tx.open_table(VOLUMES)?,
+            names: tx.open_table(NAMES)?,
+            drivers: tx.open_table(DRIVERS)?,
+            stores: tx.open_table(STORES)?,
+        };
+        changes.iter().try_for_each(|change| tables.apply(change))
+    }
+}
+
+/// The tables, open in one transaction.
+struct Tables<'tx> {
+    volumes: redb::Table<'tx, u128, &'static [u8]>,
+    names: redb::Table<'tx, &'static str, u128>,
+    drivers: redb::Table<'tx, &'static str, &'static [u8]>,
+    stores: redb::Table<'tx, (&'static str, &'static str), &'static [u8]>,
+}
+
+impl Tables<'_> {
+    fn apply(&mut self, change: &Change) -> Result<(), redb::Error> {
+        match change {
+            Change::Put(record) => {
+                let id = record.id.bits();
+                self.volumes.insert(id, json(record)?.as_slice())?;
+                if record.phase.is_kept() {
+                    forget_name(&mut self.names, record.name.as_str(), id)?;
+                } else {
+                    self.names.insert(record.name.as_str(), id)?;
+                }
+            }
+            Change::Delete(id) => {
+                let gone = self.volumes.remove(id.bits())?.map(|v| v.value().to_vec());
+                if let Some(record) = gone.and_then(|bytes| parse_record(&bytes).ok()) {
+                    forget_name(&mut self.names, record.name.as_str(), id.bits())?;
+                }
+            }
+            Change::PutDriver(row) => {
+                let value = json(&Versioned::new(row.as_ref()))?;
+                self.drivers.insert(row.name.as_str(), value.as_slice())?;
+            }
+            Change::DeleteDriver(name) => {
+                self.drivers.remove(name.as_str())?;
+                self.stores.retain(|(driver, _), _| driver != name.as_str())?;
+            }
+            Change::Write(driver, writes) => {
+                for (key, value) in writes {
+                    let key = (driver.as_str(), key.as_str());
+                    match value {
+                        Some(value) => drop(self.stores.insert(key, &**value)?),
+                        None => drop(self.stores.remove(key)?),
                     }
                 }
-                Change::Delete(id) => {
-                    let gone = volumes.remove(id.bits())?.map(|v| v.value().to_vec());
-                    if let Some(record) = gone.and_then(|bytes| parse_record(&bytes).ok()) {
-                        forget_name(&mut names, record.name.as_str(), id.bits())?;
-                    }
-                }
-                Change::PutDriver(row) => {
-                    let value = json(&Versioned::new(row.as_ref()))?;
-                    drivers.insert(row.name.as_str(), value.as_slice())?;
-                }
-                Change::DeleteDriver(name) => {
-                    drivers.remove(name.as_str())?;
-                }
+            }
+            Change::Together(changes) => {
+                changes.iter().try_for_each(|change| self.apply(change))?;
             }
         }
         Ok(())
@@ -264,6 +314,7 @@ mod tests {
             storage: Storage::None,
             state: vec![0, 255],
             plugin: "wasmvol".into(),
+            attached: false,
             extra: serde_json::Map::new(),
         }
     }
@@ -282,7 +333,7 @@ mod tests {
 
     fn commit(dir: &Path, changes: Vec<Change>) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let (catalog, ..) = Catalog::open(dir).unwrap();
+        let (catalog, _) = Catalog::open(dir).unwrap();
         for change in changes {
             runtime.block_on(catalog.commit(change)).unwrap();
         }
@@ -293,8 +344,39 @@ mod tests {
     }
 
     fn contents(dir: &Path) -> Contents {
-        let (_, records, drivers) = Catalog::open(dir).unwrap();
-        (records, drivers)
+        Catalog::open(dir).unwrap().1
+    }
+
+    fn holds(records: Vec<Record>, drivers: Vec<DriverRow>) -> Contents {
+        Contents { records, drivers, stores: Stores::new() }
+    }
+
+    fn write(driver: &str, writes: &[(&str, Option<&str>)]) -> Change {
+        let write = |(key, value): &(&str, Option<&str>)| {
+            ((*key).to_owned(), value.map(|value| value.as_bytes().into()))
+        };
+        let driver = DriverName::parse(driver).unwrap();
+        Change::Write(driver, writes.iter().map(write).collect())
+    }
+
+    #[test]
+    fn what_a_driver_stores_is_committed_with_the_record_and_goes_with_the_driver() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = write("one", &[("a", Some("1")), ("b", Some("2"))]);
+        let change = Change::Together(vec![put(record(1, "data")), first]);
+        commit(dir.path(), vec![change, write("two", &[("a", Some("3"))])]);
+        commit(dir.path(), vec![write("one", &[("a", None), ("b", Some("4"))])]);
+        let held = contents(dir.path());
+        assert_eq!(held.records, [record(1, "data")]);
+        let shown = held.stores.iter().flat_map(|(d, store)| {
+            store.iter().map(move |(k, v)| format!("{d}/{k}={}", String::from_utf8_lossy(v)))
+        });
+        assert_eq!(shown.collect::<Vec<_>>(), ["one/b=4", "two/a=3"]);
+        commit(dir.path(), vec![Change::DeleteDriver(DriverName::parse("one").unwrap())]);
+        assert_eq!(
+            contents(dir.path()).stores.keys().map(ToString::to_string).collect::<Vec<_>>(),
+            ["two"]
+        );
     }
 
     fn names(dir: &Path) -> Vec<(String, u128)> {
@@ -311,18 +393,18 @@ mod tests {
             dir.path(),
             vec![put(record(1, "one")), Change::PutDriver(Box::new(driver("local")))],
         );
-        assert_eq!(contents(dir.path()), (vec![record(1, "one")], vec![driver("local")]));
+        assert_eq!(contents(dir.path()), holds(vec![record(1, "one")], vec![driver("local")]));
     }
 
     #[test]
     fn a_commit_that_has_returned_is_in_the_file_while_the_catalog_is_open() {
         let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let (catalog, ..) = Catalog::open(dir.path()).unwrap();
+        let (catalog, _) = Catalog::open(dir.path()).unwrap();
         runtime.block_on(catalog.commit(put(record(1, "one")))).unwrap();
         // As a kill would leave it: nothing was closed.
         std::fs::copy(dir.path().join(FILE.name), copy.path().join(FILE.name)).unwrap();
-        assert_eq!(contents(copy.path()).0, [record(1, "one")]);
+        assert_eq!(contents(copy.path()).records, [record(1, "one")]);
     }
 
     #[test]
@@ -332,7 +414,7 @@ mod tests {
         let fd = std::fs::File::open(dir.path()).unwrap();
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         commit(Path::new(&path), vec![put(record(1, "one"))]);
-        assert_eq!(contents(dir.path()).0.len(), 1);
+        assert_eq!(contents(dir.path()).records.len(), 1);
     }
 
     #[test]
@@ -347,7 +429,7 @@ mod tests {
         ];
         commit(dir.path(), changes);
         assert_eq!(names(dir.path()), []);
-        assert_eq!(contents(dir.path()).0, [retained]);
+        assert_eq!(contents(dir.path()).records, [retained]);
     }
 
     #[test]
@@ -375,7 +457,7 @@ mod tests {
         let mut later = record(1, "one");
         later.extra.insert("colour".into(), json!({"name": "red"}));
         commit(dir.path(), vec![put(later.clone())]);
-        assert_eq!(contents(dir.path()).0, [later]);
+        assert_eq!(contents(dir.path()).records, [later]);
     }
 
     #[test]
@@ -427,6 +509,7 @@ mod tests {
             put(record(1, "one")),
             put(retained),
             Change::PutDriver(Box::new(driver("local"))),
+            write("local", &[("next", Some("7"))]),
         ];
         commit(from.path(), changes);
         let text = String::from_utf8(transfer::export(&contents(from.path())).unwrap()).unwrap();
@@ -437,7 +520,7 @@ mod tests {
 
     /// What an export of these would be.
     fn lines(records: Vec<Record>, drivers: Vec<DriverRow>) -> String {
-        String::from_utf8(transfer::export(&(records, drivers)).unwrap()).unwrap()
+        String::from_utf8(transfer::export(&holds(records, drivers)).unwrap()).unwrap()
     }
 
     #[test]
@@ -448,7 +531,7 @@ mod tests {
         let theirs = DriverRow { first_party: false, ..driver("local") };
         let text = lines(vec![record(1, "one")], vec![theirs.clone()]);
         transfer::import(dir.path(), &text).unwrap();
-        assert_eq!(contents(dir.path()), (vec![record(1, "one")], vec![theirs]));
+        assert_eq!(contents(dir.path()), holds(vec![record(1, "one")], vec![theirs]));
     }
 
     #[test]
@@ -483,7 +566,7 @@ mod tests {
         }
         let kept = vec![record(1, "one"), retained(2), retained(3)];
         transfer::import(dir.path(), &lines(kept.clone(), vec![])).unwrap();
-        assert_eq!(contents(dir.path()).0, kept);
+        assert_eq!(contents(dir.path()).records, kept);
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub(crate) struct Record {
     pub(crate) state: Vec<u8>,
     /// The plugin name through which it was created.
     pub(crate) plugin: String,
+    /// Its driver has made it reachable on this machine, or was about to: it is to be told when nobody uses it any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) attached: bool,
     /// Fields of a later version.
     #[serde(flatten)]
     pub(crate) extra: serde_json::Map<String, serde_json::Value>,

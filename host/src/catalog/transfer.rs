@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use wasmvol_plan::DriverName;
 
 use crate::catalog::durable::{self, Contents, parse_record};
 use crate::catalog::record::{RECORD_VERSION, Record};
@@ -24,6 +25,36 @@ struct Head {
 enum Line<'a> {
     Driver(&'a DriverRow),
     Volume(&'a Record),
+    Store(Stored),
+}
+
+/// One key of a driver's store. What is text is written as text, what is not as hex digits.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Stored {
+    driver: DriverName,
+    key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hex: Option<String>,
+}
+
+impl Stored {
+    fn new(driver: &DriverName, key: &str, value: &[u8]) -> Self {
+        let text = std::str::from_utf8(value).ok().map(str::to_owned);
+        let hex = text.is_none().then(|| value.iter().map(|byte| format!("{byte:02x}")).collect());
+        Self { driver: driver.clone(), key: key.to_owned(), text, hex }
+    }
+
+    fn value(&self) -> Option<Vec<u8>> {
+        let byte = |at| u8::from_str_radix(self.hex.as_ref()?.get(at..at + 2)?, 16).ok();
+        match (&self.text, &self.hex) {
+            (Some(text), None) => Some(text.as_bytes().to_vec()),
+            (None, Some(hex)) => (0..hex.len()).step_by(2).map(byte).collect(),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -31,6 +62,7 @@ enum Line<'a> {
 enum Parsed {
     Driver(DriverRow),
     Volume(Box<serde_json::value::RawValue>),
+    Store(Stored),
 }
 
 /// Why lines are no catalog.
@@ -49,7 +81,8 @@ pub(crate) enum ImportError {
 }
 
 /// Writes everything that a catalog holds.
-pub(crate) fn export((records, drivers): &Contents) -> Result<Vec<u8>, serde_json::Error> {
+pub(crate) fn export(contents: &Contents) -> Result<Vec<u8>, serde_json::Error> {
+    let Contents { records, drivers, stores } = contents;
     let mut bytes = Vec::new();
     let mut line = |value: serde_json::Result<Vec<u8>>| -> serde_json::Result<()> {
         bytes.extend(value?);
@@ -63,13 +96,18 @@ pub(crate) fn export((records, drivers): &Contents) -> Result<Vec<u8>, serde_jso
     for record in records {
         line(serde_json::to_vec(&Line::Volume(record)))?;
     }
+    for (driver, store) in stores {
+        for (key, value) in store {
+            line(serde_json::to_vec(&Line::Store(Stored::new(driver, key, value))))?;
+        }
+    }
     Ok(bytes)
 }
 
 /// Reads an export and fills the catalog in `dir` with it, where it is that of a new wasmvol: all of it, or nothing. Returns the numbers of volumes and drivers.
 pub(crate) fn import(dir: &Path, text: &str) -> Result<(usize, usize), ImportError> {
     let contents = parse(text)?;
-    let counts = (contents.0.len(), contents.1.len());
+    let counts = (contents.records.len(), contents.drivers.len());
     durable::fill(dir, contents)?;
     Ok(counts)
 }
@@ -84,7 +122,7 @@ fn parse(text: &str) -> Result<Contents, ImportError> {
             head.wasmvol_catalog
         )));
     }
-    let (mut records, mut drivers) = Contents::default();
+    let Contents { mut records, mut drivers, mut stores } = Contents::default();
     let (mut ids, mut names) = (BTreeSet::new(), BTreeSet::new());
     let mut driver_names = BTreeSet::new();
     for (number, line) in lines.enumerate() {
@@ -110,7 +148,12 @@ fn parse(text: &str) -> Result<Contents, ImportError> {
                 }
                 records.push(record);
             }
+            Parsed::Store(stored) => {
+                let value = stored.value().ok_or_else(|| wrong("its value is none".into()))?;
+                let store: &mut wasmvol_driver::Store = stores.entry(stored.driver).or_default();
+                store.insert(stored.key, value.into());
+            }
         }
     }
-    Ok((records, drivers))
+    Ok(Contents { records, drivers, stores })
 }

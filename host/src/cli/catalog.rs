@@ -60,8 +60,8 @@ pub(super) fn run(
 
 fn export(state_dir: &Path) -> Result<Vec<u8>, CliError> {
     let offline = Offline::enter(state_dir)?;
-    let (_catalog, records, drivers) = Catalog::open(&offline.dir())?;
-    transfer::export(&(records, drivers)).map_err(|e| CliError::Refused(e.to_string()))
+    let (_catalog, contents) = Catalog::open(&offline.dir())?;
+    transfer::export(&contents).map_err(|e| CliError::Refused(e.to_string()))
 }
 
 fn read(file: &Path) -> Result<String, CliError> {

@@ -163,6 +163,7 @@ impl<W: World> Loader<W> {
             self.drivers.put(old.driver, old.row);
             return Err(e.into());
         }
+        self.volumes.forget_store(name);
         self.forget_component(&old.row.digest).await;
         tracing::info!("driver {name} is unloaded");
         Ok(())
@@ -205,7 +206,7 @@ impl<W: World> Loader<W> {
     /// before must still be. Who could not, for a grant that comes later, holds up nobody. A driver of another kind is not asked: its
     /// plans would pass, and show other data.
     async fn check_volumes(&self, name: &DriverName, driver: &Driver) -> Result<(), LoaderError> {
-        let (mut records, _) = self.catalog.contents().await?;
+        let mut records = self.catalog.contents().await?.records;
         records.retain(|r| r.driver == *name && r.phase == Phase::Ready);
         let old = self.drivers.get(name);
         if let Some(old) = &old

@@ -137,6 +137,7 @@ impl<W: World> Volumes<W> {
             storage: Storage::None,
             state: Vec::new(),
             plugin: self.settings.plugin.clone(),
+            attached: false,
             extra: serde_json::Map::new(),
         })
     }
@@ -160,9 +161,12 @@ impl<W: World> Volumes<W> {
     async fn make(&self, mut record: Record, asked: &Asked) -> Result<(), VolumeError> {
         let Record { id, driver, name, options, .. } = &record;
         let drivers = self.world.drivers();
-        let created = drivers.create(driver, *id, name, options).await;
-        let Created { storage, state } =
-            created.map_err(|error| VolumeError::Driver { driver: driver.clone(), error })?;
+        let call = async |scope| drivers.create(driver, *id, name, options, scope).await;
+        let note = |created: &Created, record: &mut Record| {
+            record.storage = created.storage.clone();
+            record.state.clone_from(&created.state);
+        };
+        let Created { storage, state } = self.ask(name, driver, call, note).await?;
         self.step("create.driver").await;
         let checked = storage.check(&drivers.grants(driver)?);
         checked.map_err(|fault| VolumeError::Refused { driver: driver.clone(), fault })?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use wasmvol_driver::{CallError, Found, Marked, Reclaim, Root, Roots};
+use wasmvol_driver::{CallError, Found, Marked, Reclaim, Root, Roots, Scope};
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{DriverName, Id, Storage, VolumeName};
 
@@ -218,7 +218,8 @@ impl<W: World> Volumes<W> {
             true => self.roots_of(driver).await?,
             false => Roots::default(),
         };
-        let listed = drivers.list(driver, roots, within).await;
+        let scope = Scope { roots, ..self.scope(driver) };
+        let listed = drivers.list(driver, scope, within).await;
         listed.map_err(|error| VolumeError::Driver { driver: driver.clone(), error })
     }
 
@@ -298,6 +299,7 @@ impl<W: World> Volumes<W> {
             storage: Storage::None,
             state: volume.state,
             plugin: self.settings.plugin.clone(),
+            attached: false,
             extra: Record::mark_found(volume.id),
         }
     }

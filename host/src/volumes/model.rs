@@ -19,6 +19,7 @@ use wasmvol_plan::DriverName;
 
 use super::holders::Caller;
 use super::{Settings, Volumes};
+use crate::catalog::durable::Contents;
 use crate::catalog::record::Phase;
 use desk::Desk;
 use engines::Engines;
@@ -47,7 +48,7 @@ fn where_nothing_fails_every_call_of_a_polite_engine_succeeds() {
 async fn a_volume_that_its_backend_has_lost_is_missing_whether_it_is_mounted_or_not() {
     let sim = Sim::new(1, Odds::SMOOTH);
     sim.revive();
-    let volumes = Volumes::new(sim.clone(), settings(), Vec::new(), Vec::new());
+    let volumes = Volumes::new(sim.clone(), settings(), Contents::default(), Vec::new());
     volumes.recover().await;
     sim.change_exports("found");
     volumes.slow_tick().await;
@@ -113,7 +114,7 @@ fn run(seed: u64, odds: Odds) {
 /// Starts the daemon, which is watched from now on at every step.
 fn start(sim: &Sim, ledger: &Rc<RefCell<Ledger>>) -> Desk {
     sim.revive();
-    let volumes = Volumes::new(sim.clone(), settings(), sim.records(), sim.rows());
+    let volumes = Volumes::new(sim.clone(), settings(), sim.contents(), sim.rows());
     let desk = Desk { sim: sim.clone(), volumes, ledger: Rc::clone(ledger) };
     let watched = desk.clone();
     sim.watch(move || {
@@ -142,7 +143,7 @@ async fn recovery_is_idempotent(desk: &Desk) {
     }
     let before = sim.snapshot();
     sim.calm(true);
-    Volumes::new(sim.clone(), settings(), sim.records(), sim.rows()).recover().await;
+    Volumes::new(sim.clone(), settings(), sim.contents(), sim.rows()).recover().await;
     sim.calm(false);
     let after = sim.snapshot();
     assert!(before == after, "I19: a second recovery changed something:\n{before}\n{after}");
@@ -152,12 +153,12 @@ async fn recovery_is_idempotent(desk: &Desk) {
 pub(crate) async fn quiet(names: &[&str]) -> Rc<Volumes<impl super::world::World>> {
     let sim = Sim::new(1, Odds::SMOOTH);
     sim.revive();
-    let volumes = Volumes::new(sim.clone(), settings(), Vec::new(), Vec::new());
+    let volumes = Volumes::new(sim.clone(), settings(), Contents::default(), Vec::new());
     volumes.recover().await;
     for name in names {
         volumes.create(name, BTreeMap::new()).await.expect("nothing fails");
     }
-    Volumes::new(sim.clone(), settings(), sim.records(), sim.rows())
+    Volumes::new(sim.clone(), settings(), sim.contents(), sim.rows())
 }
 
 fn settings() -> Settings {

@@ -113,15 +113,18 @@ impl<W: World> Volumes<W> {
             let record = &entry.record;
             let last = entry.facts.clone().or_else(|| entry.last.clone());
             let plan = last.as_ref().and(entry.plan.clone());
-            (record.id, record.driver.clone(), record.storage.clone(), plan, last, entry.volume())
+            (record.id, record.driver.clone(), record.storage.clone(), plan, last)
         });
-        let Some((id, driver, storage, plan, last, volume)) = found else {
+        let Some((id, driver, storage, plan, last)) = found else {
             return Err(VolumeError::NotFound);
         };
         let drivers = self.world.drivers();
         let plan: Plan = match plan {
             Some(plan) => plan,
             None => {
+                self.reach(name).await?;
+                let found = self.read(name, super::Entry::volume);
+                let volume = found.ok_or(VolumeError::NotFound)?;
                 drivers.until_loaded(&driver).await;
                 let plan = drivers.path(&driver, &volume).await;
                 plan.map_err(|error| VolumeError::Driver { driver: driver.clone(), error })?
@@ -155,14 +158,21 @@ impl<W: World> Volumes<W> {
     /// Unmounts a volume that has no holders, unless the kernel shows that somebody has it: then later.
     pub(super) async fn drain(&self, name: &VolumeName) {
         let Some(id) = self.read(name, |entry| entry.record.id) else { return };
-        let released = self.world.mounter().unmount(id).await;
-        self.write(name, |entry| match released {
-            Ok(Release::Gone) => {
-                entry.unmounted();
-                entry.waiting = None;
-            }
-            Ok(Release::Held(evidence)) => entry.put_off(describe(&evidence)),
-            Err(fault) => entry.put_off(fault.to_string()),
+        let held = match self.world.mounter().unmount(id).await {
+            Ok(Release::Gone) => None,
+            Ok(Release::Held(evidence)) => Some(describe(&evidence)),
+            Err(fault) => Some(fault.to_string()),
+        };
+        if held.is_none() {
+            self.write(name, super::Entry::unmounted);
+        }
+        let why = match held {
+            None => self.let_go(name).await.err().map(|error| error.to_string()),
+            held => held,
+        };
+        self.write(name, |entry| match why {
+            None => entry.waiting = None,
+            Some(why) => entry.put_off(why),
         });
     }
 }
@@ -175,6 +185,7 @@ impl super::Entry {
         self.plan = None;
         self.ended = None;
         self.usage = None;
+        self.ailing = None;
     }
 }
 

@@ -132,7 +132,13 @@ impl<W: World> Volumes<W> {
                 self.look_after_programs().await;
             }
         };
-        let ((), (), ()) = tokio::join!(quick, slow, programs);
+        let health = async {
+            loop {
+                tokio::time::sleep(super::health::ROUND).await;
+                self.look_after_health().await;
+            }
+        };
+        let ((), (), (), ()) = tokio::join!(quick, slow, programs, health);
     }
 
     /// Notes whose program has ended; asks nothing where no program serves a volume.

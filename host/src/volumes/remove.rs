@@ -91,12 +91,23 @@ impl<W: World> Volumes<W> {
     async fn finish_remove(&self, name: &VolumeName, insist: Insist) -> Result<(), VolumeError> {
         let found =
             self.read(name, |entry| (entry.record.clone(), entry.volume(), entry.may_be_mounted()));
-        let Some((mut record, volume, may_be_mounted)) = found else { return Ok(()) };
+        let Some((mut record, mut volume, may_be_mounted)) = found else { return Ok(()) };
         if may_be_mounted {
             match self.world.mounter().unmount(record.id).await? {
                 Release::Gone => self.write(name, super::Entry::unmounted),
                 Release::Held(evidence) => return Err(VolumeError::InUse(describe(&evidence))),
             }
+            match (self.let_go(name).await, insist) {
+                (Ok(()), _) => {}
+                (Err(error), Insist::No) => return Err(error),
+                (Err(error), Insist::Yes) => {
+                    tracing::warn!("volume `{name}` goes though it is attached: {error}");
+                }
+            }
+            // What its driver is told is what it said last.
+            let found = self.read(name, |entry| (entry.record.clone(), entry.volume()));
+            let Some(found) = found else { return Ok(()) };
+            (record, volume) = found;
         }
         let reclaim = self.tell_driver(&record.driver, &volume, insist).await?;
         self.step("remove.driver").await;
@@ -145,9 +156,10 @@ impl<W: World> Volumes<W> {
     ) -> Result<Reclaim, VolumeError> {
         let drivers = self.world.drivers();
         drivers.until_loaded(driver).await;
-        match (drivers.remove(driver, volume).await, insist) {
+        let call = async |scope| drivers.remove(driver, volume, scope).await;
+        match (self.ask(&volume.name, driver, call, |_, _| ()).await, insist) {
             (Ok(reclaim), _) => Ok(reclaim),
-            (Err(error), Insist::No) => Err(VolumeError::Driver { driver: driver.clone(), error }),
+            (Err(error), Insist::No) => Err(error),
             (Err(error), Insist::Yes) => {
                 tracing::warn!("volume `{}` goes without its driver: {error}", volume.name);
                 Ok(Reclaim::Delete)

@@ -4,13 +4,13 @@
 //! and with it the option `size` that the driver made it of, so that a later call of the driver sees what is so. mountd comes first and
 //! the record second: a crash in between leaves a volume with more room than its record says, and the same command ends it.
 
-use wasmvol_driver::Value;
+use wasmvol_driver::{CallError, Resized, Value};
 use wasmvol_plan::{Storage, VolumeName};
 
 use super::options::{self, show};
 use super::world::{Drivers, Mounter, World};
 use super::{VolumeError, Volumes};
-use crate::catalog::record::Phase;
+use crate::catalog::record::{Phase, Record};
 
 /// The option that says how large a volume is, in every driver that has one.
 const SIZE: &str = "size";
@@ -28,19 +28,15 @@ impl<W: World> Volumes<W> {
         let Some(mut record) = found.filter(|record| record.phase == Phase::Ready) else {
             return Err(VolumeError::NotFound);
         };
-        let there = match &mut record.storage {
-            Storage::Image(image) => Some(std::mem::replace(&mut image.size, wanted)),
-            Storage::Subvolume(subvolume) => {
-                subvolume.limit.as_mut().map(|limit| std::mem::replace(limit, wanted))
-            }
-            Storage::Directory(directory) => {
-                directory.limit.as_mut().map(|limit| std::mem::replace(limit, wanted))
-            }
-            Storage::None | Storage::NamedDirectory(_) => None,
+        let driver = record.driver.clone();
+        let by_driver = self.world.drivers().abilities(&driver).resizing;
+        let there = size_of(&mut record.storage).map(|size| *size);
+        let option = match record.options.get(SIZE) {
+            Some(Value::Size(size)) => Some(*size),
+            _ => None,
         };
-        // A driver that calculates a size of its own would go on with the old one.
-        let option = record.options.get(SIZE);
-        let Some(there) = there.filter(|there| option == Some(&Value::Size(*there))) else {
+        // A driver that calculates a size of its own would go on with the old one, unless it says itself what becomes of it.
+        let Some(there) = option.filter(|size| by_driver || there == Some(*size)) else {
             let why = "has no size that the host could change: images have one, and subvolumes and directories of `local` that were made with `size`";
             return Err(VolumeError::Option(why.into()));
         };
@@ -50,15 +46,54 @@ impl<W: World> Volumes<W> {
                 "it has {there} bytes, and never gets smaller"
             )));
         }
+        if by_driver {
+            record = self.ask_for_size(&record, wanted).await?;
+        } else if let Some(size) = size_of(&mut record.storage) {
+            *size = wanted;
+        }
         record.options.insert(SIZE.into(), Value::Size(wanted));
-        let driver = record.driver.clone();
         let checked = record.storage.check(&self.world.drivers().grants(&driver)?);
         checked.map_err(|fault| VolumeError::Refused { driver: driver.clone(), fault })?;
         self.step("resize.begin").await;
-        self.world.mounter().grow(record.id, &driver, &record.storage).await?;
+        if size_of(&mut record.storage).is_some() {
+            self.world.mounter().grow(record.id, &driver, &record.storage).await?;
+        }
         self.step("resize.grown").await;
         self.put(record).await?;
         self.step("resize.recorded").await;
         Ok(())
+    }
+
+    /// Has the backend make it larger; the record is as the driver says it is then.
+    async fn ask_for_size(&self, record: &Record, wanted: u64) -> Result<Record, VolumeError> {
+        let Record { name, driver, .. } = record;
+        let volume = self.read(name, super::Entry::volume).ok_or(VolumeError::NotFound)?;
+        let drivers = self.world.drivers();
+        let call = async |scope| drivers.resize(driver, &volume, wanted, scope).await;
+        let resized = self.ask(name, driver, call, |resized, record| {
+            record.state.clone_from(&resized.state);
+        });
+        let mut resized = resized.await?;
+        let mut same = record.storage.clone();
+        if let (Some(size), Some(new)) = (size_of(&mut same), size_of(&mut resized.storage)) {
+            *size = *new;
+        }
+        if same != resized.storage {
+            let why = "its driver changes more of it than the size".to_owned();
+            let error = CallError::Contract(why);
+            return Err(VolumeError::Driver { driver: driver.clone(), error });
+        }
+        let Resized { storage, state } = resized;
+        Ok(Record { storage, state, ..record.clone() })
+    }
+}
+
+/// The size of what the host made, where that has one.
+fn size_of(storage: &mut Storage) -> Option<&mut u64> {
+    match storage {
+        Storage::Image(image) => Some(&mut image.size),
+        Storage::Subvolume(subvolume) => subvolume.limit.as_mut(),
+        Storage::Directory(directory) => directory.limit.as_mut(),
+        Storage::None | Storage::NamedDirectory(_) => None,
     }
 }

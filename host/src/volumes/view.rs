@@ -245,7 +245,8 @@ impl Entry {
             Phase::Removing => Some(("being removed", why)),
             _ if self.is_draining() => Some(("draining", why)),
             _ => {
-                let lost = self.is_lost().then_some(why).or(self.ended.as_deref());
+                let lost = self.is_lost().then_some(why);
+                let lost = lost.or(self.ended.as_deref()).or(self.ailing.as_deref());
                 self.missing.map(|why| ("missing", why)).or(lost.map(|why| ("degraded", why)))
             }
         }

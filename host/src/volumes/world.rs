@@ -6,7 +6,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use wasmvol_driver::types::Options;
-use wasmvol_driver::{CallError, Created, Description, Found, Reclaim, Roots, Volume};
+use wasmvol_driver::{
+    Abilities, Answer, CallError, Created, Description, Found, Progress, Reclaim, Report, Resized,
+    Scope, Volume,
+};
 use wasmvol_plan::frame::Inventory;
 use wasmvol_plan::kinds::named_directory::Mark;
 use wasmvol_plan::{
@@ -114,6 +117,8 @@ pub(crate) trait Drivers {
     async fn until_loaded(&self, driver: &DriverName);
     /// What it was granted, read anew.
     fn grants(&self, driver: &DriverName) -> Result<Grants, Fault>;
+    /// What it can do beside the verbs of every driver; nothing where it is not loaded.
+    fn abilities(&self, driver: &DriverName) -> Abilities;
     /// Asks for a new volume's storage.
     async fn create(
         &self,
@@ -121,9 +126,15 @@ pub(crate) trait Drivers {
         id: Id,
         name: &VolumeName,
         options: &Options,
-    ) -> Result<Created, CallError>;
+        scope: Scope,
+    ) -> Result<Answer<Created>, CallError>;
     /// Tells that a volume goes.
-    async fn remove(&self, driver: &DriverName, volume: &Volume) -> Result<Reclaim, CallError>;
+    async fn remove(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        scope: Scope,
+    ) -> Result<Answer<Reclaim>, CallError>;
     /// Asks how a volume is mounted.
     async fn path(&self, driver: &DriverName, volume: &Volume) -> Result<Plan, CallError>;
     /// Whether its backend may know volumes that the catalog does not: only then is a new name worth a question.
@@ -132,9 +143,38 @@ pub(crate) trait Drivers {
     async fn list(
         &self,
         driver: &DriverName,
-        roots: Roots,
+        scope: Scope,
         within: Duration,
     ) -> Result<Vec<Found>, CallError>;
+    /// Asks for a step towards a volume that is reachable here.
+    async fn attach(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        scope: Scope,
+    ) -> Result<Answer<Progress>, CallError>;
+    /// Asks for a step towards one that is not any more.
+    async fn detach(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        scope: Scope,
+    ) -> Result<Answer<Progress>, CallError>;
+    /// Asks the backend for another size.
+    async fn resize(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        size: u64,
+        scope: Scope,
+    ) -> Result<Answer<Resized>, CallError>;
+    /// Asks how a volume is where its backend keeps it.
+    async fn check(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        scope: Scope,
+    ) -> Result<Report, CallError>;
 }
 
 /// Clock, entropy and processes.

@@ -8,8 +8,9 @@ use std::io::Read;
 
 use rustix::fs::{FileType, Mode, OFlags, openat2};
 use rustix::io::Errno;
+use wasmvol_plan::frame::{REVEAL_MAX, Revealed};
 use wasmvol_plan::secret::{Bytes, FILE_MAX, set};
-use wasmvol_plan::{DriverName, Fault, FaultKind, Secret, SecretName, Server};
+use wasmvol_plan::{DriverName, Fault, FaultKind, Grants, Secret, SecretName, Server};
 
 use crate::fault::{Context, fault};
 use crate::places::{BENEATH, Places};
@@ -33,6 +34,26 @@ impl Places {
         let secret = self.read(&name, &format!("keep it with `{}`", set(&name, driver, server)))?;
         secret.check(&name, driver, server)?;
         Ok(secret)
+    }
+
+    /// The bytes of a secret, if the driver was granted to have them and no server is named that alone may.
+    pub(crate) fn reveal(
+        &self,
+        name: &SecretName,
+        driver: &DriverName,
+        grants: &Grants,
+    ) -> Result<Revealed, Fault> {
+        if !grants.reveals.contains(name) {
+            let cure = format!("load the driver again with `--grant reveal={name}`");
+            let why = format!("secret `{name}` may not be revealed to driver `{driver}`: {cure}");
+            return fault(FaultKind::Denied, why);
+        }
+        let secret = self.secret(name.as_str(), driver, None)?;
+        if secret.bytes().len() > REVEAL_MAX {
+            let most = format!("at most {} KiB are revealed", REVEAL_MAX >> 10);
+            return fault(FaultKind::Exhausted, format!("secret `{name}` is too long: {most}"));
+        }
+        Ok(Revealed(secret.bytes().to_vec()))
     }
 
     fn read(&self, name: &SecretName, cure: &str) -> Result<Secret, Fault> {

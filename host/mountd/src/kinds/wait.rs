@@ -178,7 +178,10 @@ pub(super) fn id_of(request: &Request) -> Id {
         Request::Mount(wanted) => wanted.id,
         Request::Unmount(id) | Request::Scan(id) | Request::Usage(id) | Request::Measure(id) => *id,
         Request::Marks(wanted) => named_directory::id_of(&wanted.driver),
-        Request::Survey { .. } | Request::Secret { .. } | Request::Ended => Id::from_bits(0),
+        Request::Survey { .. }
+        | Request::Secret { .. }
+        | Request::Reveal { .. }
+        | Request::Ended => Id::from_bits(0),
     }
 }
 

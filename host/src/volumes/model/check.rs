@@ -46,6 +46,15 @@ pub(super) fn always(sim: &Sim) {
         assert!(phase(id).is_some() || kernel.strangers.contains(id), "I14: {id} lies about");
     }
     assert!(kernel.strangers.is_subset(&kernel.storage), "I11: a stranger's directory is gone");
+    for id in &sim.backend.borrow().attached {
+        let is_known = records.get(id).is_some_and(|record| record.attached);
+        assert!(is_known || kernel.forced.contains(id), "{id} is attached, and no record says so");
+    }
+    for (id, record) in &*records {
+        let is_mounted = kernel.anchor.contains_key(id) && !kernel.stray_mounts.contains(id);
+        let must_be = is_mounted && record.driver.as_str() == "tmpfs";
+        assert!(!must_be || record.attached, "{id} is mounted and not attached");
+    }
     for id in &sim.backend.borrow().made {
         assert!(phase(id).is_some() || kernel.forced.contains(id), "I8: the backend keeps {id}");
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{
-    CallError, Created, Description, ErrorCode, Found, OptionSpec, Reclaim, Roots, Value,
-    ValueType, Volume,
+    Abilities, Answer, CallError, Created, Description, ErrorCode, Found, OptionSpec, Progress,
+    Reclaim, Report, Resized, Scope, Value, ValueType, Volume,
 };
 use wasmvol_plan::{
     Directory, DriverName, Fault, Grants, Id, Owner, Plan, Source, Storage, Tmpfs, VolumeName,
@@ -32,6 +32,8 @@ const TAKE_UP: Duration = Duration::from_secs(40);
 pub(super) struct Backend {
     /// Ids that the backends were asked to create and not yet to remove.
     pub(super) made: BTreeSet<Id>,
+    /// Ids that the backend of `tmpfs` was asked to attach and not yet to detach.
+    pub(super) attached: BTreeSet<Id>,
     /// Names of volumes that the backend of `tmpfs` knows without us.
     pub(super) exports: BTreeSet<String>,
     /// Which of them its last `list` told; and the same once the host has taken that in.
@@ -161,7 +163,8 @@ impl Drivers for Sim {
         id: Id,
         _: &VolumeName,
         _: &Options,
-    ) -> Result<Created, CallError> {
+        _: Scope,
+    ) -> Result<Answer<Created>, CallError> {
         let error = self.call(driver).await?;
         if error.is_none() || self.chance(500) {
             self.backend.borrow_mut().made.insert(id);
@@ -175,10 +178,15 @@ impl Drivers for Sim {
             "tmpfs" => Storage::None,
             _ => Storage::Directory(Directory { owner, limit: None, over: None }),
         };
-        Ok(Created { storage, state: Vec::new() })
+        Ok(Created { storage, state: Vec::new() }.into())
     }
 
-    async fn remove(&self, driver: &DriverName, volume: &Volume) -> Result<Reclaim, CallError> {
+    async fn remove(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        _: Scope,
+    ) -> Result<Answer<Reclaim>, CallError> {
         if let Some(error) = self.call(driver).await? {
             if matches!(error, CallError::TimedOut(_)) && self.chance(500) {
                 self.backend.borrow_mut().made.remove(&volume.id);
@@ -187,7 +195,12 @@ impl Drivers for Sim {
         }
         self.backend.borrow_mut().made.remove(&volume.id);
         self.point().await;
-        Ok(if Self::retains(volume.id) { Reclaim::Retain } else { Reclaim::Delete })
+        assert!(
+            !self.backend.borrow().attached.contains(&volume.id),
+            "{} goes attached",
+            volume.id
+        );
+        Ok(if Self::retains(volume.id) { Reclaim::Retain } else { Reclaim::Delete }.into())
     }
 
     async fn path(&self, driver: &DriverName, _: &Volume) -> Result<Plan, CallError> {
@@ -209,7 +222,7 @@ impl Drivers for Sim {
     async fn list(
         &self,
         driver: &DriverName,
-        _: Roots,
+        _: Scope,
         within: Duration,
     ) -> Result<Vec<Found>, CallError> {
         if let Some(error) = self.call(driver).await? {
@@ -233,5 +246,66 @@ impl Drivers for Sim {
             owned: false,
         });
         Ok(found.collect())
+    }
+
+    fn abilities(&self, driver: &DriverName) -> Abilities {
+        let attachment = driver.as_str() == "tmpfs" && self.is_loaded(driver);
+        Abilities { attachment, ..Abilities::default() }
+    }
+
+    async fn attach(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        _: Scope,
+    ) -> Result<Answer<Progress>, CallError> {
+        let error = self.call(driver).await?;
+        if error.is_none() || self.chance(500) {
+            self.backend.borrow_mut().attached.insert(volume.id);
+        }
+        self.point().await;
+        error.map_or_else(|| Ok(self.step_of(volume).into()), Err)
+    }
+
+    async fn detach(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        _: Scope,
+    ) -> Result<Answer<Progress>, CallError> {
+        if let Some(error) = self.call(driver).await? {
+            return Err(error);
+        }
+        let progress = self.step_of(volume);
+        if matches!(progress, Progress::Done(_)) {
+            self.backend.borrow_mut().attached.remove(&volume.id);
+        }
+        self.point().await;
+        Ok(progress.into())
+    }
+
+    async fn resize(
+        &self,
+        _: &DriverName,
+        _: &Volume,
+        _: u64,
+        _: Scope,
+    ) -> Result<Answer<Resized>, CallError> {
+        Err(CallError::Unable("resize".into()))
+    }
+
+    async fn check(&self, _: &DriverName, _: &Volume, _: Scope) -> Result<Report, CallError> {
+        Err(CallError::Unable("check".into()))
+    }
+}
+
+impl Sim {
+    /// Some steps are the last; after the others the driver wants to be asked again.
+    fn step_of(&self, volume: &Volume) -> Progress {
+        if self.chance(700) {
+            return Progress::Done(volume.state.clone());
+        }
+        let state = vec![u8::try_from(self.pick(3)).unwrap_or(0)];
+        Progress::Again { state, after: Duration::from_secs(1 + self.pick(5) as u64) }
     }
 }

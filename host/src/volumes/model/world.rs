@@ -16,6 +16,7 @@ use wasmvol_plan::Id;
 
 use super::drivers::Backend;
 use super::kernel::Kernel;
+use crate::catalog::durable::Contents;
 use crate::catalog::record::{Phase, Record};
 use crate::catalog::{Change, MountRow, StoreError, TableChange};
 use crate::volumes::holders::Process;
@@ -121,8 +122,9 @@ impl Sim {
         self.take_up_drivers();
     }
 
-    pub(super) fn records(&self) -> Vec<Record> {
-        self.records.borrow().values().cloned().collect()
+    pub(super) fn contents(&self) -> Contents {
+        let records = self.records.borrow().values().cloned().collect();
+        Contents { records, ..Contents::default() }
     }
 
     pub(super) fn rows(&self) -> Vec<MountRow> {
@@ -242,7 +244,11 @@ impl Catalog for Sim {
         }
         {
             let mut records = self.records.borrow_mut();
-            match change {
+            let changes = match change {
+                Change::Together(changes) => changes,
+                change => vec![change],
+            };
+            changes.into_iter().for_each(|change| match change {
                 Change::Put(record) => {
                     let shown = |r: &Record| !r.phase.is_kept();
                     let twin = records.values().find(|r| {
@@ -255,8 +261,11 @@ impl Catalog for Sim {
                     drop(records.insert(record.id, *record));
                 }
                 Change::Delete(id) => drop(records.remove(&id)),
-                Change::PutDriver(_) | Change::DeleteDriver(_) => {}
-            }
+                Change::PutDriver(_)
+                | Change::DeleteDriver(_)
+                | Change::Write(..)
+                | Change::Together(_) => {}
+            });
         }
         self.point().await;
         Ok(())

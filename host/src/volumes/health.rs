@@ -1,0 +1,48 @@
+//! Health: how mounted volumes are where their backends keep them, as far as their drivers can tell.
+//!
+//! Asked in the background alone, and shown from memory with everything else that is wrong with a volume.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use wasmvol_driver::Condition;
+use wasmvol_plan::VolumeName;
+
+use super::Volumes;
+use super::world::{Drivers, World};
+
+/// How often each volume is asked for, as the contract says.
+pub(super) const ROUND: Duration = Duration::from_secs(60);
+/// Volumes that are asked for at once: a backend that hangs takes one of its driver's calls for each.
+const AT_ONCE: usize = 8;
+
+impl<W: World> Volumes<W> {
+    /// Asks the drivers of all mounted volumes that can tell.
+    pub(super) async fn look_after_health(&self) {
+        let can_tell = |entry: &super::Entry| {
+            entry.facts.is_some() && self.world.drivers().abilities(&entry.record.driver).health
+        };
+        let names = self.names(can_tell);
+        stream::iter(names).for_each_concurrent(AT_ONCE, |name| self.examine(name)).await;
+    }
+
+    async fn examine(&self, name: VolumeName) {
+        let found = self.read(&name, |entry| (entry.record.driver.clone(), entry.volume()));
+        let Some((driver, volume)) = found else { return };
+        let scope = self.scope(&driver);
+        let said = match self.world.drivers().check(&driver, &volume, scope).await {
+            Ok(report) => match report.condition {
+                Condition::Healthy => None,
+                Condition::Degraded => Some(report.message),
+                Condition::Unreachable => Some(format!("unreachable: {}", report.message)),
+            },
+            Err(error) => Some(error.to_string()),
+        };
+        self.write(&name, |entry| {
+            // It may have been unmounted, or removed and made anew, while that was asked.
+            if entry.facts.is_some() && entry.record.id == volume.id {
+                entry.ailing = said.map(|why| format!("driver `{driver}`: {why}"));
+            }
+        });
+    }
+}
