@@ -25,6 +25,8 @@ pub(crate) const HELP_MAX: usize = 256;
 pub(crate) const VERSION_MAX: usize = 64;
 /// Most grants that a driver may name.
 pub(crate) const GRANTS_MAX: usize = 32;
+/// Most programs in a volume that its driver fills, as the contract says.
+pub(crate) const EXECUTABLES_MAX: usize = 100_000;
 /// Most volumes in one answer of `list`: what one daemon is made for.
 pub(crate) const FOUND_MAX: usize = 10_000;
 

@@ -62,7 +62,8 @@ pub(crate) const LIST: Verb = Verb { answer_max: 16 << 20, ..Verb::asking(10, Ac
 /// `attach` and `detach`: one step of what may take many.
 pub(crate) const ATTACH: Verb = Verb { network: Duration::from_secs(10), ..CHANGE };
 /// `populate`: dockerd waits 120 s for the whole Create.
-pub(crate) const POPULATE: Verb = Verb { http: FETCH, ..Verb::asking(90, Access::Write) };
+pub(crate) const POPULATE: Verb =
+    Verb { http: FETCH, answer_max: 32 << 20, ..Verb::asking(90, Access::Write) };
 /// `check` of health: in the background.
 pub(crate) const CHECK: Verb =
     Verb { network: Duration::from_secs(10), ..Verb::asking(5, Access::Read) };

@@ -13,8 +13,8 @@ use crate::LoadError;
 use crate::answer::{MESSAGE_MAX, one_line};
 use crate::call::{Call, State, offer_wasi};
 use crate::types::{
-    Abilities, Answer, CallError, Created, Description, Found, Options, Progress, Reclaim, Report,
-    Resized, Volume,
+    Abilities, Answer, CallError, Created, Description, Found, Options, Populated, Progress,
+    Reclaim, Report, Resized, Volume,
 };
 
 /// The interface that every driver exports.
@@ -42,7 +42,7 @@ pub(crate) trait Contract: Send + Sync {
         volume: &Volume,
         size: u64,
     ) -> Result<Answer<Resized>, CallError>;
-    fn populate(&self, call: Call<'_>, volume: &Volume) -> Result<Answer<Vec<u8>>, CallError>;
+    fn populate(&self, call: Call<'_>, volume: &Volume) -> Result<Answer<Populated>, CallError>;
     fn check(&self, call: Call<'_>, volume: &Volume) -> Result<Report, CallError>;
     fn migrate(&self, call: Call<'_>, volume: &Volume, from: &str) -> Result<Vec<u8>, CallError>;
 }

@@ -4,20 +4,24 @@
 //! of threads may call at once. Every verb may be called twice: that is the contract.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, openat2};
+use rustix::io::Errno;
 use wasmvol_plan::{DriverName, Id, Plan, VolumeName};
 
+use crate::answer::{HELP_MAX, one_line};
 use crate::call::{ATTACH, CHANGE, CHECK, Call, LIST, MIGRATE, PATH, POPULATE, Verb};
 use crate::contract::Contract;
 use crate::engine;
 use crate::journal::Log;
 use crate::turnstile::Turnstile;
 use crate::types::{
-    Abilities, Answer, CallError, Created, Description, ErrorCode, Found, Options, Progress,
-    Reclaim, Report, Resized, Scope, Volume,
+    Abilities, Answer, CallError, Created, Description, ErrorCode, Found, Options, Populated,
+    Progress, Reclaim, Report, Resized, Scope, Volume,
 };
 
 /// The interfaces by which a driver reaches what may know volumes that the host does not, or holds.
@@ -223,9 +227,19 @@ impl Driver {
         directory: OwnedFd,
         scope: Scope,
     ) -> Result<Answer<Vec<u8>>, CallError> {
-        self.ask(&POPULATE, scope, |contract, call| {
-            contract.populate(Call { directory: Some(directory), ..call }, volume)
-        })
+        let host = |error: io::Error| CallError::Host(format!("its directory: {error}"));
+        let again = directory.try_clone().map_err(host)?;
+        let Answer { value: Populated { state, executables }, uses } =
+            self.ask(&POPULATE, scope, |contract, call| {
+                contract.populate(Call { directory: Some(directory), ..call }, volume)
+            })?;
+        for path in &executables {
+            make_executable(&again, path).map_err(|error| {
+                let path = one_line(path, HELP_MAX);
+                CallError::Contract(format!("`{path}` cannot be made executable: {error}"))
+            })?;
+        }
+        Ok(Answer { value: state, uses })
     }
 
     /// Asks how a volume is where its backend keeps it.
@@ -256,6 +270,18 @@ impl Driver {
     ) -> Result<T, CallError> {
         self.inner.0.ask(verb, scope, body)
     }
+}
+
+/// Gives a file beneath a directory the bits of a program, whatever is planted on the way.
+fn make_executable(directory: &OwnedFd, path: &str) -> rustix::io::Result<()> {
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat2(directory, path, flags, Mode::empty(), beneath)?;
+    let stat = fstat(&file)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Errno::INVAL);
+    }
+    fchmod(&file, Mode::from_raw_mode(stat.st_mode) | Mode::XUSR | Mode::XGRP | Mode::XOTH)
 }
 
 impl Calls {

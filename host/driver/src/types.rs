@@ -201,6 +201,15 @@ pub enum Progress {
     },
 }
 
+/// The answer to `populate`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Populated {
+    /// The driver's own bytes.
+    pub state: Vec<u8>,
+    /// Which files are programs, by their paths.
+    pub executables: Vec<String>,
+}
+
 /// The answer to `resize`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resized {

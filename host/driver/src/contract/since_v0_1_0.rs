@@ -12,14 +12,14 @@ use wasmvol_plan::{DriverName, FaultKind, Id, Plan, VolumeName};
 
 use super::Contract;
 use crate::answer::{
-    FOUND_MAX, GRANTS_MAX, HELP_MAX, KEY_MAX, MESSAGE_MAX, OPTIONS_MAX, STATE_MAX, TEXT_MAX,
-    VALUE_MAX, VERSION_MAX, bounded, broken, count, one_line,
+    EXECUTABLES_MAX, FOUND_MAX, GRANTS_MAX, HELP_MAX, KEY_MAX, MESSAGE_MAX, OPTIONS_MAX, STATE_MAX,
+    TEXT_MAX, VALUE_MAX, VERSION_MAX, bounded, broken, count, one_line,
 };
 use crate::call::{Call, Ran, State};
 use crate::journal::Level;
 use crate::types::{
     Abilities, Answer, CallError, Condition, Created, Description, ErrorCode, Found, Marked,
-    OptionSpec, Options, Progress, Reclaim, Report, Resized, Value, ValueType, Volume,
+    OptionSpec, Options, Populated, Progress, Reclaim, Report, Resized, Value, ValueType, Volume,
 };
 
 mod answers;
@@ -221,11 +221,15 @@ impl Contract for Component {
         })
     }
 
-    fn populate(&self, call: Call<'_>, volume: &Volume) -> Result<Answer<Vec<u8>>, CallError> {
+    fn populate(&self, call: Call<'_>, volume: &Volume) -> Result<Answer<Populated>, CallError> {
         let able = able(&self.population, "populate")?;
         let volume = volume_to_wire(volume);
         let ran = ask!(call, able, wasmvol_driver_population, call_populate(&volume));
-        answered(ran)?.try_map(state)
+        answered(ran)?.try_map(|populated| {
+            let executables = populated.executables;
+            count("populate", executables.len(), EXECUTABLES_MAX, "executables")?;
+            Ok(Populated { state: state(populated.state)?, executables })
+        })
     }
 
     fn check(&self, call: Call<'_>, volume: &Volume) -> Result<Report, CallError> {
