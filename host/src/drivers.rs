@@ -223,8 +223,8 @@ impl world::Drivers for Drivers {
         }
     }
 
-    fn abilities(&self, driver: &DriverName) -> Abilities {
-        self.get(driver).map(|loaded| loaded.driver.abilities()).unwrap_or_default()
+    fn abilities(&self, driver: &DriverName) -> Option<Abilities> {
+        self.get(driver).map(|loaded| loaded.driver.abilities())
     }
 
     async fn create(

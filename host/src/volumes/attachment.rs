@@ -24,8 +24,14 @@ impl<W: World> Volumes<W> {
         let Some(record) = self.read(name, |entry| entry.record.clone()) else { return Ok(()) };
         let driver = &record.driver;
         self.world.drivers().until_loaded(driver).await;
-        if !self.world.drivers().abilities(driver).attachment {
-            return Ok(());
+        match self.world.drivers().abilities(driver) {
+            Some(abilities) if abilities.attachment => {}
+            Some(_) => return Ok(()),
+            // It may be there when it is asked for the plan, and would have had to attach.
+            None => {
+                let error = CallError::NotLoaded(driver.to_string());
+                return Err(VolumeError::Driver { driver: driver.clone(), error });
+            }
         }
         if !record.attached {
             let mut record = record.clone();

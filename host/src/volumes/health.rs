@@ -20,7 +20,8 @@ impl<W: World> Volumes<W> {
     /// Asks the drivers of all mounted volumes that can tell.
     pub(super) async fn look_after_health(&self) {
         let can_tell = |entry: &super::Entry| {
-            entry.facts.is_some() && self.world.drivers().abilities(&entry.record.driver).health
+            let abilities = self.world.drivers().abilities(&entry.record.driver);
+            entry.facts.is_some() && abilities.is_some_and(|abilities| abilities.health)
         };
         let names = self.names(can_tell);
         stream::iter(names).for_each_concurrent(AT_ONCE, |name| self.examine(name)).await;

@@ -45,18 +45,23 @@ impl<W: World> Volumes<W> {
         }
         self.release_rests(&name, caller).await?;
         self.step("remove.begin").await;
-        let mut removing = record.clone();
-        removing.phase = Phase::Removing;
-        self.put(removing).await?;
+        let Some(record) = self.read(&name, |entry| entry.record.clone()) else { return Ok(()) };
+        self.put(Record { phase: Phase::Removing, ..record }).await?;
         self.step("remove.intent").await;
         let Err(error) = self.finish_remove(&name, insist).await else { return Ok(()) };
         // The driver's own refusal comes before any side effect of ours: the volume is what it was.
         let is_refusal =
             matches!(error, VolumeError::Driver { error: CallError::Failed { .. }, .. });
-        if !is_refusal || self.put(record).await.is_err() {
+        if !is_refusal || self.take_back(&name).await.is_err() {
             self.write(&name, |entry| entry.put_off(error.to_string()));
         }
         Err(error)
+    }
+
+    /// Makes a volume again what it was before it was to go, but for what its driver has said of it meanwhile.
+    async fn take_back(&self, name: &VolumeName) -> Result<(), VolumeError> {
+        let Some(record) = self.read(name, |entry| entry.record.clone()) else { return Ok(()) };
+        self.put(Record { phase: Phase::Ready, ..record }).await
     }
 
     /// Refuses while somebody holds the volume; drops holders that the caller's Remove proves to be rests, and unmounts.

@@ -29,7 +29,7 @@ impl<W: World> Volumes<W> {
             return Err(VolumeError::NotFound);
         };
         let driver = record.driver.clone();
-        let by_driver = self.world.drivers().abilities(&driver).resizing;
+        let by_driver = self.world.drivers().abilities(&driver).unwrap_or_default().resizing;
         let there = size_of(&mut record.storage).map(|size| *size);
         let option = match record.options.get(SIZE) {
             Some(Value::Size(size)) => Some(*size),

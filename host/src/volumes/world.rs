@@ -117,8 +117,8 @@ pub(crate) trait Drivers {
     async fn until_loaded(&self, driver: &DriverName);
     /// What it was granted, read anew.
     fn grants(&self, driver: &DriverName) -> Result<Grants, Fault>;
-    /// What it can do beside the verbs of every driver; nothing where it is not loaded.
-    fn abilities(&self, driver: &DriverName) -> Abilities;
+    /// What it can do beside the verbs of every driver; none if it is not loaded.
+    fn abilities(&self, driver: &DriverName) -> Option<Abilities>;
     /// Asks for a new volume's storage.
     async fn create(
         &self,

@@ -248,9 +248,9 @@ impl Drivers for Sim {
         Ok(found.collect())
     }
 
-    fn abilities(&self, driver: &DriverName) -> Abilities {
-        let attachment = driver.as_str() == "tmpfs" && self.is_loaded(driver);
-        Abilities { attachment, ..Abilities::default() }
+    fn abilities(&self, driver: &DriverName) -> Option<Abilities> {
+        let attachment = driver.as_str() == "tmpfs";
+        self.is_loaded(driver).then(|| Abilities { attachment, ..Abilities::default() })
     }
 
     async fn attach(
