@@ -1,19 +1,42 @@
 #![doc = include_str!("../README.md")]
 // The head of this crate is its README; this file is the trait, the macro, and the list of what a driver's author sees.
 
+mod abilities;
 mod bindings;
 mod description;
 mod error;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod log;
 pub mod mount_options;
 mod plan;
 pub mod roots;
+pub mod secrets;
 pub mod settings;
+pub mod store;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 mod volume;
 
+#[cfg(feature = "attachment")]
+pub use abilities::Attachment;
+#[cfg(feature = "health")]
+pub use abilities::Health;
+#[cfg(feature = "migration")]
+pub use abilities::Migration;
+#[cfg(feature = "population")]
+pub use abilities::Population;
+#[cfg(feature = "resizing")]
+pub use abilities::Resizing;
+#[cfg(feature = "attachment")]
+pub use bindings::attachment::Progress;
 pub use bindings::exports::wasmvol::driver::volumes::{Created, Found};
+#[cfg(feature = "health")]
+pub use bindings::health::{Condition, Report};
+#[cfg(feature = "population")]
+pub use bindings::population::Populated;
+#[cfg(feature = "resizing")]
+pub use bindings::resizing::Resized;
 pub use bindings::wasmvol::driver::roots::Entry;
 pub use bindings::wasmvol::driver::types::{
     Description, ErrorCode, OptionSpec, OptionValue, Owner, Plan, Reclaim, Share, Storage, Tmpfs,
@@ -26,7 +49,7 @@ pub use error::{Error, Result};
 pub mod contract {
     pub use crate::bindings::wasmvol::driver::types::{
         Compression, Device, Directory, Filesystem, HostDirectory, IdMap, IdRange, Image,
-        MountOption, MountValue, NamedDirectory, Overlay, Program, Source, Subvolume,
+        MountOption, MountValue, NamedDirectory, Other, Overlay, Program, Source, Subvolume,
     };
 }
 
@@ -73,19 +96,72 @@ pub trait Driver {
     }
 }
 
-/// Makes a crate's component answer with this [`Driver`]: `export_driver!(Nfs);`, once, at the end of `lib.rs`.
+/// Makes a crate's component answer with this [`Driver`], once, at the end of `lib.rs`: `export_driver!(Nfs);`, or with the abilities that
+/// it has, `export_driver!(Disk: attachment, health);`.
 #[macro_export]
 macro_rules! export_driver {
-    ($driver:ty) => {
+    ($driver:ty $(: $($ability:ident),+ $(,)?)?) => {
         // The names of the contract's exports are no symbols that a native linker takes.
         #[cfg(target_family = "wasm")]
         const _: () = {
             type Exported = $crate::__private::Exported<$driver>;
-    $crate::__private::export!(Exported with_types_in $crate::__private);
+            $crate::__private::export!(Exported with_types_in $crate::__private);
+            $($($crate::__export_ability!($ability Exported);)+)?
         };
         // Natively the driver is checked and counts as used.
         #[cfg(not(target_family = "wasm"))]
         const _: fn() -> $crate::Description = <$driver as $crate::Driver>::describe;
+        $($(
+            #[cfg(not(target_family = "wasm"))]
+            $crate::__check_ability!($ability $driver);
+        )+)?
+    };
+}
+
+/// Exports one ability.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_ability {
+    (attachment $exported:ident) => {
+        $crate::__private::attachment::export_attachment!($exported with_types_in $crate::__private::attachment);
+    };
+    (resizing $exported:ident) => {
+        $crate::__private::resizing::export_resizing!($exported with_types_in $crate::__private::resizing);
+    };
+    (population $exported:ident) => {
+        $crate::__private::population::export_population!($exported with_types_in $crate::__private::population);
+    };
+    (health $exported:ident) => {
+        $crate::__private::health::export_health!($exported with_types_in $crate::__private::health);
+    };
+    (migration $exported:ident) => {
+        $crate::__private::migration::export_migration!($exported with_types_in $crate::__private::migration);
+    };
+}
+
+/// Says natively what would not be exported.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __check_ability {
+    (attachment $driver:ty) => {
+        const _: fn(&$crate::Volume) -> $crate::Result<$crate::Progress> =
+            <$driver as $crate::Attachment>::attach;
+    };
+    (resizing $driver:ty) => {
+        const _: fn(&$crate::Volume, u64) -> $crate::Result<$crate::Resized> =
+            <$driver as $crate::Resizing>::resize;
+    };
+    (population $driver:ty) => {
+        const _: fn(&$crate::Volume, &::std::path::Path) -> $crate::Result<$crate::Populated> =
+            <$driver as $crate::Population>::populate;
+    };
+    (health $driver:ty) => {
+        const _: fn(&$crate::Volume) -> $crate::Result<$crate::Report> =
+            <$driver as $crate::Health>::check;
+    };
+    (migration $driver:ty) => {
+        const _: fn(&$crate::Volume, &str) -> $crate::Result<::std::vec::Vec<u8>> =
+            <$driver as $crate::Migration>::migrate;
     };
 }
 

@@ -106,6 +106,106 @@ pub(crate) fn entries(root: &str) -> Result<Vec<Entry>> {
     entries.ok_or_else(|| Error::new(ErrorCode::Denied, format!("`{root}` is no granted root")))
 }
 
+/// Runs code with a store that holds this; it ends with it.
+pub fn with_store<T>(
+    pairs: impl IntoIterator<Item = (&'static str, &'static str)>,
+    run: impl FnOnce() -> T,
+) -> T {
+    /// Puts the former one back, also when the code panics.
+    struct Former(BTreeMap<String, Vec<u8>>);
+    impl Drop for Former {
+        fn drop(&mut self) {
+            STORE.set(std::mem::take(&mut self.0));
+        }
+    }
+    let pairs = pairs.into_iter().map(|(key, value)| (key.to_owned(), value.into()));
+    let _former = Former(STORE.replace(pairs.collect()));
+    run()
+}
+
+thread_local! {
+    static STORE: RefCell<BTreeMap<String, Vec<u8>>> = RefCell::default();
+}
+
+/// What [`store::get`](crate::store::get) answers in a native test.
+pub(crate) fn stored(key: &str) -> Option<Vec<u8>> {
+    STORE.with_borrow(|store| store.get(key).cloned())
+}
+
+/// What [`store::keys`](crate::store::keys) answers in a native test.
+pub(crate) fn stored_keys(prefix: &str) -> Vec<String> {
+    STORE.with_borrow(|store| store.keys().filter(|key| key.starts_with(prefix)).cloned().collect())
+}
+
+/// What [`store::set`](crate::store::set) and [`store::delete`](crate::store::delete) do in a native test.
+pub(crate) fn store(key: &str, value: Option<&[u8]>) {
+    STORE.with_borrow_mut(|store| match value {
+        Some(value) => drop(store.insert(key.to_owned(), value.to_vec())),
+        None => drop(store.remove(key)),
+    });
+}
+
+/// Runs code with these secrets revealed; they end with it.
+pub fn with_secrets<T>(
+    secrets: impl IntoIterator<Item = (&'static str, &'static str)>,
+    run: impl FnOnce() -> T,
+) -> T {
+    /// Puts the former ones back, also when the code panics.
+    struct Former(BTreeMap<&'static str, &'static str>);
+    impl Drop for Former {
+        fn drop(&mut self) {
+            SECRETS.set(std::mem::take(&mut self.0));
+        }
+    }
+    let _former = Former(SECRETS.replace(secrets.into_iter().collect()));
+    run()
+}
+
+thread_local! {
+    static SECRETS: RefCell<BTreeMap<&'static str, &'static str>> = RefCell::default();
+}
+
+/// What [`secrets::reveal`](crate::secrets::reveal) answers in a native test.
+pub(crate) fn reveal(name: &str) -> Result<Vec<u8>> {
+    let secret =
+        SECRETS.with_borrow(|secrets| secrets.get(name).map(|text| text.as_bytes().into()));
+    secret.ok_or_else(|| Error::new(ErrorCode::NotFound, format!("no secret `{name}` is kept")))
+}
+
+/// Runs code whose requests `answer` answers.
+#[cfg(feature = "http")]
+pub fn with_http<T>(
+    answer: impl FnMut(crate::http::Request) -> Result<crate::http::Response> + 'static,
+    run: impl FnOnce() -> T,
+) -> T {
+    /// Puts the former one back, also when the code panics.
+    struct Former(Option<Answer>);
+    impl Drop for Former {
+        fn drop(&mut self) {
+            HTTP.set(self.0.take());
+        }
+    }
+    let _former = Former(HTTP.replace(Some(Box::new(answer))));
+    run()
+}
+
+#[cfg(feature = "http")]
+type Answer = Box<dyn FnMut(crate::http::Request) -> Result<crate::http::Response>>;
+
+#[cfg(feature = "http")]
+thread_local! {
+    static HTTP: RefCell<Option<Answer>> = RefCell::default();
+}
+
+/// What [`Request::send`](crate::http::Request::send) answers in a native test.
+#[cfg(feature = "http")]
+pub(crate) fn answer(request: crate::http::Request) -> Result<crate::http::Response> {
+    HTTP.with_borrow_mut(|answer| match answer {
+        Some(answer) => answer(request),
+        None => Err(Error::new(ErrorCode::Denied, "no host is granted in this test")),
+    })
+}
+
 /// One option of a volume, where it has a value.
 fn value_of(spec: &OptionSpec, given: Option<&str>) -> Result<Option<OptionValue>> {
     let key = spec.key.clone();
