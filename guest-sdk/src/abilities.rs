@@ -52,6 +52,32 @@ pub trait Population: Driver {
     fn populate(volume: &Volume, directory: &std::path::Path) -> Result<crate::Populated>;
 }
 
+/// Makes a symlink in the directory that [`Population::populate`] fills: `path` is relative to it. The target is relative, too: the host
+/// makes no link that leads to an absolute path.
+///
+/// # Errors
+/// `unsupported` where the host makes no such link.
+#[cfg(feature = "population")]
+pub fn make_link(directory: &std::path::Path, path: &str, target: &str) -> Result<()> {
+    let refused = |why: &str| {
+        let message = format!("the link `{path}` to `{target}` cannot be made: {why}");
+        crate::Error::new(crate::ErrorCode::Unsupported, message)
+    };
+    if target.starts_with('/') {
+        return Err(refused("it is absolute"));
+    }
+    #[cfg(target_family = "wasm")]
+    {
+        use wasip2::filesystem::preopens::get_directories;
+        let all = get_directories();
+        let volume = all.iter().find(|(_, name)| std::path::Path::new(name) == directory);
+        let (volume, _) = volume.ok_or_else(|| refused("its directory is not the volume's"))?;
+        volume.symlink_at(target, path).map_err(|code| refused(code.message()))
+    }
+    #[cfg(not(target_family = "wasm"))]
+    std::os::unix::fs::symlink(target, directory.join(path)).map_err(|e| refused(&e.to_string()))
+}
+
 /// For backends that can tell how a volume is.
 #[cfg(feature = "health")]
 pub trait Health: Driver {

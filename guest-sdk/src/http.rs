@@ -60,6 +60,14 @@ impl Request {
         self
     }
 
+    /// Says who asks: `USER:PASSWORD`, as a secret holds it, whose last line end is no part of it.
+    #[must_use]
+    pub fn basic_auth(self, mut credentials: Vec<u8>) -> Self {
+        while credentials.pop_if(|byte| matches!(byte, b'\n' | b'\r')).is_some() {}
+        let value = format!("Basic {}", base64(&credentials));
+        self.header("authorization", value)
+    }
+
     /// Sends these bytes with it.
     #[must_use]
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
@@ -129,6 +137,22 @@ impl fmt::Debug for Response {
     }
 }
 
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for piece in bytes.chunks(3) {
+        let bits = piece.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let bits = bits << (8 * (3 - piece.len()));
+        for place in 0..4 {
+            let index = (bits >> (18 - 6 * place)) & 63;
+            let letter = LETTERS.get(index as usize).copied().unwrap_or(b'=');
+            text.push(if place > piece.len() { '=' } else { char::from(letter) });
+        }
+    }
+    text
+}
+
 fn broken(error: impl fmt::Display) -> Error {
     Error::new(ErrorCode::Unavailable, format!("the answer broke off: {error}"))
 }
@@ -175,6 +199,13 @@ mod wasi {
         for (name, value) in &request.headers {
             let appended = fields.append(name, value.as_bytes());
             appended.map_err(|_| refused(&format!("header `{name}` is none")))?;
+        }
+        if !request.body.is_empty() {
+            // Else it would be sent in chunks, which not every server takes.
+            let length = request.body.len().to_string();
+            fields
+                .append("content-length", length.as_bytes())
+                .map_err(|_| refused("it has a length already"))?;
         }
         let outgoing = OutgoingRequest::new(fields);
         let set = outgoing

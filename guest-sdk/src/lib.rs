@@ -1,6 +1,13 @@
 #![doc = include_str!("../README.md")]
 // The head of this crate is its README; this file is the trait, the macro, and the list of what a driver's author sees.
 
+#[cfg(any(
+    feature = "attachment",
+    feature = "resizing",
+    feature = "population",
+    feature = "health",
+    feature = "migration"
+))]
 mod abilities;
 mod bindings;
 mod description;
@@ -24,10 +31,10 @@ pub use abilities::Attachment;
 pub use abilities::Health;
 #[cfg(feature = "migration")]
 pub use abilities::Migration;
-#[cfg(feature = "population")]
-pub use abilities::Population;
 #[cfg(feature = "resizing")]
 pub use abilities::Resizing;
+#[cfg(feature = "population")]
+pub use abilities::{Population, make_link};
 #[cfg(feature = "attachment")]
 pub use bindings::attachment::Progress;
 pub use bindings::exports::wasmvol::driver::volumes::{Created, Found};
