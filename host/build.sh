@@ -53,9 +53,19 @@ place() {
     mv "target/$1/.new" "target/$1/$(basename "$2").wasm"
 }
 
-cargo build --profile driver --target wasm32-wasip2 \
-    -p btrfs -p glusterfs -p image -p local -p overlay -p rclone -p s3fs -p sshfs -p tmpfs -p vfs -p nfs -p cifs
 for driver in btrfs glusterfs image local overlay rclone s3fs sshfs tmpfs vfs nfs cifs; do
+    plain="${plain:-} $driver"
+    packages="${packages:-} -p $driver"
+done
+# shellcheck disable=SC2086 # one word a package
+cargo build --profile driver --target wasm32-wasip2 $packages
+# Each of those that have abilities alone: cargo unites the features of what it builds together, and a driver whose SDK has an ability
+# that it does not export cannot be linked.
+for driver in git; do
+    able="${able:-} $driver"
+    cargo build --profile driver --target wasm32-wasip2 -p "$driver"
+done
+for driver in $plain $able; do
     place drivers "$driver"
 done
 if [ "${1:-}" = tests ]; then

@@ -21,6 +21,7 @@ mod docker;
 mod docs;
 mod drivers;
 mod engines;
+mod git;
 mod glusterfs;
 mod images;
 mod layers;

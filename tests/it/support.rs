@@ -8,6 +8,7 @@ pub(crate) mod canary;
 pub(crate) mod container;
 pub(crate) mod docker;
 pub(crate) mod engine;
+pub(crate) mod git;
 pub(crate) mod gluster;
 pub(crate) mod machine;
 pub(crate) mod mounts;
