@@ -30,7 +30,7 @@ result=target/test.status
 # shellcheck disable=SC2016 # expanded by the inner shell
 {
     status=0
-    $sudo env "PATH=$PATH" "HOME=$HOME" "CI=${CI:-}" "CARGO_TARGET_DIR=$PWD/target" \
+    $sudo env "PATH=$PATH" "HOME=$HOME" "CI=${CI:-}" ${WASMVOL_WRITE:+"WASMVOL_WRITE=$WASMVOL_WRITE"} "CARGO_TARGET_DIR=$PWD/target" \
         unshare --mount --propagation private sh -c 'mount --make-rshared / && exec "$@"' sh \
         cargo test --release --workspace --no-fail-fast "$@" </dev/null || status=$?
     echo "$status" >"$result"

@@ -3,6 +3,8 @@
 //! An example is a line that begins with `$ ` in a block marked `console`; what follows it is what it prints. A page is one
 //! session. What builds is not built again: of `make` the target must be there, and of `cargo` the result is.
 
+mod contract;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
