@@ -25,16 +25,16 @@ use crate::ticker::TICK;
 use crate::types::{CallError, Reveal, Roots, Scope};
 
 /// Most bytes that one random-number call may ask for: a driver needs a key, not a file.
-const RANDOM_MAX: u64 = 4 << 10;
+pub(crate) const RANDOM_MAX: u64 = 4 << 10;
 /// Most host resources (streams, pollables, headers) at once in a call.
-const RESOURCES_MAX: usize = 128;
+pub(crate) const RESOURCES_MAX: usize = 128;
 /// What a driver that asks a backend by HTTP gets, instead of the few seconds of one that only thinks: an engine that waits no longer has
 /// the volume when it asks again.
 const NETWORK: Duration = Duration::from_secs(30);
 /// What a verb may ask for by HTTP: pages of an API, not data.
-const TALK: Budget = Budget { requests: 64, bytes: 16 << 20 };
+pub(crate) const TALK: Budget = Budget { requests: 64, bytes: 16 << 20 };
 /// What the filling of a volume may: an archive of a large project, or thousands of files.
-const FETCH: Budget = Budget { requests: 4096, bytes: 4 << 30 };
+pub(crate) const FETCH: Budget = Budget { requests: 4096, bytes: 4 << 30 };
 
 /// A verb's limits.
 #[derive(Debug, Clone, Copy)]

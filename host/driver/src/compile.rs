@@ -25,11 +25,11 @@ pub(crate) const COMPONENT_MAX: usize = 64 << 20;
 /// Most machine code, in bytes: 64 MiB of WebAssembly make about 250.
 const COMPILED_MAX: u64 = 512 << 20;
 /// Processor time for one component: 40 MiB take 40 s.
-const CPU_MAX: Duration = Duration::from_secs(120);
+pub(crate) const CPU_MAX: Duration = Duration::from_secs(120);
 /// Time on the wall for one component: a busy machine gives a third of its processor.
 const WALL_MAX: Duration = Duration::from_secs(360);
 /// Most private memory, in bytes. Not address space: each thread's heap reserves 64 MiB of that and touches little.
-const MEMORY_MAX: u64 = 2 << 30;
+pub(crate) const MEMORY_MAX: u64 = 2 << 30;
 
 /// How a compiling process is started.
 #[derive(Debug, Clone)]

@@ -18,6 +18,8 @@ mod driver;
 mod engine;
 mod http;
 mod journal;
+#[cfg(test)]
+mod limits;
 mod store;
 mod ticker;
 mod turnstile;
