@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Runtime;
 use wasmtime::component::{Linker, ResourceTable, ResourceTableError};
 use wasmtime::{ResourceLimiter, Store, Trap};
 use wasmtime_wasi::runtime::in_tokio;
@@ -128,6 +129,8 @@ pub(crate) struct Call<'a> {
     pub(crate) scope: Scope,
     /// The one directory that it has.
     pub(crate) directory: Option<OwnedFd>,
+    /// Where it waits for hosts, if it may ask any.
+    pub(crate) network: Option<&'a Runtime>,
     pub(crate) verb: Verb,
     /// When its deadline is over.
     pub(crate) until: Instant,
@@ -153,7 +156,7 @@ impl Call<'_> {
         store.set_hostcall_fuel(self.verb.answer_max);
         store.set_epoch_deadline(ticks(left));
         let until = self.until.into();
-        let result = in_tokio(async {
+        let asked = async {
             let mut asked = pin!(body(&mut store));
             // Most calls wait for nothing, and need no timer.
             match poll_fn(|context| Poll::Ready(asked.as_mut().poll(context))).await {
@@ -161,7 +164,11 @@ impl Call<'_> {
                 // An interrupt ends what runs, this what waits for the host: it is dropped where it is.
                 Poll::Pending => tokio::time::timeout_at(until, asked).await.ok(),
             }
-        });
+        };
+        let result = match self.network {
+            Some(runtime) => runtime.block_on(asked),
+            None => in_tokio(asked),
+        };
         let mut journal = journal.lock();
         journal.finish();
         match result {

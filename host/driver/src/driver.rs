@@ -300,10 +300,11 @@ impl Calls {
         let _common = self.engine.turnstile.enter(until).ok_or_else(late)?;
         let _running = self.engine.ticker.run();
         let (engine, log, settings) = (&self.engine.wasmtime, &self.log, &self.settings);
+        let network = self.speaks_http.then(|| self.engine.network()).transpose()?;
         let (verb, directory) = (*verb, None);
         body(
             &*self.contract,
-            Call { engine, log, settings, scope, directory, verb, until, deadline },
+            Call { engine, log, settings, scope, directory, network, verb, until, deadline },
         )
     }
 }

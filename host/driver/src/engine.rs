@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
+use tokio::runtime::Runtime;
 use wasmtime::component::{Component, Linker};
 use wasmvol_plan::DriverName;
 
@@ -25,6 +26,11 @@ use crate::types::{CallError, Scope};
 
 /// A driver may have one in this many of the engine's calls at once; the rest is for the others.
 const SHARE: usize = 4;
+
+/// Threads that encrypt and decrypt for all drivers.
+const NETWORK_THREADS: usize = 2;
+/// Names that are looked up at once: the C library waits for a name server in a thread each, which nothing can end.
+const LOOKUPS_MAX: usize = 8;
 
 /// How an engine is set up.
 #[derive(Debug, Clone)]
@@ -51,6 +57,43 @@ pub(crate) struct Inner {
     pub(crate) turnstile: Turnstile,
     calls_max: usize,
     pub(crate) ticker: Ticker,
+    /// What waits for hosts, made when the first driver asks one.
+    network: OnceLock<io::Result<Network>>,
+}
+
+/// Threads of their own for what waits for hosts, so that what a driver fetches delays nobody who asks the daemon.
+struct Network(Option<Runtime>);
+
+impl Network {
+    fn start() -> io::Result<Self> {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(NETWORK_THREADS)
+            .max_blocking_threads(LOOKUPS_MAX)
+            .thread_name("network")
+            .enable_all()
+            .build()
+            .map(|runtime| Self(Some(runtime)))
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // The last driver may go where nothing may block, and a name server may never answer.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Inner {
+    /// Where connections of drivers live.
+    pub(crate) fn network(&self) -> Result<&Runtime, CallError> {
+        match self.network.get_or_init(Network::start) {
+            Ok(Network(Some(runtime))) => Ok(runtime),
+            Ok(Network(None)) => Err(CallError::Host("the daemon ends".to_owned())),
+            Err(error) => Err(CallError::Host(format!("no thread for its requests: {error}"))),
+        }
+    }
 }
 
 /// Why a component did not become a driver. One line each; none names the driver.
@@ -107,6 +150,7 @@ impl Engine {
                 turnstile: Turnstile::new(calls_max),
                 calls_max,
                 ticker: Ticker::start(wasmtime.clone())?,
+                network: OnceLock::new(),
                 wasmtime,
             }),
         })
