@@ -177,8 +177,14 @@ impl world::Mounter for Mounter {
         }
     }
 
-    async fn grow(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault> {
-        let request = Request::Grow { id, driver: driver.clone(), storage: storage.clone() };
+    async fn grow(
+        &self,
+        id: Id,
+        driver: &DriverName,
+        storage: &Storage,
+        note: Vec<u8>,
+    ) -> Result<(), Fault> {
+        let request = Request::Grow { id, driver: driver.clone(), storage: storage.clone(), note };
         match self.ask(request, MAKE_DEADLINE).await? {
             Reply::Grown => Ok(()),
             other => Err(unexpected(&other)),

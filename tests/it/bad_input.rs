@@ -35,6 +35,7 @@ fn an_option_that_a_driver_does_not_take_is_named_with_those_that_it_takes() {
         ("sshfs", "host-key"),
         ("rclone", "remote"),
         ("s3fs", "bucket"),
+        ("glusterfs", "volume"),
     ] {
         let error = shelf.refused(driver, &[("frobnicate", "1")]);
         let part = format!("no option `frobnicate` (`{driver}` takes: ");
@@ -59,6 +60,7 @@ fn a_size_that_is_none_is_refused_by_its_option() {
             ("sshfs", "port"),
             ("rclone", "cache-size"),
             ("s3fs", "uid"),
+            ("glusterfs", "port"),
         ] {
             let error = shelf.refused(driver, &[(key, text)]);
             assert!(error.contains(&format!("option `{key}`")), "{driver} {key}={text}: {error}");
@@ -132,6 +134,11 @@ fn an_option_that_is_smuggled_into_another_is_refused_by_the_one_that_it_is_in()
             ("s3fs", &[("endpoint", "http://127.0.0.1@evil.example")], "option `endpoint`"),
             ("s3fs", &[("region", "eu,use_cache=/")], "option `region`"),
             ("s3fs", &[("umask", "022,uid=0")], "option `umask`"),
+            ("glusterfs", &[("servers", "127.0.0.1,--volfile=/etc/x")], "option `servers`"),
+            ("glusterfs", &[("servers", "127.0.0.1 --acl")], "option `servers`"),
+            ("glusterfs", &[("volume", "data\n--acl")], "option `volume`"),
+            ("glusterfs", &[("volume", "data --volfile=/etc/x")], "option `volume`"),
+            ("glusterfs", &[("port", "24007,x")], "option `port`"),
             ("local", &bound("bind\nro"), "option `o`"),
             ("local", &bound("bind,uid=0"), "takes no `uid`"),
             ("local", &bound("bind,suid"), "`suid`"),
@@ -185,6 +192,9 @@ fn two_dots_in_a_path_are_refused_and_the_path_is_named() {
             ("sshfs", &[("path", "/srv/../etc")], "option `path`"),
             ("rclone", &[("remote", "nas:data/../..")], "option `remote`"),
             ("s3fs", &[("prefix", "a/../..")], "option `prefix`"),
+            ("glusterfs", &[("subdir", "a/../../b")], "option `subdir`"),
+            ("glusterfs", &[("volume", "../etc")], "option `volume`"),
+            ("glusterfs", &[("servers", "..")], "`..:/data`"),
         ],
     );
     assert_eq!(tree(&shelf.outside()), Vec::<PathBuf>::new());
@@ -222,6 +232,27 @@ fn a_server_that_nobody_is_at_is_named_with_what_to_look_at() {
         let begin = format!("cannot mount {source}: ");
         assert!(error.starts_with(&begin) && error.ends_with(cure), "{driver}: {error}");
     }
+}
+
+#[test]
+fn a_server_that_a_program_does_not_reach_is_told_in_the_words_of_that_program() {
+    let shelf = Shelf::start();
+    // What each could be mounted with, if there were a server.
+    for (secret, set) in [
+        (r"[nas]\ntype = webdav\nurl = http://127.0.0.1:1\n", "nowhere --driver rclone"),
+        ("ACCESS:SECRET", "keys --driver s3fs --peer 127.0.0.1"),
+    ] {
+        shelf.wasmvol.shell(&format!("printf '{secret}' | wasmvol secret set {set}")).ok();
+    }
+    all_refused(
+        &shelf,
+        &[
+            ("sshfs", &[("port", "1")], "Connection refused"),
+            ("rclone", &[("config", "nowhere")], "connection refused"),
+            ("s3fs", &[("secret", "keys")], "unable to connect"),
+            ("glusterfs", &[("port", "1")], "disconnected from remote-host: 127.0.0.1"),
+        ],
+    );
 }
 
 #[test]

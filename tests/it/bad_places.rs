@@ -250,10 +250,11 @@ fn a_program_that_this_machine_lacks_is_named_with_what_to_install() {
     wasmvol.launch_as(command);
     wasmvol.wait_ready();
     let shelf = Shelf::of(wasmvol);
-    let rows: [(&str, Options<'_>, &str); 6] = [
+    let rows: [(&str, Options<'_>, &str); 7] = [
         ("sshfs", &[], "`/usr/bin/sshfs` is not there: install "),
         ("s3fs", &[], "`/usr/bin/s3fs` is not there: install "),
         ("rclone", &[], "`/usr/bin/rclone` is not there: install "),
+        ("glusterfs", &[], "`/usr/sbin/glusterfs` is not there: install "),
         ("image", &[], "no `mkfs.ext4`: install the Debian package `e2fsprogs`"),
         (
             "image",

@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use crate::drivers::component;
 use crate::support::gluster::Gluster;
 use crate::support::programs::{health, is_unprivileged, running};
+use crate::support::shelf::Shelf;
 use crate::support::wasmvol::{Wasmvol, is_running, send};
 use crate::support::{SOON, until};
 
@@ -97,24 +98,33 @@ fn it_outlives_the_daemon_and_mountd_and_its_end_is_seen() {
 #[test]
 fn what_cannot_be_mounted_says_why_in_one_line_and_leaves_nothing() {
     let gluster = Gluster::start();
-    let wasmvol = with(&gluster);
-    for (at, (key, value, part)) in [
+    let shelf = Shelf::of(with(&gluster));
+    let there = [("servers", "10.0.0.1"), ("volume", gluster.volume.as_str())];
+    for (key, value, part) in [
         ("volume", "another", "another"),
         ("servers", "10.0.0.2", "disconnected from remote-host: 10.0.0.2"),
+        ("port", "1", "disconnected from remote-host: 10.0.0.1"),
         ("subdir", "nothing", "Server authentication failed"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let name = format!("bad{at}");
-        let options = [("servers", "10.0.0.1"), (key, value)];
-        let from = usize::from(key == "servers");
-        create(&wasmvol, &gluster, &name, &options[from..]).unwrap();
-        let mounted = wasmvol.plugin().mount(&name, "id");
-        let error = mounted.expect_err(key);
-        assert!(error.contains(part) && !error.contains('\n'), "{key}: {error}");
-        assert!(!wasmvol.is_mounted(&name));
-        wasmvol.plugin().remove(&name).unwrap();
+    ] {
+        let mut options = there.to_vec();
+        options.retain(|(other, _)| *other != key);
+        options.push((key, value));
+        let error = shelf.refused("glusterfs", &options);
+        assert!(error.contains(part), "{key}: {error}");
     }
-    assert_eq!(programs(&gluster), Vec::<u32>::new());
+    // But for these it could be mounted.
+    shelf.create("far", "glusterfs", &there).unwrap();
+    shelf.wasmvol.plugin().mount("far", "id").unwrap();
+    shelf.wasmvol.plugin().unmount("far", "id").unwrap();
+    until("the program ends", SOON, || programs(&gluster).is_empty().then_some(()));
+}
+
+#[test]
+fn it_is_refused_with_the_cure_where_it_was_not_granted() {
+    let wasmvol = Wasmvol::start();
+    let options = [("driver", "glusterfs"), ("servers", "10.0.0.1"), ("volume", "data")];
+    let made = wasmvol.plugin().create("far", &options);
+    let error = made.and_then(|()| wasmvol.plugin().mount("far", "id")).unwrap_err();
+    assert!(error.contains("`--grant program=glusterfs`"), "{error}");
+    assert_eq!(wasmvol.volume_mounts(), []);
 }

@@ -3,12 +3,13 @@
 use std::fs;
 use std::process::Command;
 
+use rustix::process::Signal;
 use wasmvol_plan::steps::RESIZE;
 
 use crate::support::docker::Docker;
 use crate::support::engine::Engine;
 use crate::support::shelf::loops;
-use crate::support::wasmvol::{PROGRAMS, Wasmvol};
+use crate::support::wasmvol::{PROGRAMS, Wasmvol, children_of, is_running, send};
 use crate::support::{Frozen, SOON, open_to_all, until};
 
 type Pair = crate::support::pair::Pair<Docker>;
@@ -161,6 +162,47 @@ fn an_unmount_that_waits_for_a_disk_delays_no_other_volume() {
         plugin.unmount(fs, "id").unwrap();
         wasmvol.wait_unmounted(fs);
     }
+}
+
+#[test]
+fn a_check_of_an_image_that_takes_longer_than_a_mount_may_goes_on_and_delays_no_other_volume() {
+    let mut wasmvol = Wasmvol::install_on("ext4", 512 * MIB);
+    wasmvol.run();
+    grant(&wasmvol);
+    let plugin = wasmvol.plugin();
+    plugin.create("other", &[("driver", "tmpfs")]).unwrap();
+    plugin.create("sick", &[("driver", "image"), ("size", "64m"), ("thin", "true")]).unwrap();
+    let path = plugin.mount("sick", "id").unwrap();
+    fs::write(path.join("file"), "kept").unwrap();
+    plugin.unmount("sick", "id").unwrap();
+    wasmvol.wait_unmounted("sick");
+    let state = wasmvol.state().display().to_string();
+    wasmvol.shell(&format!("tune2fs -E force_fsck {state}/volumes/*/image")).ok();
+    let is_check = |pid: &u32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "e2fsck\n")
+    };
+    let checks = || wasmvol.children().into_iter().flat_map(children_of).find(is_check);
+    // It cannot write what it found until it is to be stopped, and goes no further from then on.
+    let frozen = Frozen::new(wasmvol.state());
+    let check = std::thread::scope(|scope| {
+        let mount = scope.spawn(|| plugin.mount("sick", "id"));
+        let check = until("the image is checked", SOON, checks);
+        send(check, Signal::STOP);
+        drop(frozen);
+        plugin.mount("other", "id").unwrap();
+        let error = mount.join().unwrap().unwrap_err();
+        assert!(error.contains("its image is still being checked, which goes on"), "{error}");
+        check
+    });
+    wasmvol.kill_daemon();
+    assert!(is_running(check), "it was ended, and would begin anew");
+    assert_eq!(plugin.list(), ["other", "sick"]);
+    send(check, Signal::CONT);
+    let path = plugin.mount("sick", "id").unwrap();
+    assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "kept");
+    plugin.unmount("sick", "id").unwrap();
+    wasmvol.wait_unmounted("sick");
+    assert_eq!(loops(&wasmvol.state()), 0);
 }
 
 #[test]

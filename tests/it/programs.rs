@@ -9,7 +9,7 @@ use crate::drivers::component;
 use crate::support::canary::Canary;
 use crate::support::programs::{health, is_closed_to_its_user, is_unprivileged, running};
 use crate::support::sshd::Sshd;
-use crate::support::wasmvol::{Wasmvol, is_running, send};
+use crate::support::wasmvol::{Wasmvol, children_of, is_running, send};
 use crate::support::{SOON, until};
 
 /// A wasmvol whose `sshfs` may run the program, and that has the key of a server under the name `key`.
@@ -111,6 +111,31 @@ fn the_end_of_a_program_is_seen_and_the_next_mount_starts_it_again() {
         wasmvol.plugin().unmount("far", id).unwrap();
     }
     assert!(!wasmvol.is_mounted("far"));
+}
+
+#[test]
+fn a_connection_that_was_lost_is_made_again_by_the_same_program() {
+    let mut sshd = Sshd::start();
+    let wasmvol = with_sshfs(&sshd);
+    let password = Canary::new();
+    password.set(&wasmvol, "password", "sshfs", &format!("--peer {}", sshd.place().0));
+    sshd.set_password(password.bytes());
+    for (name, more) in [("by-key", &[][..]), ("by-password", &[("password", "password")])] {
+        create(&wasmvol, &sshd, name, more).unwrap();
+        let path = wasmvol.plugin().mount(name, "id").unwrap();
+        let before = programs(&sshd);
+        let [connection] = children_of(before[0])[..] else { panic!("sshfs has one ssh") };
+        send(connection, Signal::KILL);
+        until("the connection ends", SOON, || (!is_running(connection)).then_some(()));
+        // What nothing of this machine has in its memory.
+        fs::write(sshd.served().join(name), "behind").unwrap();
+        let read = || fs::read_to_string(path.join(name)).ok();
+        assert_eq!(until("the volume answers again", SOON, read), "behind");
+        assert_eq!(programs(&sshd), before);
+        assert_eq!(health(&wasmvol, name), "ok");
+        wasmvol.plugin().unmount(name, "id").unwrap();
+        until("the program ends", SOON, || programs(&sshd).is_empty().then_some(()));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! The kernel of this machine maps encrypted devices, which many do not.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::statvfs;
@@ -92,4 +93,22 @@ fn another_secret_opens_no_image_and_is_named() {
     canary.set(&wasmvol, "vault", "image", "");
     plugin.mount("dark", "id").unwrap();
     plugin.unmount("dark", "id").unwrap();
+}
+
+#[test]
+fn an_encrypted_image_that_cannot_be_mended_is_refused_with_a_cure_that_leads_to_what_is_in_it() {
+    let (wasmvol, _) = with_a_secret();
+    let plugin = wasmvol.plugin();
+    let options = [("driver", "image"), ("size", "32m"), ("encrypt", "vault"), ("thin", "true")];
+    plugin.create("dark", &options).unwrap();
+    wait_freed();
+    // What is encrypted begins behind the header.
+    let image = fs::File::options().write(true).open(file(&wasmvol)).unwrap();
+    image.write_all_at(&vec![0xff; MIB as usize], 16 * MIB).unwrap();
+    let error = plugin.mount("dark", "id").unwrap_err();
+    let cure = format!("open `{}` by `cryptsetup`, and run `e2fsck`", file(&wasmvol).display());
+    assert!(error.contains("the image is damaged") && error.contains(&cure), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert_eq!(wasmvol.volume_mounts(), []);
+    wait_freed();
 }

@@ -153,18 +153,51 @@ fn a_volume_holds_its_size_and_no_other_volume_less() {
 fn a_size_is_raised_and_outlives_a_restart_of_the_machine() {
     for mkfs in SYSTEMS {
         let mut disk = Disk::new(mkfs);
-        disk.create("limited", "local", &[("size", "8m")]).unwrap();
-        disk.fill("limited");
-        disk.wasmvol.cli("volume resize limited 32m").ok();
-        disk.write("limited", "more", 16).ok();
-        disk.wasmvol.kill_mountd();
-        disk.shell("umount $(sed -n \"s|.* \\($(dirname $state)/run/[^ ]*\\) .*|\\1|p\" /proc/self/mountinfo | tac)");
-        disk.unmount();
-        disk.mount("prjquota");
-        disk.wasmvol.run();
-        disk.fill("limited");
-        assert_eq!(disk.limits(), [32 * 1024], "{mkfs}");
-        disk.remove("limited");
+        for driver in DRIVERS {
+            disk.create("limited", driver, &[("size", "8m")]).unwrap();
+            disk.fill("limited");
+            disk.wasmvol.cli("volume resize limited 32m").ok();
+            disk.write("limited", "more", 16).ok();
+            let error = disk.wasmvol.cli("volume resize limited 16m").refused();
+            assert!(error.contains("never gets smaller"), "{mkfs} {driver}: {error}");
+            disk.wasmvol.kill_mountd();
+            disk.shell("umount $(sed -n \"s|.* \\($(dirname $state)/run/[^ ]*\\) .*|\\1|p\" /proc/self/mountinfo | tac)");
+            disk.unmount();
+            disk.mount("prjquota");
+            disk.wasmvol.run();
+            disk.fill("limited");
+            assert_eq!(disk.limits(), [32 * 1024], "{mkfs} {driver}");
+            disk.create("limited", driver, &[("size", "32m")]).expect("it is there already");
+            disk.remove("limited");
+        }
+    }
+}
+
+#[test]
+fn a_size_that_was_raised_is_what_other_hosts_are_told() {
+    let disk = Disk::new(SYSTEMS[0]);
+    let marker = || fs::read_to_string(disk.place.join("srv/.wasmvol/limited")).unwrap();
+    let says = |size: u64| marker().contains(&format!("{size}"));
+    disk.create("limited", "vfs", &[("size", "8m")]).unwrap();
+    assert!(says(8 * MIB), "{}", marker());
+    disk.wasmvol.cli("volume resize limited 32m").ok();
+    assert!(says(32 * MIB) && !says(8 * MIB), "{}", marker());
+    // One who has never seen it finds it with its options.
+    let mut other = Wasmvol::install();
+    other.run();
+    let vfs = PROGRAMS.parent().unwrap().join("guests/vfs.wasm");
+    let grant = format!("--grant host-directory={}", disk.place.join("srv").display());
+    other.cli(&format!("driver load {} {grant}", vfs.display())).ok();
+    let vfs = ("driver", "vfs");
+    let error = other.plugin().create("limited", &[vfs, ("size", "8m")]).unwrap_err();
+    assert!(error.contains("`size`"), "{error}");
+    other.plugin().create("limited", &[vfs, ("size", "32m")]).unwrap();
+    assert_eq!(disk.limits(), [32 * 1024]);
+    // Whose it is not cannot raise it, nor is anything raised that has no size.
+    disk.create("free", "vfs", &[]).unwrap();
+    for (wasmvol, volume) in [(&other, "limited"), (&disk.wasmvol, "free")] {
+        let error = wasmvol.cli(&format!("volume resize {volume} 64m")).refused();
+        assert!(error.contains("has no size that the host could change"), "{volume}: {error}");
     }
 }
 

@@ -10,10 +10,14 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
+use rustix::mount::{MountFlags, mount};
+use serde_json::json;
+
 use crate::support::canary::Canary;
 use crate::support::plugin::{Socket, request};
+use crate::support::shelf::assert_is_a_line;
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
-use crate::support::{mortal, shell, spawn, until};
+use crate::support::{Scratch, mortal, shell, spawn, until};
 
 /// Where the first server is.
 const ADDRESS: &str = "10.77.1.2";
@@ -132,6 +136,73 @@ fn a_subdirectory_is_made_when_it_is_first_mounted_and_is_all_that_the_volume_sh
 }
 
 #[test]
+fn options_as_docker_writes_them_reach_the_same_servers() {
+    let wasmvol = all_granted();
+    let local = PROGRAMS.parent().unwrap().join("drivers/local.wasm");
+    let grants = ["nfs", "nfs4", "cifs"].map(|kind| format!(" --grant share={kind}:10.77.0.0/16"));
+    wasmvol.cli(&format!("driver load {}{}", local.display(), grants.concat())).ok();
+    PASSWORD.set(&wasmvol, "docker", "local", "--peer 10.77.0.0/16");
+    let plugin = wasmvol.plugin();
+    let nfs = |o| [("type", "nfs"), ("device", ":/export"), ("o", o)];
+    let cifs = |device, o| [("type", "cifs"), ("device", device), ("o", o), ("secret", "docker")];
+    for (name, options) in [
+        ("docker-nfs", &nfs("addr=files.test,vers=4.2,rw")[..]),
+        ("docker-nfs3", &nfs("addr=10.77.1.2,vers=3,nolock")),
+        ("docker-cifs", &cifs("//10.77.1.2/share", "username=alice")),
+        ("docker-cifs-addr", &cifs("//files.test/share", "username=alice,addr=10.77.1.2")),
+    ] {
+        plugin.create(name, options).unwrap();
+        let path = plugin.mount(name, "id").unwrap();
+        fs::write(path.join(name), "written").unwrap();
+        assert_eq!(fs::read_to_string(behind("server1", name)).unwrap(), "written", "{name}");
+        plugin.unmount(name, "id").unwrap();
+    }
+    PASSWORD.is_nowhere(&wasmvol, &["docker-cifs"], &[]);
+    let made = plugin.create("nowhere", &nfs("addr=nowhere.test"));
+    let error = made.and_then(|()| plugin.mount("nowhere", "id")).unwrap_err();
+    assert!(error.contains("cannot resolve server `nowhere.test`"), "{error}");
+    assert_eq!(wasmvol.volume_mounts(), []);
+}
+
+#[test]
+fn a_root_on_a_server_has_the_volumes_of_both_hosts_that_mount_it() {
+    let scratch = Scratch::new();
+    let place = scratch.dir("place");
+    let options = c"vers=4.2,addr=10.77.1.2,clientaddr=10.77.1.1";
+    mount(format!("{ADDRESS}:/export"), &place, "nfs4", MountFlags::empty(), options).unwrap();
+    let root = place.join("root-of-vfs");
+    fs::create_dir(&root).unwrap();
+    let host = || {
+        let wasmvol = Wasmvol::start();
+        let vfs = PROGRAMS.parent().unwrap().join("guests/vfs.wasm");
+        let grant = format!("--grant host-directory={}", root.display());
+        wasmvol.cli(&format!("driver load {} {grant}", vfs.display())).ok();
+        wasmvol
+    };
+    let (one, other) = (host(), host());
+    let vfs = ("driver", "vfs");
+    one.plugin().create("both", &[vfs, ("reclaim", "delete")]).unwrap();
+    let path = one.plugin().mount("both", "id").unwrap();
+    fs::write(path.join("file"), "one's").unwrap();
+    other.plugin().create("both", &[vfs]).unwrap();
+    let found = other.plugin().mount("both", "id").unwrap();
+    assert_eq!(fs::read_to_string(found.join("file")).unwrap(), "one's");
+    // What is there and is nobody's volume is in nobody's way but its own.
+    fs::create_dir(root.join("strange")).unwrap();
+    let error = other.plugin().create("strange", &[vfs]).unwrap_err();
+    assert!(error.contains("is there and is no volume"), "{error}");
+    for wasmvol in [&other, &one] {
+        wasmvol.plugin().unmount("both", "id").unwrap();
+    }
+    one.plugin().remove("both").unwrap();
+    let is_deleted = || fs::read_dir(root.join(".wasmvol-trash")).unwrap().next().is_none();
+    until("it is deleted", Duration::from_secs(120), || is_deleted().then_some(()));
+    let seen = other.json("volume scan vfs")["volumes"].clone();
+    assert_eq!(seen, json!([{"driver": "vfs", "name": "both", "state": "missing"}]));
+    assert_eq!(fs::read_dir(root.join(".wasmvol")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_read_only_volume_refuses_writes() {
     let wasmvol = all_granted();
     let plugin = wasmvol.plugin();
@@ -210,6 +281,29 @@ fn what_cannot_be_mounted_says_why_and_leaves_nothing() {
     assert_eq!(wasmvol.volume_mounts(), []);
     assert!(!Path::new("/etc/made").exists());
     stray.is_nowhere(&wasmvol, &[], &[]);
+}
+
+#[test]
+fn a_port_that_nobody_listens_at_is_told_with_what_to_look_at_and_leaves_nothing() {
+    let wasmvol = all_granted();
+    let plugin = wasmvol.plugin();
+    for (way, source) in [
+        (WAYS[0], "10.77.1.2:/export"),
+        (WAYS[1], "10.77.1.2:/export"),
+        (WAYS[2], "//10.77.1.2/share"),
+    ] {
+        // Nobody listens at the first port, and nobody may.
+        plugin.create("closed", &with(way, &[("server", ADDRESS), ("port", "1")])).unwrap();
+        let error = plugin.mount("closed", "id").unwrap_err();
+        let begin = format!("cannot mount `{source}`: ");
+        let cure = "see whether the server runs and can be reached";
+        assert!(error.starts_with(&begin) && error.ends_with(cure), "{way:?}: {error}");
+        assert_is_a_line(&error);
+        assert_eq!(wasmvol.volume_mounts(), []);
+        plugin.remove("closed").unwrap();
+    }
+    assert_eq!(plugin.list(), Vec::<String>::new());
+    assert_eq!(wasmvol.json("status")["troubles"], json!([]));
 }
 
 #[test]

@@ -162,7 +162,7 @@ impl Mounter {
                 Request::Measure(id) => self.measure(id).map(Reply::Measured),
                 Request::Mount(wanted) => self.mount(&wanted).map(Reply::Mounted),
                 Request::Marks(wanted) => self.marks(&wanted),
-                Request::Grow { id, driver, storage } => {
+                Request::Grow { id, driver, storage, .. } => {
                     self.grow_storage(id, &driver, &storage).map(|()| Reply::Grown)
                 }
                 Request::Make { id, driver, storage, .. } => {

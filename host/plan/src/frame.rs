@@ -46,6 +46,8 @@ pub enum Request {
         driver: DriverName,
         /// What it is to be.
         storage: Storage,
+        /// What the marker of a named directory says from then on behind its first line.
+        note: Vec<u8>,
     },
     /// Mount a volume at its mountpoint. Already mounted there: its facts.
     Mount(Box<Mount>),

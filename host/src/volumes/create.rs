@@ -10,7 +10,6 @@ use wasmvol_driver::types::Options;
 use wasmvol_driver::{CallError, Created, Reclaim, Value};
 use wasmvol_plan::{DriverName, NamedDirectory, SecretName, Storage, VolumeName};
 
-use super::marker::Marker;
 use super::options::{self, Asked};
 use super::remove::Insist;
 use super::secrets;
@@ -196,9 +195,7 @@ impl<W: World> Volumes<W> {
             let why = "option `reclaim`: a directory that was chosen is never deleted: use `retain`, or leave it out";
             return Err(VolumeError::Option(why.to_owned()));
         }
-        let description = self.world.drivers().description(&record.driver);
-        let driver = description.map_or_else(String::new, |d| d.name.clone());
-        let note = Marker::write(record, &driver)?;
+        let note = self.marker(record)?;
         self.put(record.clone()).await?;
         self.step("create.placed").await;
         Ok(note)

@@ -1,14 +1,16 @@
 //! The marker of a named directory: what the host that made it tells every host that shares its root.
 //!
-//! Written by Create through mountd, which puts a first line of its own before it; read by discovery. A marker of a later wasmvol
-//! may say more.
+//! Written by Create and Resize through mountd, which puts a first line of its own before it; read by discovery. A marker of a later
+//! wasmvol may say more.
 
 use serde::{Deserialize, Serialize};
+use wasmvol_driver::CallError;
 use wasmvol_driver::types::Options;
 use wasmvol_plan::kinds::named_directory::{Mark, NOTE_MAX};
 use wasmvol_plan::{Id, VolumeName};
 
-use super::VolumeError;
+use super::world::{Drivers, World};
+use super::{VolumeError, Volumes};
 use crate::catalog::record::Record;
 
 /// What a marker says.
@@ -21,9 +23,20 @@ pub(super) struct Marker {
     pub(super) options: Options,
 }
 
+impl<W: World> Volumes<W> {
+    /// What the marker of a volume is to say.
+    pub(super) fn marker(&self, record: &Record) -> Result<Vec<u8>, VolumeError> {
+        let Some(description) = self.world.drivers().description(&record.driver) else {
+            let error = CallError::NotLoaded(record.driver.to_string());
+            return Err(VolumeError::Driver { driver: record.driver.clone(), error });
+        };
+        Marker::write(record, &description.name)
+    }
+}
+
 impl Marker {
-    /// The bytes of the marker of a new volume.
-    pub(super) fn write(record: &Record, driver: &str) -> Result<Vec<u8>, VolumeError> {
+    /// The bytes of a volume's marker.
+    fn write(record: &Record, driver: &str) -> Result<Vec<u8>, VolumeError> {
         let Record { id, name, options, .. } = record;
         let driver = driver.to_owned();
         let marker = Self { id: *id, name: name.clone(), driver, options: options.clone() };

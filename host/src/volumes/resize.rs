@@ -37,7 +37,7 @@ impl<W: World> Volumes<W> {
         };
         // A driver that calculates a size of its own would go on with the old one, unless it says itself what becomes of it.
         let Some(there) = option.filter(|size| by_driver || there == Some(*size)) else {
-            let why = "has no size that the host could change: images have one, and subvolumes and directories of `local` that were made with `size`";
+            let why = "has no size that the host could change: images have one, and subvolumes and directories that were made with `size`";
             return Err(VolumeError::Option(why.into()));
         };
         if wanted < there {
@@ -54,9 +54,13 @@ impl<W: World> Volumes<W> {
         record.options.insert(SIZE.into(), Value::Size(wanted));
         let checked = record.storage.check(&self.world.drivers().grants(&driver)?);
         checked.map_err(|fault| VolumeError::Refused { driver: driver.clone(), fault })?;
+        let note = match &record.storage {
+            Storage::NamedDirectory(_) => self.marker(&record)?,
+            _ => Vec::new(),
+        };
         self.step("resize.begin").await;
         if size_of(&mut record.storage).is_some() {
-            self.world.mounter().grow(record.id, &driver, &record.storage).await?;
+            self.world.mounter().grow(record.id, &driver, &record.storage, note).await?;
         }
         self.step("resize.grown").await;
         self.put(record).await?;
@@ -94,6 +98,7 @@ fn size_of(storage: &mut Storage) -> Option<&mut u64> {
         Storage::Image(image) => Some(&mut image.size),
         Storage::Subvolume(subvolume) => subvolume.limit.as_mut(),
         Storage::Directory(directory) => directory.limit.as_mut(),
-        Storage::None | Storage::NamedDirectory(_) => None,
+        Storage::NamedDirectory(directory) => directory.limit.as_mut(),
+        Storage::None => None,
     }
 }

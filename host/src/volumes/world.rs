@@ -72,8 +72,14 @@ pub(crate) trait Mounter {
         storage: &Storage,
         note: Vec<u8>,
     ) -> Result<(), Fault>;
-    /// Makes storage as large as it says, durably; as large already is done.
-    async fn grow(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault>;
+    /// Makes storage as large as it says, durably; as large already is done. `note` is as in [`Mounter::make`].
+    async fn grow(
+        &self,
+        id: Id,
+        driver: &DriverName,
+        storage: &Storage,
+        note: Vec<u8>,
+    ) -> Result<(), Fault>;
     /// Mounts; already mounted answers its facts.
     async fn mount(&self, request: MountRequest<'_>) -> Result<Facts, Fault>;
     /// Unmounts unless held.

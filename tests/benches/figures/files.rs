@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::Result;
 use crate::client::held;
-use crate::ground::{DRIVERS, Ground};
+use crate::ground::{DRIVERS, Ground, is_served};
 use crate::instance::Instance;
 use crate::machine::{median, micros};
 use crate::report::{Figure, Goal, Report, time};
@@ -52,7 +52,7 @@ pub(crate) fn measure(ground: &Ground, few: &Instance, report: &mut Report) -> R
         let mounted: serde_json::Value = serde_json::from_slice(mounted.body)?;
         let own = mounted.get("Mountpoint").and_then(|at| at.as_str()).ok_or("no mountpoint")?;
         let (own, bare) = (PathBuf::from(own), ground.by_hand(driver)?);
-        for (load, work) in if driver == "sshfs" { FAR } else { NEAR } {
+        for (load, work) in if is_served(driver) { FAR } else { NEAR } {
             report.figure(compare(driver, load, work, &own, &bare)?);
         }
         // A link leads to what is a plain directory.
@@ -90,7 +90,7 @@ fn compare(
         bares.push(bare / 2.0);
         ratios.push(own / bare);
     }
-    let beside = if driver == "sshfs" { "program" } else { "file system" };
+    let beside = if is_served(driver) { "program" } else { "file system" };
     Ok(Figure {
         name: format!("files on `{driver}`, {load}, beside the same {beside} mounted by hand"),
         goal: Goal::AtMost(1.05),

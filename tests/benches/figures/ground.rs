@@ -1,30 +1,29 @@
-//! What volumes of every kind stand on: directories to grant, a btrfs, an SSH server; and the same file systems mounted by hand.
+//! What volumes of every kind stand on: directories to grant, a btrfs, servers; and the same file systems mounted by hand.
 //!
 //! Made once for a run, beneath its directories. What is mounted by hand is unmounted by who asked for it, or by `tests/bench.sh`.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use serde_json::{Map, Value, json};
 
-use crate::instance::{Instance, mortal};
+use crate::instance::Instance;
+use crate::servers::Server;
 use crate::{Places, Result};
 
-/// How long sshd may take to listen, and how often that is looked at.
-const LISTENING: Duration = Duration::from_secs(20);
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
 /// The kinds that need no other machine.
-pub(crate) const DRIVERS: [&str; 7] =
-    ["local", "vfs", "tmpfs", "overlay", "image", "btrfs", "sshfs"];
+pub(crate) const DRIVERS: [&str; 8] =
+    ["local", "vfs", "tmpfs", "overlay", "image", "btrfs", "sshfs", "rclone"];
 
-/// Mounted by hand at `$1`, with the disk's directory `$2` for what it needs; SSH by `$3`, the port, and `$4`, the server's directory.
-/// Each as wasmvol does it, and as its manual page says.
-const BY_HAND: [(&str, &str); 7] = [
+/// Whether a program serves it, which asks a server for each file.
+pub(crate) fn is_served(driver: &str) -> bool {
+    matches!(driver, "sshfs" | "rclone")
+}
+
+/// Mounted by hand at `$1`, with the disk's directory `$2` for what it needs; a program's by `$3`, the port, and `$4`, the directory of
+/// its server. Each as wasmvol does it, and as its manual page says.
+const BY_HAND: [(&str, &str); 8] = [
     ("local", r#"mkdir "$2" && ln -s "$2" "$1""#),
     ("vfs", r#"mkdir "$2" && ln -s "$2" "$1""#),
     ("tmpfs", r#"mkdir "$1" && mount -t tmpfs -o size=256m bare "$1""#),
@@ -48,6 +47,13 @@ const BY_HAND: [(&str, &str); 7] = [
            -o reconnect,allow_other,default_permissions,BatchMode=yes,StrictHostKeyChecking=yes \
            -o "IdentityFile=$4/user,UserKnownHostsFile=$4/known,ServerAliveInterval=15""#,
     ),
+    (
+        "rclone",
+        // In a session of its own, as ours is: the kernel shares the processors out by session, and this one is busy measuring.
+        r#"mkdir "$1" && setsid --wait rclone mount dav:by-hand "$1" --daemon --config "$4/rclone.conf" --cache-dir "$2" \
+           --allow-other --default-permissions --umask 0 --vfs-cache-mode writes --vfs-cache-max-size 1G \
+           --vfs-write-back 1h"#,
+    ),
 ];
 
 /// All of it.
@@ -59,7 +65,8 @@ pub(crate) struct Ground {
     btrfs: PathBuf,
     /// Where what is mounted by hand appears.
     places: PathBuf,
-    sshd: Sshd,
+    sshd: Server,
+    webdav: Server,
 }
 
 impl Ground {
@@ -71,10 +78,11 @@ impl Ground {
         }
         let make = r#"truncate -s 8G "$1" && mkfs.btrfs -q "$1" >/dev/null 2>&1 && mount -o loop "$1" "$2""#;
         shell(make, &[&disk.join("btrfs"), &btrfs])?;
-        let sshd = Sshd::start(&disk.join("ssh"))?;
+        let sshd = Server::sshd(&disk.join("ssh"))?;
+        let webdav = Server::webdav(&disk.join("webdav"))?;
         let at = Places { state: btrfs.clone(), runtime: at.runtime.clone() };
         let on_btrfs = Instance::start(&at, "on-btrfs")?;
-        Ok(Self { on_btrfs, disk, btrfs, places, sshd })
+        Ok(Self { on_btrfs, disk, btrfs, places, sshd, webdav })
     }
 
     /// Grants the drivers of a wasmvol all of it; for named directories a root of its own, else each would find those of the others.
@@ -88,10 +96,12 @@ impl Ground {
             ("overlay", &grant(&root)),
             ("image", "image"),
             ("sshfs", "program=sshfs"),
+            ("rclone", "program=rclone"),
         ] {
             instance.grant(driver, line)?;
         }
-        instance.secret("key", "sshfs", "127.0.0.1", &self.sshd.dir.join("user"))
+        instance.secret("remotes", "rclone", None, &self.webdav.dir.join("rclone.conf"))?;
+        instance.secret("key", "sshfs", Some("127.0.0.1"), &self.sshd.dir.join("user"))
     }
 
     /// The body of a Create.
@@ -106,9 +116,16 @@ impl Ground {
             "sshfs" => vec![
                 ("host", "127.0.0.1".to_owned()),
                 ("port", self.sshd.port.to_string()),
-                ("path", text(&self.sshd.dir.join("served"))),
+                ("path", text(&self.sshd.served())),
                 ("host-key", fs::read_to_string(self.sshd.dir.join("host.pub"))?.trim().to_owned()),
                 ("key", "key".to_owned()),
+            ],
+            "rclone" => vec![
+                ("remote", "dav:own".to_owned()),
+                ("config", "remotes".to_owned()),
+                // A file that is deleted while it is being uploaded is an error of rclone 1.60's own, by hand too: none of ours is
+                // there for long enough to be uploaded.
+                ("write-back", "1h".to_owned()),
             ],
             _ => Vec::new(),
         };
@@ -124,58 +141,15 @@ impl Ground {
         let (place, disk) = (self.places.join(driver), self.disk.join(driver));
         // The same file system that the volume lies on.
         let disk = if driver == "btrfs" { self.btrfs.join("by-hand") } else { disk };
-        let port = PathBuf::from(self.sshd.port.to_string());
-        shell(line, &[&place, &disk, &port, &self.sshd.dir])?;
+        let server = if driver == "rclone" { &self.webdav } else { &self.sshd };
+        let port = PathBuf::from(server.port.to_string());
+        shell(line, &[&place, &disk, &port, &server.dir])?;
         Ok(place)
     }
 }
 
-/// An SSH server of the run's own, with a directory that it serves.
-struct Sshd {
-    dir: PathBuf,
-    port: u16,
-    child: Child,
-}
-
-impl Sshd {
-    fn start(dir: &Path) -> Result<Self> {
-        let make = r#"mkdir -p "$1/served" /run/sshd && for key in host user; do
-            ssh-keygen -q -t ed25519 -N "" -f "$1/$key"; done"#;
-        shell(make, &[dir])?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let at = dir.display();
-        let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {at}/host\nAuthorizedKeysFile {at}/user.pub\nPidFile none\n\
-             StrictModes no\nUsePAM no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n"
-        );
-        fs::write(dir.join("config"), config)?;
-        let key = fs::read_to_string(dir.join("host.pub"))?;
-        fs::write(dir.join("known"), format!("* {key}"))?;
-        let mut server = mortal(Path::new("/usr/sbin/sshd"));
-        server.args(["-D", "-e", "-f"]).arg(dir.join("config"));
-        let child = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let sshd = Self { dir: dir.to_owned(), port, child };
-        let end = Instant::now() + LISTENING;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if Instant::now() > end {
-                return Err("sshd does not listen".into());
-            }
-            sleep(LOOK_AGAIN);
-        }
-        Ok(sshd)
-    }
-}
-
-impl Drop for Sshd {
-    fn drop(&mut self) {
-        // It may have ended by itself, and the run is over anyway.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Runs a line of shell with these as its arguments, up to the first thing that fails.
-fn shell(line: &str, arguments: &[&Path]) -> Result<()> {
+pub(crate) fn shell(line: &str, arguments: &[&Path]) -> Result<()> {
     let mut command = Command::new("sh");
     command.args(["-euc", line, "by-hand"]).args(arguments).stdin(Stdio::null());
     if command.status()?.success() { Ok(()) } else { Err(format!("{command:?} failed").into()) }

@@ -58,12 +58,19 @@ impl Instance {
         Ok(fs::write(grants.join(driver), line)?)
     }
 
-    /// Keeps what is in a file as a secret.
-    pub(crate) fn secret(&self, name: &str, driver: &str, peer: &str, file: &Path) -> Result<()> {
+    /// Keeps what is in a file as a secret, for one server or for a use that names none.
+    pub(crate) fn secret(
+        &self,
+        name: &str,
+        driver: &str,
+        peer: Option<&str>,
+        file: &Path,
+    ) -> Result<()> {
         let (file, state) = (file.display().to_string(), self.state.join("state"));
         let state = state.display().to_string();
-        let set = ["secret", "set", name, "--driver", driver, "--peer", peer, "--file", &file];
-        self.command(&[&set[..], &["--state-dir", &state]].concat())
+        let set = ["secret", "set", name, "--driver", driver, "--file", &file];
+        let peer = peer.map_or_else(Vec::new, |peer| vec!["--peer", peer]);
+        self.command(&[&set[..], &peer, &["--state-dir", &state]].concat())
     }
 
     /// Runs a command of its command line, for what that does.

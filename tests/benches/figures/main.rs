@@ -1,7 +1,7 @@
 //! `make bench`: the figures of README.md, measured in one run against what they are compared with, printed as ratios.
 //!
 //! `tests/bench.sh` starts it as root, in a mount namespace and in directories of its own: `figures STATE RUNTIME [--json]`. It starts
-//! the shipped programs, a bare hyper server (itself, `figures bare`), an sshd and rclone, and ends them all. It checks nothing: a figure that
+//! the shipped programs, a bare hyper server (itself, `figures bare`), an sshd and rclones, and ends them all. It checks nothing: a figure that
 //! misses its goal is printed as such.
 
 mod bare;
@@ -18,6 +18,7 @@ mod many;
 mod mounts;
 mod rclone;
 mod report;
+mod servers;
 mod shelf;
 
 use std::error::Error;

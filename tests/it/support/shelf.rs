@@ -13,7 +13,7 @@ use super::{SOON, Scratch, until};
 pub(crate) type Options<'a> = &'a [(&'a str, &'a str)];
 
 /// What each driver takes and needs, where nothing else is said: a volume of each can be created.
-const USUAL: [(&str, Options<'_>); 11] = [
+const USUAL: [(&str, Options<'_>); 12] = [
     ("local", &[]),
     ("tmpfs", &[]),
     ("vfs", &[("reclaim", "delete")]),
@@ -25,6 +25,7 @@ const USUAL: [(&str, Options<'_>); 11] = [
     ("sshfs", &[("host", "127.0.0.1"), ("path", "/srv"), ("host-key", KEY), ("key", "key")]),
     ("s3fs", &[("bucket", "data"), ("endpoint", "http://127.0.0.1:1"), ("secret", "key")]),
     ("rclone", &[("remote", "nas:data"), ("config", "remotes")]),
+    ("glusterfs", &[("servers", "127.0.0.1"), ("volume", "data")]),
 ];
 /// A key that no server has.
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE";
@@ -75,7 +76,7 @@ impl Shelf {
         for (driver, grants) in grants {
             shelf.grant(driver, grants);
         }
-        for program in ["sshfs", "rclone", "s3fs"] {
+        for program in ["sshfs", "rclone", "s3fs", "glusterfs"] {
             shelf.grant(program, &[&format!("program={program}")]);
         }
         shelf.secret("key", "--driver sshfs --driver s3fs --peer 127.0.0.0/8");

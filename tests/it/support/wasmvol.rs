@@ -356,7 +356,8 @@ fn daemon_of(mountd: u32) -> Option<u32> {
     })
 }
 
-fn children_of(process: u32) -> Vec<u32> {
+/// The processes that another one started and that have not been waited for.
+pub(crate) fn children_of(process: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
     children.unwrap_or_default().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }

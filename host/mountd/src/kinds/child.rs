@@ -53,6 +53,7 @@ impl Mounter {
             }
             Request::Usage(id) => Ok((Reply::Used(self.usage(*id)?), None)),
             Request::Make { storage: Storage::NamedDirectory(_), .. }
+            | Request::Grow { storage: Storage::NamedDirectory(_), .. }
             | Request::Trash { .. }
             | Request::Marks(_) => Ok((self.answer_named(request)?, None)),
             Request::Make { id, driver, storage, .. } => {
@@ -62,7 +63,7 @@ impl Mounter {
                 sync(&self.places.volumes, "volumes")?;
                 Ok((Reply::Made, None))
             }
-            Request::Grow { id, driver, storage } => {
+            Request::Grow { id, driver, storage, .. } => {
                 storage.check(&self.grants(driver)?)?;
                 self.grow_storage(*id, driver, storage)?;
                 Ok((Reply::Grown, None))

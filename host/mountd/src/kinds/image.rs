@@ -161,7 +161,11 @@ fn disk(
         // 1 and 2: it has mended what was wrong.
         if !matches!(ended.status, Some(0..=2)) {
             let why = tool::E2FSCK.failure(&ended);
-            let cure = format!("run `e2fsck` on `{}/volumes/{id}/{NAME}`", places.state);
+            let file = format!("`{}/volumes/{id}/{NAME}`", places.state);
+            let cure = match image.encrypt {
+                None => format!("run `e2fsck` on {file}"),
+                Some(_) => format!("open {file} by `cryptsetup`, and run `e2fsck` on what it maps"),
+            };
             return fault(FaultKind::Failed, format!("the image is damaged, {why}: {cure}"));
         }
     }

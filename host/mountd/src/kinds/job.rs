@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use wasmvol_plan::frame::Frame;
 use wasmvol_plan::{Fault, FaultKind, Id, Release, Reply, Request, Source};
 
-use super::wait::{DEADLINE, changes, deadline_of, id_of, only_looks};
+use super::wait::{DEADLINE, changes, checks_an_image, deadline_of, id_of, only_looks};
 use super::wire::{Said, receive, send};
 use super::{Assembled, Shows};
 use crate::daemon::die_with;
@@ -25,6 +25,12 @@ use crate::sys;
 const JOBS_MAX: usize = 16;
 /// Most of them that only look: a server that is gone, and a hundred volumes of it, leave room for what changes others.
 const LOOKS_MAX: usize = JOBS_MAX / 2;
+/// Most checks of images that go on after their requests were answered: each is a program at work on a disk.
+const CHECKS_MAX: usize = 16;
+/// What is said to who waits for one, or for anything else.
+const CHECKED: &str =
+    "its image is still being checked, which goes on: try again, or see whether its disk answers";
+const BUSY: &str = "an earlier request for it, or 16 for others, did not end: try again";
 
 /// What the parent has done before there is a child.
 pub(super) enum Begun {
@@ -49,15 +55,23 @@ struct Waiting {
 
 struct Job {
     pid: Pid,
-    socket: OwnedFd,
     id: Id,
     until: Instant,
     /// Others may work for the volume at the same time.
     only_looks: bool,
     /// Nobody is there any more to speak.
     has_ended: bool,
-    /// What to answer; none once that is done, or once nobody waits for it.
-    asked: Option<(u64, Request)>,
+    /// It works although nobody waits for it any more.
+    goes_on: bool,
+    /// None once that is answered, or once nobody waits for it.
+    asked: Option<Asked>,
+}
+
+/// What a child works for, and where it answers: once that is closed, a tree that comes too late is the child's to close.
+struct Asked {
+    number: u64,
+    request: Request,
+    socket: OwnedFd,
 }
 
 impl Jobs {
@@ -97,7 +111,7 @@ impl Jobs {
 
     /// What to wait for.
     pub(crate) fn files(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.running.iter().filter(|job| job.asked.is_some()).map(|job| &job.socket)
+        self.running.iter().filter_map(|job| job.asked.as_ref()).map(|asked| &asked.socket)
     }
 
     /// When something is to be done.
@@ -118,7 +132,7 @@ impl Jobs {
         let busy = |id: Id| self.running.iter().any(|job| job.id == id && !job.only_looks);
         // Who hangs in a server that has gone takes no room of others'.
         let working = || self.running.iter().filter(|job| job.asked.is_some());
-        let looks = |job: &&Job| job.asked.as_ref().is_some_and(|(_, asked)| only_looks(asked));
+        let looks = |job: &&Job| job.asked.as_ref().is_some_and(|asked| only_looks(&asked.request));
         let room = working().count() < JOBS_MAX;
         let room_to_look = room && working().filter(looks).count() < LOOKS_MAX;
         self.waiting.iter().position(|Waiting { request, .. }| {
@@ -126,13 +140,15 @@ impl Jobs {
         })
     }
 
-    /// The requests that have waited for too long.
-    fn late(&mut self) -> Vec<u64> {
+    /// The requests that have waited for too long, and what for.
+    fn late(&mut self) -> Vec<(u64, &'static str)> {
         let now = Instant::now();
         let (late, waiting): (Vec<_>, Vec<_>) =
             self.waiting.drain(..).partition(|waiting| waiting.until <= now);
         self.waiting = waiting.into();
-        late.into_iter().map(|waiting| waiting.number).collect()
+        let is_checked = |id| self.running.iter().any(|job| job.id == id && job.goes_on);
+        let why = |id| if is_checked(id) { CHECKED } else { BUSY };
+        late.iter().map(|Waiting { number, request, .. }| (*number, why(id_of(request)))).collect()
     }
 }
 
@@ -143,10 +159,9 @@ impl Job {
     }
 
     /// What the child says, once it says it, has ended, or is late.
-    fn hear(&self) -> Option<Result<Said, Fault>> {
-        self.asked.as_ref()?;
-        let heard = receive(&self.socket);
-        match heard {
+    fn hear(&mut self, may_go_on: bool) -> Option<Result<Said, Fault>> {
+        let Asked { request, socket, .. } = self.asked.as_ref()?;
+        match receive(socket) {
             Ok(Some(heard)) => Some(Ok(heard)),
             Ok(None) => Some(fault(
                 FaultKind::Failed,
@@ -155,8 +170,12 @@ impl Job {
             Err(_) if self.until > Instant::now() => None,
             // It is unmounted, and what still waits to be written is the server's affair; or it is not, and the disk is slow: then the
             // child that still writes keeps it busy, and it is tried again.
-            Err(_) if matches!(self.asked, Some((_, Request::Unmount(_)))) => {
+            Err(_) if matches!(request, Request::Unmount(_)) => {
                 Some(Ok((Reply::Unmounted(Release::Gone), None)))
+            }
+            Err(_) if may_go_on && !self.has_ended && checks_an_image(request) => {
+                self.goes_on = true;
+                Some(fault(FaultKind::Busy, CHECKED))
             }
             Err(_) => {
                 self.kill();
@@ -184,26 +203,27 @@ impl Mounter {
                 Err(fault) => answers.push(failed(fault)),
             }
         }
-        let why = "an earlier request for it, or 16 for others, did not end: try again";
-        let busy = Reply::Failed(Fault::new(FaultKind::Busy, why));
+        let busy = |why| Reply::Failed(Fault::new(FaultKind::Busy, why));
         let late = self.jobs.borrow_mut().late();
-        answers.extend(late.into_iter().map(|number| Frame { number, body: busy.clone() }));
+        answers.extend(late.into_iter().map(|(number, why)| Frame { number, body: busy(why) }));
         answers
     }
 
     fn hear(&self) -> Vec<Frame<Reply>> {
         let mut heard = Vec::new();
         let mut jobs = self.jobs.borrow_mut();
-        for job in &mut jobs.running {
-            if let Some(result) = job.hear() {
+        let mut going_on = jobs.running.iter().filter(|job| job.goes_on).count();
+        for job in jobs.running.iter_mut().filter(|job| job.asked.is_some()) {
+            if let Some(result) = job.hear(going_on < CHECKS_MAX) {
                 heard.extend(job.asked.take().map(|asked| (asked, result)));
+                going_on += usize::from(job.goes_on);
             }
         }
         jobs.running.retain(|job| !job.has_ended || job.asked.is_some());
         drop(jobs);
-        let answer = |((number, request), said): ((u64, Request), Result<Said, Fault>)| {
-            let body = said.and_then(|(reply, tree)| self.end(&request, reply, tree));
-            Frame { number, body: body.unwrap_or_else(Reply::Failed) }
+        let answer = |(asked, said): (Asked, Result<Said, Fault>)| {
+            let body = said.and_then(|(reply, tree)| self.end(&asked.request, reply, tree));
+            Frame { number: asked.number, body: body.unwrap_or_else(Reply::Failed) }
         };
         heard.into_iter().map(answer).collect()
     }
@@ -273,7 +293,7 @@ impl Mounter {
         let pid = pid.trying(what)?;
         let only_looks = matches!(request, Request::Measure(_));
         let (id, until) = (id_of(&request), Instant::now() + deadline_of(&request));
-        let asked = Some((number, request));
-        Ok(Job { pid, socket: ours, id, until, only_looks, has_ended: false, asked })
+        let asked = Some(Asked { number, request, socket: ours });
+        Ok(Job { pid, id, until, only_looks, has_ended: false, goes_on: false, asked })
     }
 }

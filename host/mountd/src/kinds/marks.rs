@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat2, renameat_with, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat2, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
 use wasmvol_plan::kinds::named_directory::{MARKER_MAX, MARKS, Marking};
 use wasmvol_plan::name::Quoted;
@@ -94,15 +94,37 @@ impl Root {
         marking: &Marking,
         note: &[u8],
     ) -> Result<(), Fault> {
-        let what = format_args!("write the marker `{name}` of `{}`", self.path);
+        let temporary = self.write(name, marking, note)?;
+        rename_new(&self.marks, &temporary, &self.marks, name.as_str()).trying(self.writing(name))
+    }
+
+    /// Writes another marker in the place of a volume's own.
+    pub(super) fn mark_again(
+        &self,
+        name: &VolumeName,
+        marking: &Marking,
+        note: &[u8],
+    ) -> Result<(), Fault> {
+        let temporary = self.write(name, marking, note)?;
+        renameat(&self.marks, &temporary, &self.marks, name.as_str()).trying(self.writing(name))
+    }
+
+    /// What becomes a marker, durably; answers where.
+    fn write(&self, name: &VolumeName, marking: &Marking, note: &[u8]) -> Result<String, Fault> {
+        let what = self.writing(name);
         let temporary = writing(marking.id);
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o644);
         let mut file =
-            File::from(openat2(&self.marks, &temporary, flags, mode, BENEATH).trying(what)?);
-        file.write_all(&marking.with(note)).and_then(|()| file.sync_all()).trying(what)?;
-        rename_new(&self.marks, &temporary, &self.marks, name.as_str()).trying(what)
+            File::from(openat2(&self.marks, &temporary, flags, mode, BENEATH).trying(&what)?);
+        file.write_all(&marking.with(note)).and_then(|()| file.sync_all()).trying(&what)?;
+        Ok(temporary)
+    }
+
+    /// What is tried, for an error.
+    fn writing(&self, name: &VolumeName) -> String {
+        format!("write the marker `{name}` of `{}`", self.path)
     }
 
     pub(super) fn unmark(&self, name: &str) -> Result<(), Fault> {
@@ -149,7 +171,7 @@ pub(super) fn rename_new(from: impl AsFd, old: &str, to: &OwnedFd, new: &str) ->
     match rustix::fs::linkat(&from, old, to, new, AtFlags::empty()) {
         Ok(()) => unlinkat(&from, old, AtFlags::empty()),
         // It is a directory.
-        Err(Errno::PERM) => rustix::fs::renameat(&from, old, to, new),
+        Err(Errno::PERM) => renameat(&from, old, to, new),
         Err(e) => Err(e),
     }
 }

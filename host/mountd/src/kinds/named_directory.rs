@@ -50,6 +50,9 @@ impl Mounter {
             Request::Make { id, driver, storage: Storage::NamedDirectory(wanted), note } => {
                 self.make_named(*id, wanted, note, &self.grants(driver)?).map(|()| Reply::Made)
             }
+            Request::Grow { id, driver, storage: Storage::NamedDirectory(wanted), note } => {
+                self.grow_named(*id, wanted, note, &self.grants(driver)?).map(|()| Reply::Grown)
+            }
             Request::Trash { id, driver, storage: Storage::NamedDirectory(wanted) } => {
                 self.discard_named(*id, wanted, &self.grants(driver)?).map(|()| Reply::Trashed)
             }
@@ -126,6 +129,37 @@ impl Mounter {
         self.kill.at("named.marked");
         rename_new(&root.marks, &coming, &root.top, wanted.name.as_str()).trying(what)?;
         self.kill.at("named.moved");
+        root.sync()
+    }
+
+    /// Gives a named directory another limit, and lets its marker say so, durably. May be repeated.
+    fn grow_named(
+        &self,
+        id: Id,
+        wanted: &NamedDirectory,
+        note: &[u8],
+        grants: &Grants,
+    ) -> Result<(), Fault> {
+        Storage::NamedDirectory(wanted.clone()).check(grants)?;
+        let shown = Quoted::new(&wanted.path()).to_string();
+        let found = self.places.open_root(&wanted.root, false)?;
+        let found = found.map(|root| root.read(&wanted.name).map(|found| (root, found)));
+        let (root, marking) = match found.transpose()? {
+            Some((root, Found::Marker(there, _))) if there.id == id && root.has(&there) => {
+                (root, there)
+            }
+            _ => {
+                let why = format!("{shown} is not there, or is not the directory that was made");
+                return fault(FaultKind::Missing, format!("{why} for this volume"));
+            }
+        };
+        let place = openat2(&root.top, &marking.directory, DIRECTORY, Mode::empty(), BENEATH);
+        let place = place.trying(format_args!("open the directory {shown}"))?;
+        if let Some(bytes) = wanted.limit {
+            quota::check(&place, &wanted.root)?;
+            quota::limit(&place, id, bytes)?;
+        }
+        root.mark_again(&wanted.name, &marking, note)?;
         root.sync()
     }
 

@@ -171,6 +171,18 @@ pub(super) fn changes(request: &Request) -> bool {
     matches!(request, Make { .. } | Grow { .. } | Mount(_) | Unmount(_) | Trash { .. })
 }
 
+/// Whether a request has an image checked, and mended where it is damaged, which takes as long as it takes: killed, it begins anew the next
+/// time, and never ends.
+pub(super) fn checks_an_image(request: &Request) -> bool {
+    match request {
+        Request::Grow { storage, .. } => matches!(storage, Storage::Image(_)),
+        Request::Mount(wanted) => {
+            matches!((&wanted.plan.source, &wanted.storage), (Source::Storage, Storage::Image(_)))
+        }
+        _ => false,
+    }
+}
+
 /// The volume that a request is about.
 pub(super) fn id_of(request: &Request) -> Id {
     match request {

@@ -59,7 +59,10 @@ fn make(machine: &mut Machine, id: Id, image: &Image) -> Result<(), Fault> {
 
 fn grow(machine: &mut Machine, id: Id, image: &Image) -> Result<(), Fault> {
     let storage = Storage::Image(image.clone());
-    done(machine.ask(Request::Grow { id, driver: driver(), storage }), &Reply::Grown)
+    done(
+        machine.ask(Request::Grow { id, driver: driver(), storage, note: Vec::new() }),
+        &Reply::Grown,
+    )
 }
 
 fn done(reply: Reply, wanted: &Reply) -> Result<(), Fault> {

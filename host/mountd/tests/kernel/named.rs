@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     what_took_a_directorys_place_is_not_deleted,
     a_directory_that_a_container_has_is_not_deleted,
     a_chosen_place_is_used_as_it_is_and_never_deleted,
+    a_marker_says_something_else_from_a_growth_on_of_its_own_volume_alone,
     a_root_that_is_not_granted_is_refused_for_each_request,
     markers_that_nobody_wrote_are_not_listed,
     thousands_of_markers_come_in_pages,
@@ -70,6 +71,17 @@ fn trash(machine: &mut Machine, id: Id, wanted: &NamedDirectory) -> Result<(), F
     let storage = Storage::NamedDirectory(wanted.clone());
     match machine.ask(Request::Trash { id, driver: driver(), storage }) {
         Reply::Trashed => Ok(()),
+        Reply::Failed(fault) => Err(fault),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Says something else of a directory. None here has a limit.
+fn grow(machine: &mut Machine, id: Id, wanted: &NamedDirectory, note: &str) -> Result<(), Fault> {
+    let storage = Storage::NamedDirectory(wanted.clone());
+    let note = note.as_bytes().to_vec();
+    match machine.ask(Request::Grow { id, driver: driver(), storage, note }) {
+        Reply::Grown => Ok(()),
         Reply::Failed(fault) => Err(fault),
         other => panic!("{other:?}"),
     }
@@ -233,6 +245,27 @@ fn a_chosen_place_is_used_as_it_is_and_never_deleted() {
     assert_eq!(fault.kind, FaultKind::Denied, "{fault}");
 }
 
+fn a_marker_says_something_else_from_a_growth_on_of_its_own_volume_alone() {
+    let (mut machine, root) = granted();
+    let data = named(&root, "data");
+    make(&mut machine, id(1), &data).unwrap();
+    let marker = root.join(".wasmvol/data");
+    let before = fs::read_to_string(&marker).unwrap();
+    assert_eq!(grow(&mut machine, id(2), &data, "theirs").unwrap_err().kind, FaultKind::Missing);
+    assert_eq!(fs::read_to_string(&marker).unwrap(), before);
+    // Who was killed while it wrote one left a part.
+    fs::write(root.join(format!(".wasmvol/.mark-{}", id(1))), "wasm").unwrap();
+    grow(&mut machine, id(1), &data, "another").unwrap();
+    let after = before.replace("note", "another");
+    assert_eq!(fs::read_to_string(&marker).unwrap(), after);
+    assert_eq!(entries(&root.join(".wasmvol")), ["data"]);
+    // What took the place of the directory is not the volume's.
+    fs::rename(root.join("data"), root.join("moved")).unwrap();
+    fs::create_dir(root.join("data")).unwrap();
+    assert_eq!(grow(&mut machine, id(1), &data, "third").unwrap_err().kind, FaultKind::Missing);
+    assert_eq!(fs::read_to_string(&marker).unwrap(), after);
+}
+
 fn a_root_that_is_not_granted_is_refused_for_each_request() {
     let (mut machine, root) = granted();
     let data = named(&root, "data");
@@ -240,7 +273,11 @@ fn a_root_that_is_not_granted_is_refused_for_each_request() {
     let elsewhere = machine.dir.join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     grant(&machine, &elsewhere);
-    for fault in [make(&mut machine, id(2), &data), trash(&mut machine, id(1), &data)] {
+    for fault in [
+        make(&mut machine, id(2), &data),
+        grow(&mut machine, id(1), &data, "another"),
+        trash(&mut machine, id(1), &data),
+    ] {
         let fault = fault.unwrap_err();
         assert_eq!(fault.kind, FaultKind::Denied, "{fault}");
         assert!(fault.message.contains("--grant host-directory="), "{fault}");

@@ -99,7 +99,7 @@ fn a_subvolume_holds_no_more_than_its_limit_and_more_after_a_resize() {
     assert_eq!(full.raw_os_error(), Some(122), "EDQUOT: {full}");
     fs::remove_file(root.join("file")).unwrap();
     let storage = Storage::Subvolume(limited(32));
-    let request = Request::Grow { id: id(1), driver: driver(), storage };
+    let request = Request::Grow { id: id(1), driver: driver(), storage, note: Vec::new() };
     assert_eq!(machine.ask(request), Reply::Grown);
     assert!(machine.sh("btrfs filesystem sync state"));
     write(20).unwrap();

@@ -266,7 +266,7 @@ impl Mounter for Sim {
         self.request(make).await
     }
 
-    async fn grow(&self, _: Id, _: &DriverName, _: &Storage) -> Result<(), Fault> {
+    async fn grow(&self, _: Id, _: &DriverName, _: &Storage, _: Vec<u8>) -> Result<(), Fault> {
         Err(Fault::new(FaultKind::Invalid, "the model has no storage with a size"))
     }
 
