@@ -328,6 +328,7 @@ mod tests {
             loaded_at: 1_700_000_000,
             first_party: true,
             unloaded: false,
+            origin: None,
         }
     }
 
