@@ -24,8 +24,9 @@ impl Interfaces {
     /// It is no component, is too large, or is damaged.
     pub fn read(component: &[u8]) -> Result<Self, LoadError> {
         check_kind(component)?;
-        Self::parse(component)
-            .map_err(|_| LoadError::NotAComponent("is damaged: it ends or goes on where it must not"))
+        Self::parse(component).map_err(|_| {
+            LoadError::NotAComponent("is damaged: it ends or goes on where it must not")
+        })
     }
 
     /// Refuses what is no driver, or needs what is not on offer.

@@ -79,7 +79,12 @@ pub(crate) struct Plea {
 }
 
 impl Plea {
-    pub(crate) fn new(realm: &str, service: Option<&str>, scope: &str, login: Option<&Login>) -> Self {
+    pub(crate) fn new(
+        realm: &str,
+        service: Option<&str>,
+        scope: &str,
+        login: Option<&Login>,
+    ) -> Self {
         let mut wanted = form(&[("scope", scope)]);
         if let Some(service) = service {
             wanted = format!("{}&{wanted}", form(&[("service", service)]));
@@ -111,7 +116,8 @@ impl Token {
 }
 
 fn form(pairs: &[(&str, &str)]) -> String {
-    let pairs: Vec<_> = pairs.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
+    let pairs: Vec<_> =
+        pairs.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
     pairs.join("&")
 }
 
@@ -150,8 +156,14 @@ mod tests {
         );
         assert_eq!(choose(&[hub]), token);
         assert_eq!(choose(&["Basic realm=x", hub]), token);
-        assert_eq!(choose(&["bearer realm=https://r/t , service=s"]), bearer("https://r/t", Some("s"), None));
-        assert_eq!(choose(&["Negotiate", "Bearer service=\"s\"", "", "Bearer realm=\"un"]), bearer("un", None, None));
+        assert_eq!(
+            choose(&["bearer realm=https://r/t , service=s"]),
+            bearer("https://r/t", Some("s"), None)
+        );
+        assert_eq!(
+            choose(&["Negotiate", "Bearer service=\"s\"", "", "Bearer realm=\"un"]),
+            bearer("un", None, None)
+        );
         assert_eq!(choose(&["Negotiate"]), None);
     }
 
@@ -169,6 +181,9 @@ mod tests {
         let posted = Plea::new("https://r/t", None, scope, Some(&identity));
         let form = posted.form.unwrap();
         assert_eq!(posted.url, "https://r/t");
-        assert!(form.contains("grant_type=refresh_token") && form.contains("refresh_token=a%2Bb"), "{form}");
+        assert!(
+            form.contains("grant_type=refresh_token") && form.contains("refresh_token=a%2Bb"),
+            "{form}"
+        );
     }
 }

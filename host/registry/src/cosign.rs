@@ -2,7 +2,6 @@
 //!
 //! Verified without asking anybody: public keys are the operator's. Certificates, transparency logs and bundles are not looked at.
 
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crypto_secretbox::aead::{Aead, KeyInit};
@@ -104,7 +103,9 @@ impl Keys {
             let payload = registry.blob(layer, "signature", PAYLOAD_MAX)?;
             let Some(signer) = self.signer_of(&payload, signature) else { continue };
             match named_by(&payload) {
-                Some(named) if named == digest.as_str() => return Ok(Signature::By(signer.clone())),
+                Some(named) if named == digest.as_str() => {
+                    return Ok(Signature::By(signer.clone()));
+                }
                 _ => of_others = true,
             }
         }
@@ -144,9 +145,8 @@ impl SigningKey {
         let key = if pem.contains("BEGIN ENCRYPTED SIGSTORE PRIVATE KEY")
             || pem.contains("BEGIN ENCRYPTED COSIGN PRIVATE KEY")
         {
-            let password = std::env::var(PASSWORD).map_err(|_| {
-                refused("has a password: give it by the variable COSIGN_PASSWORD")
-            })?;
+            let password = std::env::var(PASSWORD)
+                .map_err(|_| refused("has a password: give it by the variable COSIGN_PASSWORD"))?;
             let der = decrypt(pem, &password).map_err(refused)?;
             ecdsa::SigningKey::from_pkcs8_der(&der).map_err(|_| refused(NO_KEY))?
         } else {
@@ -242,7 +242,8 @@ struct Cipher {
 fn decrypt(pem: &str, password: &str) -> Result<Vec<u8>, &'static str> {
     const DAMAGED: &str = "is a key of cosign's that is damaged";
     let decode = |text: &str| STANDARD.decode(text).map_err(|_| DAMAGED);
-    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
+    let body: String =
+        pem.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
     let sealed: Sealed = serde_json::from_slice(&decode(&body)?).map_err(|_| DAMAGED)?;
     let Params { n, r, p } = sealed.kdf.params;
     let log_n = n.checked_ilog2().filter(|log_n| n.is_power_of_two() && *log_n <= SCRYPT_LOG_N_MAX);
@@ -257,7 +258,7 @@ fn decrypt(pem: &str, password: &str) -> Result<Vec<u8>, &'static str> {
     scrypt::scrypt(password.as_bytes(), &salt, &params, &mut key).map_err(|_| DAMAGED)?;
     let nonce: [u8; NONCE] = decode(&sealed.cipher.nonce)?.try_into().map_err(|_| DAMAGED)?;
     let ciphertext = decode(&sealed.ciphertext)?;
-    let opened = crypto_secretbox::XSalsa20Poly1305::new(&key)
-        .decrypt(&nonce.into(), ciphertext.as_slice());
+    let opened =
+        crypto_secretbox::XSalsa20Poly1305::new(&key).decrypt(&nonce.into(), ciphertext.as_slice());
     opened.map_err(|_| "has another password than COSIGN_PASSWORD says")
 }

@@ -27,7 +27,10 @@ const HUB_ADDRESS: &str = "https://index.docker.io/v1/";
 /// Who asks, and the proof.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Login {
-    Password { user: String, password: String },
+    Password {
+        user: String,
+        password: String,
+    },
     /// To be exchanged for a token.
     Identity(String),
 }
@@ -124,7 +127,9 @@ fn host_of(key: &str) -> &str {
 fn ask_helper(name: &str, registry: &str) -> Result<Option<Login>, String> {
     let program = format!("docker-credential-{name}");
     if !name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.')) {
-        return Err("the name of the credential helper in Docker's config.json is not allowed".into());
+        return Err(
+            "the name of the credential helper in Docker's config.json is not allowed".into()
+        );
     }
     let failed = |why: &dyn std::fmt::Display| format!("`{program}`: {why}");
     let mut child = Command::new(&program)
@@ -219,7 +224,9 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused_and_not_repeated() {
-        for config in ["sesame", r#"{"auths":"sesame"}"#, r#"{"auths":{"r.example":{"auth":"sesame!"}}}"#] {
+        for config in
+            ["sesame", r#"{"auths":"sesame"}"#, r#"{"auths":{"r.example":{"auth":"sesame!"}}}"#]
+        {
             let Err(error) = found(config, "r.example") else { panic!("{config}") };
             assert!(error.contains("config.json") && !error.contains("sesame"), "{error}");
         }

@@ -5,11 +5,12 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use ureq::http::{Method, Response, StatusCode, header};
 use ureq::Body;
+use ureq::http::{Method, Response, StatusCode, header};
 
 use crate::artifact::{
-    ComponentConfig, DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Interfaces, MANIFEST, Manifest,
+    ComponentConfig, DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Interfaces, MANIFEST,
+    Manifest,
 };
 use crate::client::{Ask, words};
 use crate::cosign::{Keys, Signature};
@@ -221,7 +222,8 @@ impl Registry {
             _ => return Err(self.refusal(answer)),
         }
         let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|h| h.to_str().ok());
-        let is_index = kind.is_some_and(|kind| kind.starts_with(INDEX) || kind.starts_with(DOCKER_INDEX));
+        let is_index =
+            kind.is_some_and(|kind| kind.starts_with(INDEX) || kind.starts_with(DOCKER_INDEX));
         let bytes = self.read(answer, "manifest", MANIFEST_MAX)?;
         let digest = Digest::of(&bytes);
         let manifest = match is_index {

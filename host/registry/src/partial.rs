@@ -28,12 +28,19 @@ pub(crate) struct Partial {
 impl Partial {
     /// What is there of it; at most `size` bytes are.
     pub(crate) fn open(digest: &Digest, size: u64) -> Result<Self, RegistryError> {
-        let Some(directory) = directory() else { return Ok(Self { bytes: Vec::new(), file: None }) };
+        let Some(directory) = directory() else {
+            return Ok(Self { bytes: Vec::new(), file: None });
+        };
         sweep(&directory);
         let place = directory.join(format!("{}{ENDING}", digest.hex()));
         match read(&place, size) {
             Ok((bytes, file)) => Ok(Self { bytes, file: file.map(|file| (file, place)) }),
-            Err(e) if matches!(e.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied
+                ) =>
+            {
                 Ok(Self { bytes: Vec::new(), file: None })
             }
             Err(why) => Err(cache(&place, why)),

@@ -1,7 +1,7 @@
 //! How a component gets into a registry, and a signature beside it.
 
-use ureq::http::{Method, Response, StatusCode, header};
 use ureq::Body;
+use ureq::http::{Method, Response, StatusCode, header};
 
 use crate::artifact::{
     COMPONENT, COMPONENT_CONFIG, ComponentConfig, Descriptor, Interfaces, MANIFEST, Manifest,

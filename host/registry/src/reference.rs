@@ -199,8 +199,21 @@ mod tests {
     #[test]
     fn what_names_no_registry_is_no_reference() {
         for text in [
-            "nfs", "nfs.wasm", "nfs:1.0", "me/nfs:1.0", "/etc/nfs", "./nfs", "../a/b", "http://r.example/nfs",
-            "r.example:x/nfs", "r..example/nfs", "[1.2.3.4]/nfs", "r.example:99999/nfs", "", "/", "-.x/nfs",
+            "nfs",
+            "nfs.wasm",
+            "nfs:1.0",
+            "me/nfs:1.0",
+            "/etc/nfs",
+            "./nfs",
+            "../a/b",
+            "http://r.example/nfs",
+            "r.example:x/nfs",
+            "r..example/nfs",
+            "[1.2.3.4]/nfs",
+            "r.example:99999/nfs",
+            "",
+            "/",
+            "-.x/nfs",
         ] {
             let error = text.parse::<Reference>().unwrap_err().to_string();
             assert!(error.contains("names no registry"), "{text}: {error}");
@@ -210,9 +223,22 @@ mod tests {
     #[test]
     fn what_a_registry_would_not_take_is_refused_before_it_is_asked() {
         for text in [
-            "r.example/", "r.example/NFS", "r.example/a//b", "r.example/-a", "r.example/a-", "r.example/a..b",
-            "r.example/a___b", "r.example/a:", "r.example/a:.x", "r.example/a:x/y", "r.example/a b",
-            "r.example/a@sha256:12", "r.example/a@md5:0123", "r.example/../v2", "r.example/a%2fb", "r.example/a?b",
+            "r.example/",
+            "r.example/NFS",
+            "r.example/a//b",
+            "r.example/-a",
+            "r.example/a-",
+            "r.example/a..b",
+            "r.example/a___b",
+            "r.example/a:",
+            "r.example/a:.x",
+            "r.example/a:x/y",
+            "r.example/a b",
+            "r.example/a@sha256:12",
+            "r.example/a@md5:0123",
+            "r.example/../v2",
+            "r.example/a%2fb",
+            "r.example/a?b",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }
@@ -222,10 +248,14 @@ mod tests {
 
     #[test]
     fn this_machine_is_told_from_others() {
-        for host in ["localhost", "localhost:5000", "127.0.0.1", "127.9.9.9:80", "[::1]", "[::1]:80"] {
+        for host in
+            ["localhost", "localhost:5000", "127.0.0.1", "127.9.9.9:80", "[::1]", "[::1]:80"]
+        {
             assert!(parsed(&format!("{host}/a")).is_loopback(), "{host}");
         }
-        for host in ["localhost.example", "10.0.0.1", "128.0.0.1:80", "[::2]:80", "127.0.0.1.example"] {
+        for host in
+            ["localhost.example", "10.0.0.1", "128.0.0.1:80", "[::2]:80", "127.0.0.1.example"]
+        {
             assert!(!parsed(&format!("{host}/a")).is_loopback(), "{host}");
         }
     }

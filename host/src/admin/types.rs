@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use wasmvol_driver::Description;
 use wasmvol_plan::{DriverName, Id, VolumeName};
 
-pub(crate) use crate::catalog::Origin;
 use crate::catalog::Counts;
+pub(crate) use crate::catalog::Origin;
 pub(crate) use crate::volumes::Trouble;
 pub(crate) use crate::volumes::discover::{Failed, Scanned, Sighting};
 

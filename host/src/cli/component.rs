@@ -81,17 +81,15 @@ pub(super) struct Pulled {
 
 impl Component {
     /// Reads a file, or fetches what a reference names.
-    pub(super) fn open(
-        place: &Path,
-        fetching: &Fetching,
-        trust: Trust,
-    ) -> Result<Self, CliError> {
+    pub(super) fn open(place: &Path, fetching: &Fetching, trust: Trust) -> Result<Self, CliError> {
         let is_path = place.exists() || place.as_os_str().as_encoded_bytes().starts_with(b"/");
         let text = place.to_str().filter(|text| !is_path && !text.starts_with('.'));
         let shown = format!("`{}`", place.display());
         let Some(text) = text else { return Self::read(place, shown, fetching, trust) };
         let reference: Reference = text.parse().map_err(|e| match e {
-            RegistryError::Reference(..) => CliError::Refused(format!("no file is called that, and {e}")),
+            RegistryError::Reference(..) => {
+                CliError::Refused(format!("no file is called that, and {e}"))
+            }
             other => other.into(),
         })?;
         Self::pull(&reference, fetching, trust)
@@ -107,7 +105,8 @@ impl Component {
         let config = fetching.config.path()?;
         let policy = Config::read(&config)?.signatures();
         let place = config.with_file_name(KEYS);
-        let keys = if policy == Signatures::Off { Keys::default() } else { keys_in(&fetching.config)? };
+        let keys =
+            if policy == Signatures::Off { Keys::default() } else { keys_in(&fetching.config)? };
         let registry = fetching.plain_http.open(reference);
         let offer = registry.look(COMPONENT_MAX as u64, (!keys.is_empty()).then_some(&keys))?;
         let (imports, exports) = (offer.imports().to_vec(), offer.exports().to_vec());
@@ -117,12 +116,16 @@ impl Component {
         let keys_are = format!("`{}`", place.display());
         match (offer.signature(), policy, trust) {
             (_, _, Trust::ToBeSeen) | (Signature::By(_), ..) => {}
-            (Signature::Refused(why), ..) => return refused(format!("{why}: keys lie in {keys_are}")),
+            (Signature::Refused(why), ..) => {
+                return refused(format!("{why}: keys lie in {keys_are}"));
+            }
             (Signature::Missing, Signatures::Required, Trust::Configured) => {
                 return refused(format!("it is not signed, and {REQUIRED}"));
             }
             (Signature::NotLookedAt, Signatures::Required, Trust::Configured) => {
-                return refused(format!("no key is in {keys_are} that could verify it, and {REQUIRED}"));
+                return refused(format!(
+                    "no key is in {keys_are} that could verify it, and {REQUIRED}"
+                ));
             }
             (Signature::Missing | Signature::NotLookedAt, ..) => {}
         }
@@ -130,10 +133,9 @@ impl Component {
         let fetched = registry.fetch(&offer, &mut |done, size| progress.show(done, size));
         progress.end();
         let signed_by = match offer.signature() {
-            Signature::By(signer) => Some(SignedBy {
-                key: signer.key.clone(),
-                fingerprint: signer.fingerprint.clone(),
-            }),
+            Signature::By(signer) => {
+                Some(SignedBy { key: signer.key.clone(), fingerprint: signer.fingerprint.clone() })
+            }
             _ => None,
         };
         let signature = match offer.signature() {
@@ -171,7 +173,8 @@ impl Component {
 }
 
 /// Why something is refused that has no signature.
-const REQUIRED: &str = "wasmvol.toml says `signatures = \"required\"`: say `--unsigned` for this one";
+const REQUIRED: &str =
+    "wasmvol.toml says `signatures = \"required\"`: say `--unsigned` for this one";
 
 /// Whether a file is one of the drivers that were installed with this program: who believes one believes the other.
 fn came_with_wasmvol(file: &Path) -> bool {

@@ -259,9 +259,8 @@ fn inspect(
             Component::open(driver, fetching, Trust::ToBeSeen)?;
         let answer = client.post("/components", bytes).map_err(CliError::about(shown))?;
         return Ok(output.answer(&answer, |component: Checked| {
-            let of_registry = pulled.map(|pulled| {
-                [("pulled from", pulled.pinned), ("signature", pulled.signature)]
-            });
+            let of_registry = pulled
+                .map(|pulled| [("pulled from", pulled.pinned), ("signature", pulled.signature)]);
             describe(&component.description, of_registry.as_slice().as_flattened(), output);
         })?);
     }
@@ -282,7 +281,11 @@ fn inspect(
                 ("signed by", origin.signed_by.map_or_else(|| "nobody known".to_owned(), key)),
             ]
         });
-        describe(&driver.description, &[&loaded, origin.as_slice().as_flattened()].concat(), output);
+        describe(
+            &driver.description,
+            &[&loaded, origin.as_slice().as_flattened()].concat(),
+            output,
+        );
     })?)
 }
 
