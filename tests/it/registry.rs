@@ -589,7 +589,7 @@ fn tls_is_spoken_and_only_to_whom_an_authority_of_this_machine_knows() {
     let push = format!("driver push {} {reference}", scratch());
     // This machine's own addresses are spoken to without, unless told.
     let error = person.refused(&format!("wasmvol {push}"));
-    assert!(error.contains("status 400"), "{error}");
+    assert!(error.contains("status 400") && error.contains("`--plain-http=false`"), "{error}");
     let error = person.refused(&format!("wasmvol {push} --plain-http=false"));
     assert!(
         error.contains("nobody whom this machine trusts has signed its certificate"),
@@ -641,6 +641,33 @@ fn what_is_wrong_with_a_registry_is_one_line_that_says_what_to_do() {
     let outcome = person.types("wasmvol driver pull scratch");
     assert_eq!(outcome.code, Some(2));
     assert!(outcome.stderr.contains("names no registry"), "{outcome:?}");
+}
+
+/// A server that answers every request with the head of a manifest and bytes without an end: what no registry does.
+fn endless() -> String {
+    let address = own_address();
+    let listener = TcpListener::bind((address, 5000)).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let mut lines = BufReader::new(client.try_clone().unwrap()).lines();
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let head =
+                format!("HTTP/1.1 200 OK\r\nContent-Type: {MANIFEST}\r\nConnection: close\r\n\r\n");
+            let mut sent = client.write_all(head.as_bytes());
+            while sent.is_ok() {
+                sent = client.write_all(&[b' '; 4096]);
+            }
+        }
+    });
+    format!("{address}:5000")
+}
+
+#[test]
+fn an_answer_without_an_end_is_cut_at_its_limit() {
+    let person = Person::new();
+    let error = person.refused(&format!("wasmvol driver pull {}/a:1", endless()));
+    assert!(error.contains("its manifest is longer than 1048576 bytes"), "{error}");
 }
 
 #[test]
@@ -765,8 +792,8 @@ fn a_key_as_cosign_makes_it_signs_with_its_password() {
         error.contains("`cosign.key` has a password: give it by the variable COSIGN_PASSWORD"),
         "{error}"
     );
-    let error = person.refused(&format!("COSIGN_PASSWORD=another {push}"));
-    assert!(error.contains("has another password") && !error.contains("another "), "{error}");
+    let error = person.refused(&format!("COSIGN_PASSWORD=open-it {push}"));
+    assert!(error.contains("has another password") && !error.contains("open-it"), "{error}");
     person.types(&format!("COSIGN_PASSWORD=sesame {push}")).ok();
     let pulled = person.json(&format!("driver pull {}/a:1", registry.host()));
     assert_eq!(pulled["signed_by"]["key"], "cosign");
@@ -859,6 +886,26 @@ fn the_operators_policy_says_what_comes_in() {
             }
         }
     }
+}
+
+#[test]
+fn who_is_not_root_pulls_and_believes_the_operators_keys() {
+    let (person, registry) = (Person::new(), Registry::open());
+    person.makes_key("release");
+    person.believes("release");
+    let (signed, _) = pushed(&person, &registry, "signed", "--sign release.key");
+    person.makes_key("stranger");
+    let (strange, _) = pushed(&person, &registry, "strange", "--sign stranger.key");
+    let open =
+        |path: PathBuf, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    open(person.wasmvol.path("."), 0o755);
+    open(person.file("."), 0o777);
+    let nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+    let pull =
+        |reference: &str| format!("{nobody} wasmvol driver pull {reference} --output theirs.wasm");
+    person.types(&pull(&signed)).ok();
+    assert_eq!(fs::read(person.file("theirs.wasm")).unwrap(), fs::read(scratch()).unwrap());
+    assert!(person.refused(&pull(&strange)).contains("is by a key that is trusted here"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use ureq::config::RedirectAuthHeaders;
 use ureq::http::{Method, Request, Response, StatusCode, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
@@ -83,6 +84,7 @@ impl Registry {
             .https_only(!is_plain)
             .http_status_as_error(false)
             .max_redirects(REDIRECTS_MAX)
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .user_agent(concat!("wasmvol/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(CONNECT_DEADLINE))
             .timeout_connect(Some(CONNECT_DEADLINE))
@@ -190,7 +192,13 @@ impl Registry {
         let words = serde_json::from_slice::<serde_json::Value>(&body).ok();
         let words = words.as_ref().and_then(|w| w.pointer("/errors/0/message")?.as_str());
         let words = words.map(|words| format!(": {}", Quoted::new(words))).unwrap_or_default();
-        self.answered(&format!("it answered with status {}{words}", status.as_u16()))
+        let is_plain = self.base.starts_with("http:");
+        let hint = if is_plain && status == StatusCode::BAD_REQUEST {
+            ": if it is meant to speak TLS, say `--plain-http=false`"
+        } else {
+            ""
+        };
+        self.answered(&format!("it answered with status {}{words}{hint}", status.as_u16()))
     }
 
     pub(crate) fn answered(&self, why: &str) -> RegistryError {

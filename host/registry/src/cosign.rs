@@ -4,16 +4,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use crypto_secretbox::aead::{Aead, KeyInit};
 use p256::ecdsa::signature::{Signer as _, Verifier as _};
 use p256::ecdsa::{self, VerifyingKey};
 use p256::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePublicKey};
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::artifact::{Descriptor, IMAGE_CONFIG, Manifest};
 use crate::digest::Digest;
-use crate::{Registry, RegistryError};
+use crate::{Registry, RegistryError, sealed};
 
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
@@ -23,11 +21,6 @@ const TYPE: &str = "cosign container image signature";
 const PAYLOAD_MAX: u64 = 64 << 10;
 /// Signatures of one component that are looked at.
 const SIGNATURES_MAX: usize = 32;
-/// What a private key of cosign's costs to open, at most: it makes them with N = 2^15 to 2^17, r = 8, p = 1.
-const SCRYPT_LOG_N_MAX: u32 = 18;
-const SCRYPT_R_MAX: u32 = 8;
-const SCRYPT_P_MAX: u32 = 4;
-const NONCE: usize = 24;
 /// The variable that cosign takes the password of its key from.
 const PASSWORD: &str = "COSIGN_PASSWORD";
 
@@ -142,12 +135,10 @@ impl SigningKey {
     /// It is neither, or the password is another.
     pub fn read(name: &str, pem: &str) -> Result<Self, RegistryError> {
         let refused = |why: &str| RegistryError::Key(name.to_owned(), why.to_owned());
-        let key = if pem.contains("BEGIN ENCRYPTED SIGSTORE PRIVATE KEY")
-            || pem.contains("BEGIN ENCRYPTED COSIGN PRIVATE KEY")
-        {
+        let key = if sealed::is_one(pem) {
             let password = std::env::var(PASSWORD)
                 .map_err(|_| refused("has a password: give it by the variable COSIGN_PASSWORD"))?;
-            let der = decrypt(pem, &password).map_err(refused)?;
+            let der = sealed::open(pem, &password).map_err(refused)?;
             ecdsa::SigningKey::from_pkcs8_der(&der).map_err(|_| refused(NO_KEY))?
         } else {
             ecdsa::SigningKey::from_pkcs8_pem(pem).map_err(|_| refused(NO_KEY))?
@@ -208,57 +199,4 @@ fn named_by(payload: &[u8]) -> Option<String> {
     let text = |path: &str| payload.pointer(path)?.as_str();
     let is_one = text("/critical/type") == Some(TYPE);
     text("/critical/image/docker-manifest-digest").filter(|_| is_one).map(str::to_owned)
-}
-
-/// A private key of cosign's, opened: scrypt of the password, and NaCl's secretbox.
-#[derive(Deserialize)]
-struct Sealed {
-    kdf: Kdf,
-    cipher: Cipher,
-    ciphertext: String,
-}
-
-#[derive(Deserialize)]
-struct Kdf {
-    name: String,
-    params: Params,
-    salt: String,
-}
-
-#[derive(Deserialize)]
-struct Params {
-    #[serde(rename = "N")]
-    n: u64,
-    r: u32,
-    p: u32,
-}
-
-#[derive(Deserialize)]
-struct Cipher {
-    name: String,
-    nonce: String,
-}
-
-fn decrypt(pem: &str, password: &str) -> Result<Vec<u8>, &'static str> {
-    const DAMAGED: &str = "is a key of cosign's that is damaged";
-    let decode = |text: &str| STANDARD.decode(text).map_err(|_| DAMAGED);
-    let body: String =
-        pem.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
-    let sealed: Sealed = serde_json::from_slice(&decode(&body)?).map_err(|_| DAMAGED)?;
-    let Params { n, r, p } = sealed.kdf.params;
-    let log_n = n.checked_ilog2().filter(|log_n| n.is_power_of_two() && *log_n <= SCRYPT_LOG_N_MAX);
-    let known = sealed.kdf.name == "scrypt" && sealed.cipher.name == "nacl/secretbox";
-    let Some(log_n) = log_n.filter(|_| known && r <= SCRYPT_R_MAX && p <= SCRYPT_P_MAX) else {
-        return Err("is a key of cosign's that is sealed in a way that is not known here");
-    };
-    let log_n = u8::try_from(log_n).map_err(|_| DAMAGED)?;
-    let mut key = crypto_secretbox::Key::default();
-    let params = scrypt::Params::new(log_n, r, p, key.len()).map_err(|_| DAMAGED)?;
-    let salt = decode(&sealed.kdf.salt)?;
-    scrypt::scrypt(password.as_bytes(), &salt, &params, &mut key).map_err(|_| DAMAGED)?;
-    let nonce: [u8; NONCE] = decode(&sealed.cipher.nonce)?.try_into().map_err(|_| DAMAGED)?;
-    let ciphertext = decode(&sealed.ciphertext)?;
-    let opened =
-        crypto_secretbox::XSalsa20Poly1305::new(&key).decrypt(&nonce.into(), ciphertext.as_slice());
-    opened.map_err(|_| "has another password than COSIGN_PASSWORD says")
 }

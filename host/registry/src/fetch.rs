@@ -149,7 +149,7 @@ impl Registry {
             }
             let why = match self.go_on(offer, partial, until, progress) {
                 Ok(why) => why,
-                Err(RegistryError::Unreachable(_, why)) if before > 0 || barren > 0 => why,
+                Err(RegistryError::Unreachable(_, why)) => why,
                 Err(e) => return Err(e),
             };
             let done = partial.bytes.len() as u64;

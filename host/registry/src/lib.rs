@@ -16,6 +16,7 @@ mod fetch;
 mod partial;
 mod push;
 mod reference;
+mod sealed;
 
 pub use client::Registry;
 pub use cosign::{Keys, Signature, Signer, SigningKey};

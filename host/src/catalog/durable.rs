@@ -453,6 +453,13 @@ mod tests {
     }
 
     #[test]
+    fn a_driver_of_before_there_were_registries_has_no_origin() {
+        let mut row = serde_json::to_value(driver("local")).unwrap();
+        assert!(row.as_object_mut().unwrap().remove("origin").is_none(), "it is not written");
+        assert_eq!(serde_json::from_value::<DriverRow>(row).unwrap(), driver("local"));
+    }
+
+    #[test]
     fn fields_of_a_later_version_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let mut later = record(1, "one");

@@ -105,6 +105,10 @@ impl Registry {
         fs::read_to_string(self.scratch.path().join("log")).unwrap()
     }
 
+    fn url(&self, repository: &str) -> String {
+        format!("{}://{}/v2/{repository}", self.scheme, self.host())
+    }
+
     /// The file of a blob, by its digest.
     pub(crate) fn blob(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").unwrap();
@@ -115,8 +119,8 @@ impl Registry {
     /// The manifest under a tag or digest.
     pub(crate) fn manifest(&self, repository: &str, at: &str) -> serde_json::Value {
         let accept = "-H 'Accept: application/vnd.oci.image.manifest.v1+json'";
-        let url = format!("{}://{}/v2/{repository}/manifests/{at}", self.scheme, self.host());
-        let text = shell(&format!("curl --silent --fail {accept} {url}"), &[]).ok();
+        let url = self.url(repository);
+        let text = shell(&format!("curl --silent --fail {accept} {url}/manifests/{at}"), &[]).ok();
         serde_json::from_str(&text).unwrap()
     }
 
@@ -130,7 +134,7 @@ impl Registry {
              curl --silent --fail -X PUT -H 'Content-Type: application/octet-stream' --data-binary @{file} \"$to&digest=$digest\" && \
              echo $digest",
             file = file.display(),
-            url = format!("{}://{}/v2/{repository}", self.scheme, self.host()),
+            url = self.url(repository),
         );
         shell(&line, &[]).ok()
     }
@@ -139,12 +143,10 @@ impl Registry {
     pub(crate) fn put_manifest(&self, repository: &str, tag: &str, manifest: &serde_json::Value) {
         let file = self.scratch.path().join("manifest");
         fs::write(&file, manifest.to_string()).unwrap();
+        let (kind, file) = (manifest["mediaType"].as_str().unwrap(), file.display());
         let line = format!(
-            "curl --silent --fail -X PUT -H 'Content-Type: {}' --data-binary @{} {}://{}/v2/{repository}/manifests/{tag}",
-            manifest["mediaType"].as_str().unwrap(),
-            file.display(),
-            self.scheme,
-            self.host()
+            "curl --silent --fail -X PUT -H 'Content-Type: {kind}' --data-binary @{file} {}/manifests/{tag}",
+            self.url(repository)
         );
         shell(&line, &[]).ok();
     }
