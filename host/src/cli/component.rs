@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use wasmvol_driver::{COMPONENT_MAX, Interfaces};
-use wasmvol_registry::{Keys, Reference, Registry, RegistryError, Signature};
+use wasmvol_registry::{Keys, Reference, Registry, RegistryError, Signature, Signer};
 
 use super::progress::Progress;
 use super::rooted::RootedDir;
@@ -102,55 +102,28 @@ impl Component {
         trust: Trust,
     ) -> Result<Self, CliError> {
         let shown = format!("`{reference}`");
-        let config = fetching.config.path()?;
-        let policy = Config::read(&config)?.signatures();
-        let place = config.with_file_name(KEYS);
-        let keys =
-            if policy == Signatures::Off { Keys::default() } else { keys_in(&fetching.config)? };
+        let refused = |why: String| CliError::Refused(format!("{shown}: {why}"));
+        let policy = Policy::read(&fetching.config, trust)?;
         let registry = fetching.plain_http.open(reference);
+        let keys = policy.keys(&fetching.config)?;
         let offer = registry.look(COMPONENT_MAX as u64, (!keys.is_empty()).then_some(&keys))?;
         let (imports, exports) = (offer.imports().to_vec(), offer.exports().to_vec());
-        let interfaces = Interfaces { imports, exports };
-        interfaces.check().map_err(|why| CliError::Refused(format!("{shown}: {why}")))?;
-        let refused = |why: String| Err(CliError::Refused(format!("{shown}: {why}")));
-        let keys_are = format!("`{}`", place.display());
-        match (offer.signature(), policy, trust) {
-            (_, _, Trust::ToBeSeen) | (Signature::By(_), ..) => {}
-            (Signature::Refused(why), ..) => {
-                return refused(format!("{why}: keys lie in {keys_are}"));
-            }
-            (Signature::Missing, Signatures::Required, Trust::Configured) => {
-                return refused(format!("it is not signed, and {REQUIRED}"));
-            }
-            (Signature::NotLookedAt, Signatures::Required, Trust::Configured) => {
-                return refused(format!(
-                    "no key is in {keys_are} that could verify it, and {REQUIRED}"
-                ));
-            }
-            (Signature::Missing | Signature::NotLookedAt, ..) => {}
-        }
+        Interfaces { imports, exports }.check().map_err(|why| refused(why.to_string()))?;
+        policy.judge(offer.signature()).map_err(refused)?;
         let mut progress = Progress::new();
         let fetched = registry.fetch(&offer, &mut |done, size| progress.show(done, size));
         progress.end();
         let signed_by = match offer.signature() {
-            Signature::By(signer) => {
-                Some(SignedBy { key: signer.key.clone(), fingerprint: signer.fingerprint.clone() })
-            }
+            Signature::By(signer) => Some(signer.clone().into()),
             _ => None,
         };
-        let signature = match offer.signature() {
-            Signature::By(signer) => format!("signed by `{}` ({})", signer.key, signer.fingerprint),
-            Signature::Missing => "not signed".to_owned(),
-            Signature::Refused(why) => format!("not verified: {why}"),
-            Signature::NotLookedAt if policy == Signatures::Off => {
-                "not verified: `signatures` is `off`".to_owned()
-            }
-            Signature::NotLookedAt => format!("not verified: no key is in {keys_are}"),
+        let (given, digest) = (reference.to_string(), offer.digest().to_owned());
+        let pulled = Pulled {
+            pinned: reference.pinned(&digest),
+            origin: Origin { reference: given, digest, signed_by },
+            signature: policy.words(offer.signature()),
         };
-        let (reference_given, digest) = (reference.to_string(), offer.digest().to_owned());
-        let origin = Origin { reference: reference_given, digest, signed_by };
-        let pinned = reference.pinned(offer.digest());
-        Ok(Self { shown, bytes: fetched?, pulled: Some(Pulled { pinned, origin, signature }) })
+        Ok(Self { bytes: fetched?, pulled: Some(pulled), shown })
     }
 
     fn read(
@@ -159,16 +132,82 @@ impl Component {
         fetching: &Fetching,
         trust: Trust,
     ) -> Result<Self, CliError> {
-        if trust == Trust::Configured
-            && Config::read(&fetching.config.path()?)?.signatures() == Signatures::Required
-            && !came_with_wasmvol(file)
-        {
-            return Err(CliError::Refused(format!(
-                "{shown}: a file has no signature, and {REQUIRED}"
-            )));
+        let policy = Policy::read(&fetching.config, trust)?;
+        if policy.is_required() && !came_with_wasmvol(file) {
+            let why = format!("a file has no signature, and {REQUIRED}");
+            return Err(CliError::Refused(format!("{shown}: {why}")));
         }
         let bytes = std::fs::read(file).map_err(CliError::io(shown.clone()))?;
         Ok(Self { shown, bytes, pulled: None })
+    }
+}
+
+/// What the operator says of signatures, for one command.
+struct Policy {
+    says: Signatures,
+    trust: Trust,
+    /// Where keys lie, in backticks.
+    place: String,
+}
+
+impl Policy {
+    fn read(config: &ConfigFile, trust: Trust) -> Result<Self, CliError> {
+        let file = config.path()?;
+        let says = Config::read(&file)?.signatures();
+        Ok(Self { says, trust, place: format!("`{}`", file.with_file_name(KEYS).display()) })
+    }
+
+    /// Whether what has no signature is refused.
+    fn is_required(&self) -> bool {
+        self.says == Signatures::Required && self.trust == Trust::Configured
+    }
+
+    /// Those that signatures are looked at with.
+    fn keys(&self, config: &ConfigFile) -> Result<Keys, CliError> {
+        if self.says == Signatures::Off { Ok(Keys::default()) } else { keys_in(config) }
+    }
+
+    /// Refuses what may not come in.
+    fn judge(&self, signature: &Signature) -> Result<(), String> {
+        let place = &self.place;
+        match signature {
+            _ if self.trust == Trust::ToBeSeen => Ok(()),
+            Signature::Refused(why) => Err(format!("{why}: keys lie in {place}")),
+            Signature::Missing if self.is_required() => {
+                Err(format!("it is not signed, and {REQUIRED}"))
+            }
+            Signature::NotLookedAt if self.is_required() => {
+                Err(format!("no key is in {place} that could verify it, and {REQUIRED}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is known of a signature, in words.
+    fn words(&self, signature: &Signature) -> String {
+        match signature {
+            Signature::By(signer) => signed(Some(signer)),
+            Signature::Missing => signed(None),
+            Signature::Refused(why) => format!("not verified: {why}"),
+            Signature::NotLookedAt if self.says == Signatures::Off => {
+                "not verified: `signatures` is `off`".to_owned()
+            }
+            Signature::NotLookedAt => format!("not verified: no key is in {}", self.place),
+        }
+    }
+}
+
+/// Whose signature something has, in words.
+pub(super) fn signed(by: Option<&Signer>) -> String {
+    match by {
+        Some(signer) => format!("signed by `{}` ({})", signer.key, signer.fingerprint),
+        None => "not signed".to_owned(),
+    }
+}
+
+impl From<Signer> for SignedBy {
+    fn from(Signer { key, fingerprint }: Signer) -> Self {
+        Self { key, fingerprint }
     }
 }
 

@@ -172,7 +172,7 @@ fn load(
         granted.change(&name, before.as_deref(), &grant, &revoke)?;
     }
     if let Some(pulled) = &pulled {
-        say(&format!("wasmvol: {shown} is `{}`, {}", pulled.pinned, pulled.signature));
+        output.note(&format!("wasmvol: {shown} is `{}`, {}", pulled.pinned, pulled.signature));
     }
     let origin = pulled.map(|pulled| pulled.origin);
     let load = Load { name: Some(name.clone()), settings, origin };

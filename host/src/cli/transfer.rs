@@ -9,8 +9,8 @@ use wasmvol_driver::Interfaces;
 use wasmvol_registry::{Reference, SigningKey};
 
 use super::CliError;
-use super::component::{Component, PlainHttp};
-use super::output::{Output, say};
+use super::component::{Component, PlainHttp, Pulled, signed};
+use super::output::Output;
 use crate::catalog::SignedBy;
 
 /// What was done.
@@ -22,6 +22,8 @@ struct Done<'a> {
     file: &'a Path,
     size: usize,
     signed_by: Option<SignedBy>,
+    /// The same in words, and where there is nobody why.
+    signature: String,
     /// The reference with the digest in place of the tag.
     pinned: String,
 }
@@ -31,10 +33,10 @@ pub(super) fn pulled(component: Component, file: &Path, output: &Output) -> Resu
     let Component { bytes, pulled, .. } = component;
     write(file, &bytes).map_err(CliError::io(format!("`{}`", file.display())))?;
     let Some(pulled) = pulled else { return Ok(()) };
-    say(&format!("wasmvol: it is in `{}`, {}", file.display(), pulled.signature));
-    let (origin, pinned) = (pulled.origin, pulled.pinned);
+    let Pulled { pinned, origin, signature } = pulled;
+    output.note(&format!("wasmvol: it is in `{}`, {signature}", file.display()));
     let (reference, digest, signed_by) = (origin.reference, origin.digest, origin.signed_by);
-    let done = Done { reference, digest, file, size: bytes.len(), signed_by, pinned };
+    let done = Done { reference, digest, file, size: bytes.len(), signed_by, signature, pinned };
     Ok(output.own(&done, |done| output.line(&done.pinned))?)
 }
 
@@ -61,9 +63,10 @@ pub(super) fn push(
     };
     let pushed = plain_http.open(reference).push(&bytes, imports, exports, key.as_ref())?;
     let (reference, pinned) = (reference.to_string(), reference.pinned(&pushed.digest));
-    let signed_by = pushed.signer.map(|s| SignedBy { key: s.key, fingerprint: s.fingerprint });
+    let signature = signed(pushed.signer.as_ref());
+    let signed_by = pushed.signer.map(SignedBy::from);
     let (digest, size) = (pushed.digest, bytes.len());
-    let done = Done { reference, digest, file, size, signed_by, pinned };
+    let done = Done { reference, digest, file, size, signed_by, signature, pinned };
     Ok(output.own(&done, |done| output.line(&done.pinned))?)
 }
 
