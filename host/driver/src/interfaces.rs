@@ -1,11 +1,10 @@
-//! What a component imports and exports, by name: read off its bytes without compiling it, or told by a registry before there are any.
+//! What a component imports and exports, by name, read off its bytes without compiling or running anything of it.
 //!
-//! For the command line, which refuses with it what the daemon would refuse at load. Reading runs nothing of the component.
+//! For the command line, which tells a registry. Whether a driver may have them says [`crate::check_interfaces`].
 
 use wasmparser::{Parser, Payload};
 
 use crate::LoadError;
-use crate::contract::check_interfaces;
 use crate::engine::check_kind;
 
 /// The names of interfaces.
@@ -27,14 +26,6 @@ impl Interfaces {
         Self::parse(component).map_err(|_| {
             LoadError::NotAComponent("is damaged: it ends or goes on where it must not")
         })
-    }
-
-    /// Refuses what is no driver, or needs what is not on offer.
-    ///
-    /// # Errors
-    /// The first name that is in the way, in the words of a load.
-    pub fn check(&self) -> Result<(), LoadError> {
-        check_interfaces(&self.imports, &self.exports)
     }
 
     fn parse(component: &[u8]) -> wasmparser::Result<Self> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::{Method, Request, Response, StatusCode, header};
-use ureq::tls::{RootCerts, TlsConfig};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 use wasmvol_plan::name::Quoted;
 
@@ -76,7 +76,7 @@ impl Registry {
     pub fn open(reference: &Reference, plain_http: Option<bool>) -> Self {
         let is_plain = plain_http.unwrap_or_else(|| reference.is_loopback());
         let tls = TlsConfig::builder()
-            .root_certs(RootCerts::PlatformVerifier)
+            .root_certs(RootCerts::new_with_certs(&authorities()))
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .build();
         let mut config = Agent::config_builder()
@@ -295,6 +295,12 @@ impl Registry {
     fn is_own(&self, url: &str) -> bool {
         url.strip_prefix(&self.base).is_some_and(|rest| rest.starts_with('/'))
     }
+}
+
+/// The authorities that the system trusts. One that cannot be read is none: who is signed by it is refused.
+fn authorities() -> Vec<Certificate<'static>> {
+    let found = rustls_native_certs::load_native_certs().certs;
+    found.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
 }
 
 /// The reason in an error of the agent's. Its own words may repeat an address, and that may have a token in it.

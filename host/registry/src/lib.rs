@@ -1,4 +1,4 @@
-//! Components in OCI registries, for the command line: pushed, signed, looked at, verified and pulled. The daemon has no network.
+//! Components in OCI registries, for the command line: pushed, signed, looked at, verified and pulled.
 //!
 //! [`Registry::open`] is for one [`Reference`]. [`Registry::look`] answers with an [`Offer`], all that can be known of a component
 //! before its bytes are downloaded: size, imports and exports, and whose [`Signature`] it has. [`Registry::fetch`] downloads those

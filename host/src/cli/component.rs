@@ -1,11 +1,11 @@
 //! Where a component comes from, a file or a registry, and whether it may be believed: the one place that tells them apart.
 //!
-//! Used by every command that takes `FILE|REF`. Here the operator's policy of signatures is kept: the daemon has no network, and takes
-//! what root's command line hands to it.
+//! Used by every command that takes `FILE|REF`. Here the operator's policy of signatures is kept: the daemon asks no registry, and
+//! takes what root's command line hands to it.
 
 use std::path::{Path, PathBuf};
 
-use wasmvol_driver::{COMPONENT_MAX, Interfaces};
+use wasmvol_driver::{COMPONENT_MAX, check_interfaces};
 use wasmvol_registry::{Keys, Reference, Registry, RegistryError, Signature, Signer};
 
 use super::progress::Progress;
@@ -107,8 +107,8 @@ impl Component {
         let registry = fetching.plain_http.open(reference);
         let keys = policy.keys(&fetching.config)?;
         let offer = registry.look(COMPONENT_MAX as u64, (!keys.is_empty()).then_some(&keys))?;
-        let (imports, exports) = (offer.imports().to_vec(), offer.exports().to_vec());
-        Interfaces { imports, exports }.check().map_err(|why| refused(why.to_string()))?;
+        check_interfaces(offer.imports(), offer.exports())
+            .map_err(|why| refused(why.to_string()))?;
         policy.judge(offer.signature()).map_err(refused)?;
         let mut progress = Progress::new();
         let fetched = registry.fetch(&offer, &mut |done, size| progress.show(done, size));

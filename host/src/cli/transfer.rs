@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
-use wasmvol_driver::Interfaces;
+use wasmvol_driver::{Interfaces, LoadError, check_interfaces};
 use wasmvol_registry::{Reference, SigningKey};
 
 use super::CliError;
@@ -50,9 +50,9 @@ pub(super) fn push(
 ) -> Result<(), CliError> {
     let shown = format!("`{}`", file.display());
     let bytes = std::fs::read(file).map_err(CliError::io(shown.clone()))?;
-    let interfaces = Interfaces::read(&bytes).and_then(|i| i.check().map(|()| i));
-    let Interfaces { imports, exports } =
-        interfaces.map_err(|why| CliError::Refused(format!("{shown}: {why}")))?;
+    let refused = |why: LoadError| CliError::Refused(format!("{shown}: {why}"));
+    let Interfaces { imports, exports } = Interfaces::read(&bytes).map_err(refused)?;
+    check_interfaces(&imports, &exports).map_err(refused)?;
     let key = match sign {
         Some(key) => {
             let pem = std::fs::read_to_string(key)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wasmvol_driver::{Interfaces, LoadError};
+use wasmvol_driver::{Interfaces, LoadError, check_interfaces};
 
 use crate::stage::{ENGINE, compiler, engine, guest, hostile, logged, name, volume, well_behaved};
 
@@ -33,7 +33,7 @@ fn what_is_read_off_a_components_bytes_is_what_its_driver_has() {
     let read = Interfaces::read(&guest("hostile")).expect("a component");
     let (imports, exports) = (driver.imports().to_vec(), driver.exports().to_vec());
     assert_eq!(read, Interfaces { imports, exports });
-    read.check().expect("a driver");
+    check_interfaces(&read.imports, &read.exports).expect("a driver");
 }
 
 #[test]
