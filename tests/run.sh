@@ -12,7 +12,7 @@ fi
 # What the tests start: engines, the content of an image, chattr, what makes file systems, and a program that serves volumes with its
 # server.
 host/packages.sh docker.io podman runc busybox-static e2fsprogs xfsprogs btrfs-progs systemd sshfs openssh-server openssl rclone s3fs \
-    python3-venv curl git glusterfs-server glusterfs-client iproute2
+    python3-venv curl git docker-registry glusterfs-server glusterfs-client iproute2
 # Since Debian 13 the `docker` command is a package of its own.
 command -v docker >/dev/null || host/packages.sh docker-cli
 host/build.sh tests

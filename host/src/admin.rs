@@ -183,11 +183,11 @@ impl<W: World> Admin<W> {
     /// A line of JSON, then the component.
     async fn load(self: &Rc<Self>, body: &[u8]) -> Result<Vec<u8>, Refusal> {
         let mut parts = body.splitn(2, |byte| *byte == b'\n');
-        let Load { name, settings } = parse(parts.next().unwrap_or_default())?;
+        let Load { name, settings, origin } = parse(parts.next().unwrap_or_default())?;
         let component = Arc::from(parts.next().unwrap_or_default());
         let this = Rc::clone(self);
         self.finish(async move {
-            let request = loader::Request { name, settings, component };
+            let request = loader::Request { name, settings, origin, component };
             this.drivers.until_taken_up().await;
             let row = this.loader.load(request).await?;
             this.driver(&row.name).await
@@ -228,6 +228,7 @@ impl<W: World> Admin<W> {
             version: loaded.row.version,
             digest: loaded.row.digest,
             first_party: loaded.row.first_party,
+            origin: loaded.row.origin,
             loaded_at: loaded.row.loaded_at,
             settings: loaded.row.settings,
             volumes,

@@ -61,6 +61,29 @@ pub(crate) struct DriverRow {
     /// The operator unloaded it: what came with wasmvol under that name stays unloaded, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) unloaded: bool,
+    /// Where it was pulled from; of what was a file nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<Origin>,
+}
+
+/// Where a component was pulled from, as the operator's command line says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// The reference that was given.
+    pub(crate) reference: String,
+    /// The digest of the manifest that it named then.
+    pub(crate) digest: String,
+    /// Whose signature was verified.
+    pub(crate) signed_by: Option<SignedBy>,
+}
+
+/// A public key of the operator's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SignedBy {
+    /// What its file was called.
+    pub(crate) key: String,
+    /// sha256 of its DER.
+    pub(crate) fingerprint: String,
 }
 
 /// The mount table's row of one volume: it has at least one holder.

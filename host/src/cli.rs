@@ -5,15 +5,18 @@
 //! understood; `serve` ends with 75 where another daemon has the directories, and with 78 where its configuration must be mended first.
 
 mod catalog;
+mod component;
 mod doctor;
 mod driver;
 mod grants;
 mod namespace;
 mod output;
+mod progress;
 mod rooted;
 mod secret;
 mod serve;
 mod status;
+mod transfer;
 mod volume;
 
 use std::path::{Path, PathBuf};
@@ -49,7 +52,7 @@ struct Cli {
 enum Command {
     /// Run the daemon, as root
     Serve(serve::Arguments),
-    /// Load, list and unload drivers
+    /// Load, list, unload, pull and push drivers
     #[command(subcommand)]
     Driver(driver::Command),
     /// Create, list, mount and remove volumes without Docker
@@ -117,6 +120,8 @@ enum CliError {
     Name(#[from] wasmvol_plan::NameError),
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    #[error(transparent)]
+    Registry(#[from] wasmvol_registry::RegistryError),
     #[error(transparent)]
     Store(#[from] crate::catalog::StoreError),
     #[error("{0}: {1}")]

@@ -12,6 +12,8 @@ use wasmvol_plan::DriverName;
 pub(crate) const DEFAULT: &str = "/etc/wasmvol/wasmvol.toml";
 /// The directory of grants, beside the file.
 pub(crate) const GRANTS: &str = "grants.d";
+/// The directory of public keys that components are signed by, beside the file.
+pub(crate) const KEYS: &str = "keys.d";
 /// The driver of a volume that names none, unless the file says otherwise.
 const DEFAULT_DRIVER: &str = "local";
 /// What is logged, unless the file says otherwise.
@@ -23,6 +25,20 @@ const LOG: &str = "info";
 pub(crate) struct Config {
     default_driver: Option<DriverName>,
     log: Option<String>,
+    signatures: Option<Signatures>,
+}
+
+/// What signatures decide of components that the command line loads or pulls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Signatures {
+    /// Nothing comes in that none of the keys has signed.
+    Required,
+    /// What is signed is signed by one of the keys, if there is any.
+    #[default]
+    IfPresent,
+    /// Nobody looks.
+    Off,
 }
 
 /// Why the file cannot be used.
@@ -62,6 +78,11 @@ impl Config {
     pub(crate) fn log(&self) -> &str {
         self.log.as_deref().unwrap_or(LOG)
     }
+
+    /// What signatures decide.
+    pub(crate) fn signatures(&self) -> Signatures {
+        self.signatures.unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
@@ -72,12 +93,15 @@ mod tests {
     fn an_empty_file_decides_nothing() {
         let config = Config::parse("").unwrap();
         assert_eq!((config.default_driver(), config.log()), ("local", "info"));
+        assert_eq!(config.signatures(), Signatures::IfPresent);
     }
 
     #[test]
     fn every_key_is_taken() {
-        let config = Config::parse("default-driver = \"tmpfs\"\nlog = \"debug\"\n").unwrap();
+        let text = "default-driver = \"tmpfs\"\nlog = \"debug\"\nsignatures = \"required\"\n";
+        let config = Config::parse(text).unwrap();
         assert_eq!((config.default_driver(), config.log()), ("tmpfs", "debug"));
+        assert_eq!(config.signatures(), Signatures::Required);
     }
 
     #[test]

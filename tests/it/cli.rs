@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::names::in_parallel;
 use crate::support::container::Container;
+use crate::support::registry::Registry;
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
 use crate::support::{Outcome, SOON, Scratch, copy_program, outcome, until};
 
@@ -466,6 +467,9 @@ const COMMANDS: &[&str] = &[
     "driver ls",
     "driver inspect extra",
     "driver inspect COMPONENT",
+    "driver push COMPONENT REGISTRY/extra:1",
+    "driver pull REGISTRY/extra:1 --output PULLED",
+    "driver load REGISTRY/extra:1 --name extra",
     "driver unload extra",
     "secret set nas --driver local --peer nas.example --file EXPORT",
     "secret ls",
@@ -501,6 +505,7 @@ fn every_command_prints_json_when_asked() {
     let mut wasmvol = Wasmvol::start();
     let mut kept = String::new();
     fs::write(wasmvol.path("export"), "anything").unwrap();
+    let registry = Registry::open();
     for command in COMMANDS {
         if command.starts_with("catalog import") {
             let export = wasmvol.cli("catalog export --json").ok();
@@ -514,6 +519,8 @@ fn every_command_prints_json_when_asked() {
         let line = command
             .replace("KEPT", &kept)
             .replace("COMPONENT", crate::drivers::hostile().to_str().unwrap())
+            .replace("REGISTRY", &registry.host())
+            .replace("PULLED", wasmvol.path("pulled").to_str().unwrap())
             .replace("EXPORT", wasmvol.path("export").to_str().unwrap())
             .replace("STATE", wasmvol.state().to_str().unwrap());
         let outcome = wasmvol.cli(&format!("{line} --json"));

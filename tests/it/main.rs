@@ -33,6 +33,7 @@ mod podman;
 mod programs;
 mod protocol;
 mod rclone;
+mod registry;
 mod removal;
 mod run;
 mod s3fs;

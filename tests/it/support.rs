@@ -16,6 +16,7 @@ pub(crate) mod pair;
 pub(crate) mod plugin;
 pub(crate) mod podman;
 pub(crate) mod programs;
+pub(crate) mod registry;
 pub(crate) mod s3;
 pub(crate) mod shelf;
 pub(crate) mod sshd;

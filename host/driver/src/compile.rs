@@ -21,7 +21,7 @@ use crate::answer::{MESSAGE_MAX, one_line};
 use crate::config::config;
 
 /// Largest component, in bytes. Python's interpreter and library make one of 40 MiB.
-pub(crate) const COMPONENT_MAX: usize = 64 << 20;
+pub const COMPONENT_MAX: usize = 64 << 20;
 /// Most machine code, in bytes: 64 MiB of WebAssembly make about 250.
 const COMPILED_MAX: u64 = 512 << 20;
 /// Processor time for one component: 40 MiB take 40 s.

@@ -211,7 +211,7 @@ impl Engine {
 }
 
 /// Tells a component from everything else that people have in a file, before a compiler sees it.
-fn check_kind(component: &[u8]) -> Result<(), LoadError> {
+pub(crate) fn check_kind(component: &[u8]) -> Result<(), LoadError> {
     if component.len() > COMPONENT_MAX {
         return Err(LoadError::TooLarge(component.len()));
     }

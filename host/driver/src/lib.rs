@@ -17,6 +17,7 @@ mod contract;
 mod driver;
 mod engine;
 mod http;
+mod interfaces;
 mod journal;
 #[cfg(test)]
 mod limits;
@@ -25,10 +26,11 @@ mod ticker;
 mod turnstile;
 pub mod types;
 
-pub use compile::{Compiler, compile_stdin_to_stdout};
+pub use compile::{COMPONENT_MAX, Compiler, compile_stdin_to_stdout};
 pub use contract::check_interfaces;
 pub use driver::Driver;
 pub use engine::{Engine, EngineOptions, LoadError};
+pub use interfaces::Interfaces;
 pub use types::{
     Abilities, Answer, CallError, Condition, Created, Description, ErrorCode, Found, Marked,
     OptionSpec, Progress, Reclaim, Report, Resized, Reveal, Root, Roots, Scope, Store, Uses, Value,

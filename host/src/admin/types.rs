@@ -9,6 +9,7 @@ use wasmvol_driver::Description;
 use wasmvol_plan::{DriverName, Id, VolumeName};
 
 use crate::catalog::Counts;
+pub(crate) use crate::catalog::Origin;
 pub(crate) use crate::volumes::Trouble;
 pub(crate) use crate::volumes::discover::{Failed, Scanned, Sighting};
 
@@ -25,6 +26,7 @@ pub(crate) struct Load {
     /// Its own name if none is given.
     pub(crate) name: Option<DriverName>,
     pub(crate) settings: BTreeMap<String, String>,
+    pub(crate) origin: Option<Origin>,
 }
 
 /// What a component says of itself.
@@ -89,6 +91,8 @@ pub(crate) struct Driver {
     pub(crate) digest: String,
     /// It came with wasmvol.
     pub(crate) first_party: bool,
+    /// Where it was pulled from.
+    pub(crate) origin: Option<Origin>,
     /// Seconds since 1970.
     pub(crate) loaded_at: u64,
     pub(crate) settings: BTreeMap<String, String>,

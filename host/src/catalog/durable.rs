@@ -328,6 +328,7 @@ mod tests {
             loaded_at: 1_700_000_000,
             first_party: true,
             unloaded: false,
+            origin: None,
         }
     }
 
@@ -449,6 +450,13 @@ mod tests {
         let changes = vec![put(retained), put(record(2, "one")), Change::Delete(Id::from_bits(1))];
         commit(dir.path(), changes);
         assert_eq!(names(dir.path()), [("one".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn a_driver_of_before_there_were_registries_has_no_origin() {
+        let mut row = serde_json::to_value(driver("local")).unwrap();
+        assert!(row.as_object_mut().unwrap().remove("origin").is_none(), "it is not written");
+        assert_eq!(serde_json::from_value::<DriverRow>(row).unwrap(), driver("local"));
     }
 
     #[test]

@@ -10,14 +10,16 @@ use clap::Subcommand;
 use wasmvol_driver::{Description, OptionSpec, ValueType};
 use wasmvol_plan::DriverName;
 use wasmvol_plan::grants::grant_of;
+use wasmvol_registry::Reference;
 
+use super::component::{Component, Fetching, PlainHttp, Trust};
 use super::grants::GrantsDir;
 use super::output::{Output, say};
-use super::serve;
 use super::volume::option;
-use super::{CliError, ConfigFile};
+use super::{CliError, ConfigFile, serve, transfer};
 use crate::admin::client::{Client, ClientError, parse};
 use crate::admin::types::{Checked, Driver, Load};
+use crate::catalog::SignedBy;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -26,9 +28,13 @@ pub(super) enum Command {
     /// Load a driver, or replace the one of that name; volumes in use stay as they are
     Load {
         #[command(flatten)]
-        config: ConfigFile,
-        /// The component
-        file: PathBuf,
+        fetching: Fetching,
+        /// The component: a file, or a registry's HOST/NAME:TAG or HOST/NAME@sha256:…
+        #[arg(value_name = "FILE|REF")]
+        component: PathBuf,
+        /// Load it although it is not signed, where signatures are required
+        #[arg(long)]
+        unsigned: bool,
         /// Load it under this name [default: what it calls itself]
         #[arg(long, value_parser = name)]
         name: Option<DriverName>,
@@ -49,10 +55,40 @@ pub(super) enum Command {
         #[arg(value_parser = name)]
         name: DriverName,
     },
-    /// Show what a driver takes and what it was given; of a file, what it says of itself
+    /// Show what a driver takes and what it was given; of a file or of what a registry has, what it says of itself
     Inspect {
-        /// A loaded driver's name, or a component's file
+        #[command(flatten)]
+        fetching: Fetching,
+        /// A loaded driver's name, or a component
+        #[arg(value_name = "NAME|FILE|REF")]
         driver: PathBuf,
+    },
+    /// Download a component from a registry, verify it, and write it to a file
+    Pull {
+        #[command(flatten)]
+        fetching: Fetching,
+        /// HOST/NAME:TAG or HOST/NAME@sha256:…
+        #[arg(value_name = "REF")]
+        reference: Reference,
+        /// Where to [default: NAME.wasm]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Pull it although it is not signed, where signatures are required
+        #[arg(long)]
+        unsigned: bool,
+    },
+    /// Upload a component to a registry
+    Push {
+        #[command(flatten)]
+        plain_http: PlainHttp,
+        /// The component
+        file: PathBuf,
+        /// HOST/NAME:TAG
+        #[arg(value_name = "REF")]
+        reference: Reference,
+        /// Sign it with the private key in this file, as cosign would
+        #[arg(long, value_name = "KEYFILE")]
+        sign: Option<PathBuf>,
     },
 }
 
@@ -67,14 +103,22 @@ pub(super) fn run(
 ) -> Result<ExitCode, CliError> {
     match command {
         Command::Ls => list(client, output)?,
-        Command::Load { config, file, name, settings, grant, revoke } => {
-            let component = Component { bytes: read(&file)?, file: &file };
-            let granted = GrantsDir::of(&config, client)?;
+        Command::Load { fetching, component, unsigned, name, settings, grant, revoke } => {
+            let granted = GrantsDir::of(&fetching.config, client)?;
+            let component = Component::open(&component, &fetching, trust(unsigned))?;
             let wanted = Wanted { name, settings: settings.into_iter().collect(), grant, revoke };
             load(component, wanted, &granted, client, output)?;
         }
         Command::Unload { config, name } => unload(&name, &config, client, output)?,
-        Command::Inspect { driver } => inspect(&driver, client, output)?,
+        Command::Inspect { fetching, driver } => inspect(&driver, &fetching, client, output)?,
+        Command::Pull { fetching, reference, output: file, unsigned } => {
+            let component = Component::pull(&reference, &fetching, trust(unsigned))?;
+            let file = file.unwrap_or_else(|| format!("{}.wasm", reference.name()).into());
+            transfer::pulled(component, &file, output)?;
+        }
+        Command::Push { plain_http, file, reference, sign } => {
+            transfer::push(&file, &reference, &plain_http, sign.as_deref(), output)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -97,10 +141,8 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
     })?)
 }
 
-/// What a file holds, and its name for errors.
-struct Component<'a> {
-    file: &'a Path,
-    bytes: Vec<u8>,
+fn trust(unsigned: bool) -> Trust {
+    if unsigned { Trust::Unsigned } else { Trust::Configured }
 }
 
 /// How a component shall be loaded.
@@ -112,24 +154,28 @@ struct Wanted {
 }
 
 fn load(
-    component: Component<'_>,
+    component: Component,
     wanted: Wanted,
     granted: &GrantsDir,
     client: &Client,
     output: &Output,
 ) -> Result<(), CliError> {
-    let Component { file, bytes } = component;
+    let Component { shown, bytes, pulled } = component;
     let Wanted { name, settings, grant, revoke } = wanted;
     let name = match name {
         Some(name) => name,
-        None => DriverName::parse(&check(client, file, bytes.clone())?.name)?,
+        None => DriverName::parse(&check(client, &shown, bytes.clone())?.name)?,
     };
     let before = granted.read(&name)?;
     let changes = !grant.is_empty() || !revoke.is_empty();
     if changes {
         granted.change(&name, before.as_deref(), &grant, &revoke)?;
     }
-    let load = Load { name: Some(name.clone()), settings };
+    if let Some(pulled) = &pulled {
+        output.note(&format!("wasmvol: {shown} is `{}`, {}", pulled.pinned, pulled.signature));
+    }
+    let origin = pulled.map(|pulled| pulled.origin);
+    let load = Load { name: Some(name.clone()), settings, origin };
     let mut body = serde_json::to_vec(&load).map_err(ClientError::Answer)?;
     body.push(b'\n');
     body.extend(bytes);
@@ -139,7 +185,7 @@ fn load(
             if changes {
                 granted.put_back(&name, before.as_deref())?;
             }
-            return Err(of_file(file)(e));
+            return Err(CliError::about(shown)(e));
         }
     };
     let driver: Driver = parse(&answer)?;
@@ -195,26 +241,27 @@ fn shipped(name: &DriverName) -> Option<PathBuf> {
     component.is_file().then_some(component)
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, CliError> {
-    std::fs::read(file).map_err(CliError::io(format!("`{}`", file.display())))
-}
-
 /// What the daemon says of a component names no file: it was given bytes.
-fn of_file(file: &Path) -> impl FnOnce(ClientError) -> CliError {
-    CliError::about(format!("`{}`", file.display()))
-}
-
-fn check(client: &Client, file: &Path, component: Vec<u8>) -> Result<Description, CliError> {
-    let answer = client.post("/components", component).map_err(of_file(file))?;
+fn check(client: &Client, shown: &str, component: Vec<u8>) -> Result<Description, CliError> {
+    let answer = client.post("/components", component).map_err(CliError::about(shown))?;
     Ok(parse::<Checked>(&answer)?.description)
 }
 
-fn inspect(driver: &Path, client: &Client, output: &Output) -> Result<(), CliError> {
+fn inspect(
+    driver: &Path,
+    fetching: &Fetching,
+    client: &Client,
+    output: &Output,
+) -> Result<(), CliError> {
     let shown = driver.display().to_string();
     if shown.contains(['/', '.']) {
-        let answer = client.post("/components", read(driver)?).map_err(of_file(driver))?;
+        let Component { shown, bytes, pulled } =
+            Component::open(driver, fetching, Trust::ToBeSeen)?;
+        let answer = client.post("/components", bytes).map_err(CliError::about(shown))?;
         return Ok(output.answer(&answer, |component: Checked| {
-            describe(&component.description, &[], output);
+            let of_registry = pulled
+                .map(|pulled| [("pulled from", pulled.pinned), ("signature", pulled.signature)]);
+            describe(&component.description, of_registry.as_slice().as_flattened(), output);
         })?);
     }
     let answer = client.get(&format!("/drivers/{}", DriverName::parse(&shown)?))?;
@@ -226,7 +273,19 @@ fn inspect(driver: &Path, client: &Client, output: &Output) -> Result<(), CliErr
             ("settings", listed(&settings)),
             ("volumes", driver.volumes.to_string()),
         ];
-        describe(&driver.description, &loaded, output);
+        let origin = driver.origin.map(|origin| {
+            let key = |by: SignedBy| format!("{} ({})", by.key, by.fingerprint);
+            [
+                ("pulled from", origin.reference),
+                ("manifest", origin.digest),
+                ("signed by", origin.signed_by.map_or_else(|| "nobody known".to_owned(), key)),
+            ]
+        });
+        describe(
+            &driver.description,
+            &[&loaded, origin.as_slice().as_flattened()].concat(),
+            output,
+        );
     })?)
 }
 

@@ -53,6 +53,13 @@ impl Output {
         Ok(())
     }
 
+    /// Prints a message about what is printed as data; as JSON that says it itself.
+    pub(super) fn note(&self, text: &str) {
+        if !self.json {
+            say(text);
+        }
+    }
+
     /// Prints data as it is, for a pipe.
     pub(super) fn bytes(&self, bytes: &[u8]) {
         print(bytes);

@@ -42,8 +42,9 @@ impl RootedDir {
         let io = |e: Errno| CliError::Io(format!("`{shown}`"), e.into());
         let directory = opened.map_err(io)?;
         let stat = fstat(&directory).map_err(io)?;
-        // Who else runs this cannot reach the daemon.
-        if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
+        // Who else runs this cannot reach the daemon, and believes root.
+        let is_own = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
+        if !is_own || stat.st_mode & 0o022 != 0 {
             return Err(CliError::Refused(format!(
                 "others than root can write to `{shown}`: chown root and chmod go-w it"
             )));

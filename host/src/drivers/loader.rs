@@ -14,7 +14,7 @@ use wasmvol_plan::{DriverName, Fault, Grants, NameError};
 
 use crate::catalog::durable::Catalog;
 use crate::catalog::record::{Phase, Record};
-use crate::catalog::{Change, DriverRow, StoreError};
+use crate::catalog::{Change, DriverRow, Origin, StoreError};
 use crate::drivers::{Drivers, blocking, shelf};
 use crate::volumes::Volumes;
 use crate::volumes::world::{Catalog as _, Drivers as _, Machine as _, World};
@@ -65,6 +65,7 @@ pub(crate) struct Request {
     /// The name to load it under; its own if none is given.
     pub(crate) name: Option<DriverName>,
     pub(crate) settings: BTreeMap<String, String>,
+    pub(crate) origin: Option<Origin>,
     pub(crate) component: Arc<[u8]>,
 }
 
@@ -128,6 +129,7 @@ impl<W: World> Loader<W> {
             // Who unloaded it, and loads it again, has it as it was.
             first_party: self.shipped.borrow().get(&name).is_some_and(|d| d == driver.digest()),
             unloaded: false,
+            origin: request.origin,
         };
         let (shelf, digest) = (self.drivers.shelf.clone(), row.digest.clone());
         let component = request.component;
@@ -186,7 +188,7 @@ impl<W: World> Loader<W> {
         let settings = row.map(|row| row.settings).unwrap_or_default();
         let component = component.into();
         let name = Some(name.clone());
-        self.load(Request { name, settings, component }).await.map(drop)
+        self.load(Request { name, settings, origin: None, component }).await.map(drop)
     }
 
     async fn own_name(&self, component: &Arc<[u8]>) -> Result<DriverName, LoaderError> {

@@ -175,6 +175,7 @@ impl Wasmvol {
             ("WASMVOL_RUNTIME_DIR", self.runtime().into_os_string()),
             ("WASMVOL_CONFIG", self.config().into_os_string()),
             ("WASMVOL_STATE_DIR", self.state().into_os_string()),
+            ("XDG_CACHE_HOME", self.path("cache").into_os_string()),
         ]
     }
 

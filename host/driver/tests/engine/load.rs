@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wasmvol_driver::LoadError;
+use wasmvol_driver::{Interfaces, LoadError, check_interfaces};
 
 use crate::stage::{ENGINE, compiler, engine, guest, hostile, logged, name, volume, well_behaved};
 
@@ -25,6 +25,22 @@ fn a_driver_tells_what_it_is() {
     assert_eq!(driver.digest().len(), 64);
     assert!(driver.exports().contains(&"wasmvol:driver/volumes@0.1.0".to_owned()));
     assert!(driver.imports().contains(&"wasmvol:driver/settings@0.1.0".to_owned()));
+}
+
+#[test]
+fn what_is_read_off_a_components_bytes_is_what_its_driver_has() {
+    let driver = well_behaved();
+    let read = Interfaces::read(&guest("hostile")).expect("a component");
+    let (imports, exports) = (driver.imports().to_vec(), driver.exports().to_vec());
+    assert_eq!(read, Interfaces { imports, exports });
+    check_interfaces(&read.imports, &read.exports).expect("a driver");
+}
+
+#[test]
+fn a_component_that_is_cut_short_has_no_interfaces() {
+    let whole = guest("hostile");
+    let error = Interfaces::read(&whole[..whole.len() / 2]).expect_err("a half");
+    assert_eq!(error.to_string(), "is damaged: it ends or goes on where it must not");
 }
 
 #[test]

@@ -1,0 +1,101 @@
+//! How a component gets into a registry, and a signature beside it.
+
+use ureq::Body;
+use ureq::http::{Method, Response, StatusCode, header};
+
+use crate::artifact::{
+    COMPONENT, COMPONENT_CONFIG, ComponentConfig, Descriptor, Interfaces, MANIFEST, Manifest,
+};
+use crate::auth::escaped;
+use crate::client::Ask;
+use crate::cosign::{Signer, SigningKey};
+use crate::digest::Digest;
+use crate::{Registry, RegistryError};
+
+/// What was pushed.
+#[derive(Debug)]
+pub struct Pushed {
+    /// The manifest's digest.
+    pub digest: String,
+    /// Whose signature it got.
+    pub signer: Option<Signer>,
+}
+
+impl Registry {
+    /// Pushes a component under the reference's tag, and a signature of it by `key`.
+    ///
+    /// # Errors
+    /// The reference names a digest, or the registry does not take it.
+    pub fn push(
+        &self,
+        component: &[u8],
+        imports: Vec<String>,
+        exports: Vec<String>,
+        key: Option<&SigningKey>,
+    ) -> Result<Pushed, RegistryError> {
+        if self.reference.digest().is_some() {
+            return Err(RegistryError::PushToDigest(self.reference.to_string()));
+        }
+        let layer = Descriptor::new(COMPONENT, component);
+        let config = ComponentConfig::new(&layer, Interfaces { exports, imports });
+        let config = self.json(&config)?;
+        let config_of = Descriptor::new(COMPONENT_CONFIG, &config);
+        self.put_blob(&layer.digest, component)?;
+        self.put_blob(&config_of.digest, &config)?;
+        let manifest = Manifest::new(config_of, vec![layer]);
+        let digest = self.put_manifest(self.reference.tag_or_digest(), &manifest)?;
+        let signer = match key {
+            Some(key) => {
+                key.sign(self, &digest)?;
+                Some(key.signer().clone())
+            }
+            None => None,
+        };
+        Ok(Pushed { digest: digest.to_string(), signer })
+    }
+
+    /// Uploads some bytes, unless they are there.
+    pub(crate) fn put_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), RegistryError> {
+        let there = self.ask(&Ask::new(Method::HEAD, self.blob_url(digest)))?;
+        if there.status() == StatusCode::OK {
+            return Ok(());
+        }
+        let begun = self.ask(&Ask::new(Method::POST, self.url("blobs/uploads/")).sending(b""))?;
+        let begun = self.expect(begun, StatusCode::ACCEPTED)?;
+        let location = begun.headers().get(header::LOCATION).and_then(|h| h.to_str().ok());
+        let Some(location) = location else {
+            return Err(self.answered("it does not say where to upload to"));
+        };
+        let location = self.located(location);
+        let joint = if location.contains('?') { '&' } else { '?' };
+        let url = format!("{location}{joint}digest={}", escaped(digest.as_str()));
+        let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
+        let done = self.ask(&Ask::new(Method::PUT, url).with(&headers).sending(bytes))?;
+        self.expect(done, StatusCode::CREATED).map(drop)
+    }
+
+    pub(crate) fn put_manifest(
+        &self,
+        tag: &str,
+        manifest: &Manifest,
+    ) -> Result<Digest, RegistryError> {
+        let bytes = self.json(manifest)?;
+        let headers = [(header::CONTENT_TYPE, MANIFEST)];
+        let url = self.url(&format!("manifests/{tag}"));
+        let done = self.ask(&Ask::new(Method::PUT, url).with(&headers).sending(&bytes))?;
+        self.expect(done, StatusCode::CREATED)?;
+        Ok(Digest::of(&bytes))
+    }
+
+    pub(crate) fn json(&self, value: &impl serde::Serialize) -> Result<Vec<u8>, RegistryError> {
+        serde_json::to_vec(value).map_err(|e| self.answered(&e.to_string()))
+    }
+
+    fn expect(
+        &self,
+        answer: Response<Body>,
+        status: StatusCode,
+    ) -> Result<Response<Body>, RegistryError> {
+        if answer.status() == status { Ok(answer) } else { Err(self.refusal(answer)) }
+    }
+}
