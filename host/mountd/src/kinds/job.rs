@@ -168,15 +168,15 @@ impl Job {
 }
 
 impl Mounter {
-    /// Starts what can be started, and answers what has ended.
-    pub(crate) fn work(&self) -> Vec<Frame<Reply>> {
+    /// Starts what can be started, and answers what has ended; with an answer may come a tree for the daemon.
+    pub(crate) fn work(&self) -> Vec<(Frame<Reply>, Option<OwnedFd>)> {
         let mut answers = self.hear();
         loop {
             let startable = self.jobs.borrow_mut().startable();
             let Some(Waiting { number, request, .. }) = startable else { break };
-            let failed = |fault| Frame { number, body: Reply::Failed(fault) };
+            let failed = |fault| (Frame { number, body: Reply::Failed(fault) }, None);
             match self.begin(&request) {
-                Ok(Begun::Answered(reply)) => answers.push(Frame { number, body: reply }),
+                Ok(Begun::Answered(reply)) => answers.push((Frame { number, body: reply }, None)),
                 Ok(Begun::ForAChild(tree)) => match self.start(number, request, tree) {
                     Ok(job) => self.jobs.borrow_mut().running.push(job),
                     Err(fault) => answers.push(failed(fault)),
@@ -187,11 +187,11 @@ impl Mounter {
         let why = "an earlier request for it, or 16 for others, did not end: try again";
         let busy = Reply::Failed(Fault::new(FaultKind::Busy, why));
         let late = self.jobs.borrow_mut().late();
-        answers.extend(late.into_iter().map(|number| Frame { number, body: busy.clone() }));
+        answers.extend(late.into_iter().map(|number| (Frame { number, body: busy.clone() }, None)));
         answers
     }
 
-    fn hear(&self) -> Vec<Frame<Reply>> {
+    fn hear(&self) -> Vec<(Frame<Reply>, Option<OwnedFd>)> {
         let mut heard = Vec::new();
         let mut jobs = self.jobs.borrow_mut();
         for job in &mut jobs.running {
@@ -202,8 +202,9 @@ impl Mounter {
         jobs.running.retain(|job| !job.has_ended || job.asked.is_some());
         drop(jobs);
         let answer = |((number, request), said): ((u64, Request), Result<Said, Fault>)| {
-            let body = said.and_then(|(reply, tree)| self.end(&request, reply, tree));
-            Frame { number, body: body.unwrap_or_else(Reply::Failed) }
+            let said = said.and_then(|(reply, tree)| self.end(&request, reply, tree));
+            let (body, tree) = said.unwrap_or_else(|fault| (Reply::Failed(fault), None));
+            (Frame { number, body }, tree)
         };
         heard.into_iter().map(answer).collect()
     }
@@ -227,8 +228,16 @@ impl Mounter {
     }
 
     /// What the parent does with the child's answer.
-    fn end(&self, request: &Request, reply: Reply, tree: Option<OwnedFd>) -> Result<Reply, Fault> {
-        match (request, tree) {
+    fn end(&self, request: &Request, reply: Reply, tree: Option<OwnedFd>) -> Result<Said, Fault> {
+        let done = match (request, tree) {
+            (Request::Fill { .. }, tree) => {
+                self.kill.at("fill.handed");
+                return Ok((reply, tree));
+            }
+            (Request::Settle { .. }, _) => {
+                self.kill.at("fill.taken");
+                Ok(reply)
+            }
             (Request::Mount(wanted), Some(tree)) => {
                 let assembled = Assembled { tree, shows: Shows::Unknown };
                 // The child has perhaps thrown a layer away.
@@ -243,7 +252,8 @@ impl Mounter {
             (Request::Trash { .. }, _) => Ok(self.was_discarded(reply)),
             (Request::Unmount(id), _) => Ok(self.was_let_go(*id, reply)),
             _ => Ok(reply),
-        }
+        };
+        done.map(|reply| (reply, None))
     }
 
     fn start(&self, number: u64, request: Request, gift: Option<OwnedFd>) -> Result<Job, Fault> {
