@@ -5,7 +5,7 @@
 
 pub(crate) mod inherit;
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -118,6 +118,7 @@ impl World for Host {
     type Mounter = Mounter;
     type Drivers = Drivers;
     type Machine = Machine;
+    type Root = OwnedFd;
 
     fn catalog(&self) -> &Catalog {
         &self.catalog

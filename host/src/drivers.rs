@@ -10,6 +10,7 @@ mod shelf;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ use shelf::Shelf;
 
 /// How long a verb waits for a driver that is being compiled after a start: dockerd gives up on the shorter verbs after 60 s.
 const TAKE_UP: Duration = Duration::from_secs(40);
+/// How long a Create waits until its driver may fill one volume more: the rest of dockerd's 120 s is for that.
+const FILL_WAIT: Duration = Duration::from_secs(30);
 /// Plans that are kept for each driver: 5 MiB if each has the longest subpath. At one more all are asked for anew.
 const PLANS_MAX: usize = 1024;
 
@@ -59,6 +62,8 @@ pub(crate) struct Loaded {
     granted: Grants,
     /// One permit for each call that it may have at once. The others wait here, not on a thread: those are everybody's.
     turns: Arc<Semaphore>,
+    /// How many of those may fill volumes, which takes up to 90 s: some are left for whoever mounts one.
+    fills: Rc<Semaphore>,
     /// What it answered to `path`, which by the contract depends on the volume and this driver's settings only.
     plans: Rc<RefCell<HashMap<Id, Known>>>,
 }
@@ -94,7 +99,9 @@ impl Drivers {
         let granted = self.grants(&row.name).unwrap_or_default();
         let description = Rc::new(driver.description().clone());
         let turns = Arc::new(Semaphore::new(driver.calls_max()));
-        let loaded = Loaded { driver, description, row, granted, turns, plans: Rc::default() };
+        let fills = Rc::new(Semaphore::new((driver.calls_max() / 2).max(1)));
+        let plans = Rc::default();
+        let loaded = Loaded { driver, description, row, granted, turns, fills, plans };
         self.loaded.borrow_mut().insert(loaded.row.name.clone(), loaded);
         // Wakes who waits for this one.
         self.taken_up.send_modify(|_| {});
@@ -190,6 +197,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 impl world::Drivers for Drivers {
+    type Root = OwnedFd;
+
     fn names(&self) -> Vec<DriverName> {
         self.loaded.borrow().keys().cloned().collect()
     }
@@ -239,6 +248,26 @@ impl world::Drivers for Drivers {
         let scope = Scope { roots: self.roots_of(driver), ..scope };
         self.call(driver, scope, move |driver, scope| driver.create(id, &name, &options, scope))
             .await
+    }
+
+    async fn populate(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        root: OwnedFd,
+        scope: Scope,
+    ) -> Result<Answer<Vec<u8>>, CallError> {
+        let fills = self.get(driver).map(|loaded| loaded.fills);
+        let fills = fills.ok_or_else(|| CallError::NotLoaded(driver.to_string()))?;
+        let full = |_| {
+            let why = "as many of its volumes are being filled as it may fill at once: try again";
+            CallError::Host(why.to_owned())
+        };
+        // It is never closed.
+        let _fill = tokio::time::timeout(FILL_WAIT, fills.acquire()).await.map_err(full)?;
+        let volume = volume.clone();
+        // The root is closed there: what was written to an image goes to its disk then, and that may take a while.
+        self.call(driver, scope, move |driver, scope| driver.populate(&volume, root, scope)).await
     }
 
     async fn remove(

@@ -5,11 +5,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::sync::oneshot;
 use wasmvol_plan::frame::{FRAME_MAX, Frame, Inventory, Mount};
@@ -52,8 +55,11 @@ struct Shared {
     /// The kernel's SEQPACKET keeps the bounds of messages as its datagrams do, and tells the end besides.
     socket: UnixDatagram,
     next: Cell<u64>,
-    waiting: RefCell<HashMap<u64, oneshot::Sender<Reply>>>,
+    waiting: RefCell<HashMap<u64, oneshot::Sender<Answer>>>,
 }
+
+/// What mountd says, and the open file that comes with one kind of answer.
+type Answer = (Reply, Option<OwnedFd>);
 
 impl Mounter {
     /// Takes over this end of the pair. Must run where local tasks can be spawned: one reads the answers.
@@ -84,6 +90,10 @@ impl Mounter {
     }
 
     async fn ask(&self, body: Request, deadline: Duration) -> Result<Reply, Fault> {
+        self.ask_for_file(body, deadline).await.map(|(reply, _)| reply)
+    }
+
+    async fn ask_for_file(&self, body: Request, deadline: Duration) -> Result<Answer, Fault> {
         let number = self.shared.next.get();
         self.shared.next.set(number.wrapping_add(1));
         let frame = Frame { number, body }.encode()?;
@@ -96,7 +106,7 @@ impl Mounter {
         let reply = tokio::time::timeout(deadline, answered).await;
         self.shared.waiting.borrow_mut().remove(&number);
         match reply {
-            Ok(Ok(Reply::Failed(fault))) => Err(fault),
+            Ok(Ok((Reply::Failed(fault), _))) => Err(fault),
             Ok(result) => result,
             Err(_) => Err(Fault::new(
                 FaultKind::Failed,
@@ -118,19 +128,36 @@ impl Shared {
     async fn read_answers(&self) {
         let mut buffer = vec![0; FRAME_MAX];
         loop {
-            match self.socket.recv(&mut buffer).await {
-                Ok(0) => end("mountd has ended"),
-                Ok(n) => self.deliver(buffer.get(..n).unwrap_or_default()),
+            match self.receive(&mut buffer).await {
+                Ok((0, _)) => end("mountd has ended"),
+                Ok((n, file)) => self.deliver(buffer.get(..n).unwrap_or_default(), file),
                 Err(e) => end(&format!("mountd cannot be heard: {e}")),
             }
         }
     }
 
-    fn deliver(&self, bytes: &[u8]) {
+    /// The length of the next message, and the open file that came with it.
+    async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+        let receive = || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            let buffer = &mut [IoSliceMut::new(buffer)];
+            let received = recvmsg(&self.socket, buffer, &mut ancillary, flags)?;
+            let file = ancillary.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+                _ => None,
+            });
+            Ok((received.bytes, file))
+        };
+        self.socket.async_io(Interest::READABLE, receive).await
+    }
+
+    fn deliver(&self, bytes: &[u8], file: Option<OwnedFd>) {
         match Frame::<Reply>::decode(bytes) {
             Ok(frame) => match self.waiting.borrow_mut().remove(&frame.number) {
                 // Nobody waits: the request's task has gone, and recovery or the next verb finds what was done.
-                Some(waiting) => drop(waiting.send(frame.body)),
+                Some(waiting) => drop(waiting.send((frame.body, file))),
                 None => tracing::warn!("mountd answered request {} too late", frame.number),
             },
             Err(fault) => end(&format!("mountd cannot be understood: {fault}")),
@@ -139,6 +166,8 @@ impl Shared {
 }
 
 impl world::Mounter for Mounter {
+    type Root = OwnedFd;
+
     async fn survey(
         &self,
         kind: Inventory,
@@ -173,6 +202,22 @@ impl world::Mounter for Mounter {
         let request = Request::Make { id, driver: driver.clone(), storage: storage.clone(), note };
         match self.ask(request, MAKE_DEADLINE).await? {
             Reply::Made => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn fill(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<OwnedFd, Fault> {
+        let request = Request::Fill { id, driver: driver.clone(), storage: storage.clone() };
+        match self.ask_for_file(request, MAKE_DEADLINE).await? {
+            (Reply::Opened, Some(root)) => Ok(root),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn settle(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault> {
+        let request = Request::Settle { id, driver: driver.clone(), storage: storage.clone() };
+        match self.ask(request, MAKE_DEADLINE).await? {
+            Reply::Settled => Ok(()),
             other => Err(unexpected(&other)),
         }
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, remove_capability_from_bounding_set};
 use wasmvol_plan::frame::{FRAME_MAX, Frame};
@@ -21,6 +21,7 @@ use wasmvol_plan::{Fault, Reply};
 use crate::args::Args;
 use crate::doors::Door;
 use crate::fault::{Context, text};
+use crate::kinds::wire::put;
 use crate::mounter::Mounter;
 use crate::{say, sys};
 
@@ -52,8 +53,8 @@ pub(crate) struct Program {
 pub(crate) struct Daemon {
     pub(crate) pid: Pid,
     pub(crate) socket: OwnedFd,
-    /// Answers that it has not taken yet; while there are any, nothing new is read.
-    pub(crate) outbox: VecDeque<Vec<u8>>,
+    /// Answers that it has not taken yet, with their open files; while there are any, nothing new is read.
+    pub(crate) outbox: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
     pub(crate) started: Instant,
     /// Set once it has closed its socket: when it is killed if it has not ended.
     pub(crate) leaves_by: Option<Instant>,
@@ -163,27 +164,27 @@ impl Daemon {
                 Ok((0, _)) | Err(_) => there = false,
                 Ok((length, _)) => match Frame::decode(bytes.get(..length).unwrap_or_default()) {
                     Ok(frame) => requests.push(frame),
-                    Err(fault) => self.queue(Frame { number: 0, body: Reply::Failed(fault) }),
+                    Err(fault) => self.queue(Frame { number: 0, body: Reply::Failed(fault) }, None),
                 },
             }
         }
-        for reply in mounter.serve(requests).into_iter().chain(mounter.work()) {
-            self.queue(reply);
+        let quick = mounter.serve(requests).into_iter().map(|reply| (reply, None));
+        for (reply, tree) in quick.chain(mounter.work()) {
+            self.queue(reply, tree);
         }
         there && self.send()
     }
 
-    fn queue(&mut self, reply: Frame<Reply>) {
+    fn queue(&mut self, reply: Frame<Reply>, tree: Option<OwnedFd>) {
         let failed = |fault| Frame { number: reply.number, body: Reply::Failed(fault) }.encode();
-        self.outbox.extend(reply.encode().or_else(failed));
+        self.outbox.extend(reply.encode().or_else(failed).map(|frame| (frame, tree)));
     }
 
     /// Sends what fits; `false` if the daemon has gone.
     fn send(&mut self) -> bool {
-        while let Some(bytes) = self.outbox.front() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.socket, bytes, flags) {
-                Ok(_) => _ = self.outbox.pop_front(),
+        while let Some((frame, tree)) = self.outbox.front() {
+            match put(&self.socket, frame, tree.as_ref()) {
+                Ok(()) => _ = self.outbox.pop_front(),
                 Err(Errno::AGAIN | Errno::INTR) => break,
                 Err(_) => return false,
             }

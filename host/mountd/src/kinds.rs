@@ -9,6 +9,7 @@ mod crypt;
 mod device;
 mod directory;
 mod filesystem;
+mod fill;
 pub(crate) mod fusermount;
 mod glusterfs;
 mod host_directory;
@@ -32,7 +33,7 @@ pub(crate) mod subvolume;
 mod tmpfs;
 mod tool;
 mod wait;
-mod wire;
+pub(crate) mod wire;
 
 use std::os::fd::OwnedFd;
 

@@ -165,6 +165,9 @@ impl Mounter {
                 Request::Grow { id, driver, storage, .. } => {
                     self.grow_storage(id, &driver, &storage).map(|()| Reply::Grown)
                 }
+                Request::Fill { .. } | Request::Settle { .. } => {
+                    fault(FaultKind::Invalid, "this request needs a child")
+                }
                 Request::Make { id, driver, storage, .. } => {
                     makes.push((number, id, driver, storage));
                     continue;

@@ -52,6 +52,8 @@ pub(crate) struct Places {
     /// What the daemon inherits, in the order of its fds: catalog, components, cache, mount table.
     pub(crate) daemons: [OwnedFd; 4],
     pub(crate) drivers: Option<OwnedFd>,
+    /// Whom the daemon runs as.
+    pub(crate) daemon: (u32, u32),
     /// The daemon inherits it too: as long as one of them lives, no other starts.
     pub(crate) lock: File,
     _runtime_lock: File,
@@ -83,6 +85,7 @@ impl Places {
                 daemons(&runtime, "table")?,
             ],
             drivers: args.drivers.as_deref().map(open).transpose()?,
+            daemon: (args.uid, args.gid),
             lock: state_lock,
             _runtime_lock: runtime_lock,
         };

@@ -56,11 +56,17 @@ fn reap(trash: &OwnedFd, id: &str) -> Result<u32, Errno> {
         return Ok(0);
     }
     let top = openat2(trash, id, DIRECTORY, Mode::empty(), BENEATH)?;
+    let stuck = empty(id, top)?;
+    Ok(if remove(trash, id)? { 0 } else { stuck.max(1) })
+}
+
+/// Deletes all that is in a directory of a volume; answers how many entries are stuck.
+pub(crate) fn empty(id: &str, top: OwnedFd) -> Result<u32, Errno> {
     let queue = names(&top)?;
     let (outer, raised) = (None, Vec::new());
     let mut volume = Volume { id, top, queue, moved: 0, stuck: 0, outer, raised };
     volume.empty();
-    Ok(if remove(trash, id)? { 0 } else { volume.stuck.max(1) })
+    Ok(volume.stuck)
 }
 
 /// Removes a file or an empty directory; `false` if the directory is not empty.

@@ -20,6 +20,8 @@ macro_rules! tests {
 
 #[path = "kernel/device.rs"]
 mod device;
+#[path = "kernel/fill.rs"]
+mod fill;
 #[path = "kernel/holders.rs"]
 mod holders;
 #[path = "kernel/hostdir.rs"]
@@ -30,7 +32,6 @@ mod images;
 mod layers;
 #[path = "kernel/life.rs"]
 mod life;
-
 #[path = "kernel/machine.rs"]
 mod machine;
 #[path = "kernel/named.rs"]
@@ -64,6 +65,7 @@ fn main() {
         hostdir::TESTS,
         named::TESTS,
         device::TESTS,
+        fill::TESTS,
         layers::TESTS,
         images::TESTS,
         subvolumes::TESTS,

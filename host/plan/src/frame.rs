@@ -38,6 +38,24 @@ pub enum Request {
         /// What the marker of a named directory says behind its first line.
         note: Vec<u8>,
     },
+    /// Hand out the root of a new volume's storage, empty, for its driver to fill it. What was filled before is gone.
+    Fill {
+        /// The volume.
+        id: Id,
+        /// Whose grants apply.
+        driver: DriverName,
+        /// What was made.
+        storage: Storage,
+    },
+    /// Check what a driver has filled, and take it over for the volume's owner, durably.
+    Settle {
+        /// The volume.
+        id: Id,
+        /// Whose grants apply.
+        driver: DriverName,
+        /// What was made.
+        storage: Storage,
+    },
     /// Make a volume's storage as large as this says, durably, mounted or not. As large already: done.
     Grow {
         /// The volume.
@@ -130,6 +148,10 @@ pub enum Reply {
     },
     /// To `Make`.
     Made,
+    /// To `Fill`; the root comes with it as an open file.
+    Opened,
+    /// To `Settle`.
+    Settled,
     /// To `Grow`.
     Grown,
     /// To `Mount`.

@@ -123,6 +123,22 @@ impl Storage {
         }
     }
 
+    /// Says whether a driver can fill this storage before its volume is there: it is the volume's alone, and empty.
+    ///
+    /// # Errors
+    /// `Invalid` says what it is instead.
+    pub fn check_fill(&self) -> Result<(), Fault> {
+        let what = match self {
+            Self::Directory(directory) if directory.over.is_none() => return Ok(()),
+            Self::Image(_) | Self::Subvolume(_) => return Ok(()),
+            Self::None => "no storage",
+            Self::Directory(_) => "a layer over another volume",
+            Self::NamedDirectory(_) => "a named directory",
+        };
+        let can = "a directory, an image or a subvolume of the volume's own";
+        invalid(format!("it fills its volumes, but asked for {what}: only {can} can be filled"))
+    }
+
     /// Most bytes of a directory that has a limit: then the kernel tells size and use of it alone.
     pub fn limit(&self) -> Option<u64> {
         match self {

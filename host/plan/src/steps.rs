@@ -25,9 +25,14 @@ pub const NAMED: &[&str] = &[
 /// Steps of the one verb that no engine knows.
 pub const RESIZE: &[&str] = &["resize.begin", "resize.grown", "resize.recorded"];
 
-/// Steps that only volumes get to whose drivers attach them, or write into their stores.
-pub const ABILITIES: &[&str] =
-    &["store.written", "reach.intent", "reach.done", "let-go.begin", "let-go.done"];
+/// Steps of the daemon that only volumes get to whose drivers fill or attach them, or write into their stores.
+#[rustfmt::skip]
+pub const ABILITIES: &[&str] = &[
+    "store.written", "fill.opened", "fill.filled", "fill.settled", "reach.intent", "reach.done", "let-go.begin", "let-go.done",
+];
+
+/// Steps of mountd that only volumes get to whose drivers fill them.
+pub const FILL: &[&str] = &["fill.handed", "fill.taken"];
 
 /// Steps of a Mount that begins a layer anew.
 pub const LAYER: &[&str] = &["layer.emptied", "layer.made", "layer.synced"];

@@ -7,8 +7,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use wasmvol_driver::types::Options;
-use wasmvol_driver::{CallError, Created, Reclaim, Value};
-use wasmvol_plan::{DriverName, NamedDirectory, SecretName, Storage, VolumeName};
+use wasmvol_driver::{CallError, Created, Reclaim, Value, Volume};
+use wasmvol_plan::{DriverName, FaultKind, NamedDirectory, SecretName, Storage, VolumeName};
 
 use super::options::{self, Asked};
 use super::remove::Insist;
@@ -167,7 +167,10 @@ impl<W: World> Volumes<W> {
         };
         let Created { storage, state } = self.ask(name, driver, call, note).await?;
         self.step("create.driver").await;
-        let checked = storage.check(&drivers.grants(driver)?);
+        let is_filled = drivers.abilities(driver).unwrap_or_default().population;
+        let grants = drivers.grants(driver)?;
+        let fits = || if is_filled { storage.check_fill() } else { Ok(()) };
+        let checked = storage.check(&grants).and_then(|()| fits());
         checked.map_err(|fault| VolumeError::Refused { driver: driver.clone(), fault })?;
         (record.storage, record.state) = (storage, state);
         self.find_below(&mut record, asked).await?;
@@ -178,10 +181,39 @@ impl<W: World> Volumes<W> {
         let Record { id, driver, storage, .. } = &record;
         self.world.mounter().make(*id, driver, storage, note).await?;
         self.step("create.made").await;
+        if is_filled {
+            record.state = self.populate(&record).await?;
+        }
         record.phase = Phase::Ready;
         self.put(record).await?;
         self.step("create.ready").await;
         Ok(())
+    }
+
+    /// Has a new volume filled by its driver, whole and durably, before anybody sees it; answers its state from then on. Each try begins
+    /// with an empty root, and what fails is the Create's to undo.
+    async fn populate(&self, record: &Record) -> Result<Vec<u8>, VolumeError> {
+        let Record { id, driver, name, options, storage, state, .. } = record;
+        let (drivers, mounter) = (self.world.drivers(), self.world.mounter());
+        let (options, state) = (options.clone(), state.clone());
+        let volume = Volume { id: *id, name: name.clone(), options, state };
+        let fill = async |scope| {
+            let root = mounter.fill(*id, driver, storage).await?;
+            self.step("fill.opened").await;
+            let filled = drivers.populate(driver, &volume, root, scope).await;
+            filled.map_err(|error| VolumeError::Driver { driver: driver.clone(), error })
+        };
+        let write = |state: &Vec<u8>, record: &mut Record| record.state.clone_from(state);
+        let state = self.try_ask(name, driver, fill, write).await?;
+        self.step("fill.filled").await;
+        let settled = mounter.settle(*id, driver, storage).await;
+        // What was filled in is the driver's: so is the fault, if it is not taken over.
+        settled.map_err(|fault| match fault.kind {
+            FaultKind::Invalid => VolumeError::Refused { driver: driver.clone(), fault },
+            _ => fault.into(),
+        })?;
+        self.step("fill.settled").await;
+        Ok(state)
     }
 
     /// Makes the place durable where a directory is to be made that its id does not lead to: whoever undoes it looks there. Answers

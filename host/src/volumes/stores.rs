@@ -53,11 +53,22 @@ impl<W: World> Volumes<W> {
         write: impl Fn(&T, &mut Record),
     ) -> Result<T, VolumeError> {
         let failed = |error| VolumeError::Driver { driver: driver.clone(), error };
+        self.try_ask(name, driver, async |scope| call(scope).await.map_err(failed), write).await
+    }
+
+    /// The same, where more than the driver may fail in a try.
+    pub(super) async fn try_ask<T>(
+        &self,
+        name: &VolumeName,
+        driver: &DriverName,
+        call: impl AsyncFn(Scope) -> Result<Answer<T>, VolumeError>,
+        write: impl Fn(&T, &mut Record),
+    ) -> Result<T, VolumeError> {
         let store = self.store(driver);
         for _ in 0..TRIES {
             let before = store.now.borrow().clone();
             let scope = Scope { store: before, ..Scope::default() };
-            let Answer { value, uses } = call(scope).await.map_err(failed)?;
+            let Answer { value, uses } = call(scope).await?;
             let _turn = store.turn.lock().await;
             let now = store.now.borrow().clone();
             let Some(after) = uses.applied(&now) else { continue };
@@ -79,7 +90,8 @@ impl<W: World> Volumes<W> {
             return Ok(value);
         }
         let message = "too many of its calls write to its store at once: try again".to_owned();
-        Err(failed(CallError::Failed { code: ErrorCode::Unavailable, message }))
+        let error = CallError::Failed { code: ErrorCode::Unavailable, message };
+        Err(VolumeError::Driver { driver: driver.clone(), error })
     }
 
     /// Forgets the store of a driver that is unloaded. What it held on the disk goes with the driver's row.

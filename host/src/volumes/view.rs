@@ -241,6 +241,7 @@ impl Entry {
     pub(super) fn trouble(&self) -> Option<(&'static str, &str)> {
         let why = self.waiting.as_ref().map_or("it is tried again soon", |w| w.why.as_str());
         match self.record.phase {
+            Phase::Creating if self.waiting.is_none() => Some(("half made", "it is being made")),
             Phase::Creating => Some(("half made", why)),
             Phase::Removing => Some(("being removed", why)),
             _ if self.is_draining() => Some(("draining", why)),

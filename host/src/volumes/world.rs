@@ -27,9 +27,11 @@ pub(crate) trait World: 'static {
     /// Where holders are kept.
     type Table: Table;
     /// Who mounts.
-    type Mounter: Mounter;
+    type Mounter: Mounter<Root = Self::Root>;
     /// Who decides.
-    type Drivers: Drivers;
+    type Drivers: Drivers<Root = Self::Root>;
+    /// The opened root of storage that is filled: given by the one, used by the other, and closed by whoever has it last.
+    type Root;
     /// The machine itself.
     type Machine: Machine;
 
@@ -59,6 +61,9 @@ pub(crate) trait Table {
 
 /// mountd, as a client sees it.
 pub(crate) trait Mounter {
+    /// See [`World::Root`].
+    type Root;
+
     /// Every entry of a kind, and the names that are no id.
     async fn survey(
         &self,
@@ -72,6 +77,15 @@ pub(crate) trait Mounter {
         storage: &Storage,
         note: Vec<u8>,
     ) -> Result<(), Fault>;
+    /// Opens the root of new storage for its driver to fill it, empty whatever was filled in before.
+    async fn fill(
+        &self,
+        id: Id,
+        driver: &DriverName,
+        storage: &Storage,
+    ) -> Result<Self::Root, Fault>;
+    /// Checks what was filled in and takes it over for the volume's owner, durably.
+    async fn settle(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault>;
     /// Makes storage as large as it says, durably; as large already is done. `note` is as in [`Mounter::make`].
     async fn grow(
         &self,
@@ -115,6 +129,9 @@ pub(crate) struct MountRequest<'a> {
 
 /// The loaded drivers.
 pub(crate) trait Drivers {
+    /// See [`World::Root`].
+    type Root;
+
     /// The names of all that are loaded.
     fn names(&self) -> Vec<DriverName>;
     /// What the driver of that name says of itself; none if it is not loaded.
@@ -134,6 +151,14 @@ pub(crate) trait Drivers {
         options: &Options,
         scope: Scope,
     ) -> Result<Answer<Created>, CallError>;
+    /// Has a new volume filled, and answers its state.
+    async fn populate(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        root: Self::Root,
+        scope: Scope,
+    ) -> Result<Answer<Vec<u8>>, CallError>;
     /// Tells that a volume goes.
     async fn remove(
         &self,

@@ -63,6 +63,15 @@ impl Mounter {
                 sync(&self.places.volumes, "volumes")?;
                 Ok((Reply::Made, None))
             }
+            Request::Fill { id, driver, storage } => {
+                storage.check(&self.grants(driver)?)?;
+                Ok((Reply::Opened, Some(self.open_to_fill(*id, driver, storage)?)))
+            }
+            Request::Settle { id, driver, storage } => {
+                storage.check(&self.grants(driver)?)?;
+                self.settle(*id, driver, storage)?;
+                Ok((Reply::Settled, None))
+            }
             Request::Grow { id, driver, storage, .. } => {
                 storage.check(&self.grants(driver)?)?;
                 self.grow_storage(*id, driver, storage)?;

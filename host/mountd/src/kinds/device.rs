@@ -1,22 +1,24 @@
 //! A file system on a block device that an operator granted.
 //!
 //! Called in a child: a broken disk may take its time. A device lies beneath `/dev`, where root alone makes names; links are followed
-//! that stay there, as those in `/dev/disk` and `/dev/mapper` do. The file system may be mounted elsewhere too, so nobody holds it.
+//! that stay there, as those in `/dev/disk` and `/dev/mapper` do. The file system may be mounted elsewhere too, so nobody holds it. A device
+//! is written to in one case only: it is blank, nobody has it, and the plan says that a file system is to be made then.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, openat, openat2};
 use rustix::io::Errno;
 use wasmvol_plan::frame::Mount;
 use wasmvol_plan::mountinfo::Entry;
 use wasmvol_plan::name::Quoted;
-use wasmvol_plan::{Device, Fault, FaultKind, MountOption, MountValue};
+use wasmvol_plan::{Device, Fault, FaultKind, Filesystem, MountOption, MountValue, Owner};
 
-use super::{Assembled, Shows};
-use crate::anchor::create;
+use super::{Assembled, Shows, filesystem};
+use crate::anchor::{create, superblock};
 use crate::fault::{Context, fault, text};
 use crate::mounter::Mounter;
-use crate::places::path_of;
+use crate::places::{DIRECTORY, own, path_of};
 use crate::sys::{Flags, Propagation, mount_setattr};
 
 /// Where devices lie.
@@ -24,6 +26,14 @@ const DEV: &str = "/dev";
 /// Beneath `/dev`, links included; `/dev/shm`, where others than root make names, is a mount of its own.
 const IN_DEV: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
+/// How long a device may take to appear after its driver has attached it, and how often that is looked at.
+const APPEAR_WAIT: Duration = Duration::from_secs(10);
+const APPEAR_AGAIN: Duration = Duration::from_millis(50);
+/// A device is blank if it begins and ends with so many zeros: there every file system, partition table, volume group and array has
+/// something.
+const BLANK: u64 = 1 << 20;
+/// What can be made on a blank one.
+const MADE: [Filesystem; 3] = [Filesystem::Ext4, Filesystem::Xfs, Filesystem::Btrfs];
 /// What belongs to a mount and not to its file system: when the time of an access is written.
 const ATTRIBUTES: [(&str, Flags); 4] = [
     ("noatime", Flags::MOUNT_ATTR_NOATIME),
@@ -38,7 +48,17 @@ pub(super) fn assemble(
     device: &Device,
 ) -> Result<Assembled, Fault> {
     let (filesystem, path) = (&device.filesystem, Quoted::new(&device.path));
-    let source = path_of(&open(device)?)?;
+    let found = match device.make {
+        None => open(device)?,
+        Some(owner) => {
+            let found = appeared(device)?;
+            if is_blank(&found).trying(format_args!("see whether device {path} is blank"))? {
+                make(device, &found, owner)?;
+            }
+            found
+        }
+    };
+    let source = path_of(&found)?;
     let (mut options, mut attributes) = (vec![("source", source)], Flags::empty());
     for MountOption { key, value } in &device.options {
         if let Some((_, flag)) = ATTRIBUTES.iter().find(|(name, _)| name == key) {
@@ -98,6 +118,81 @@ fn open(device: &Device) -> Result<OwnedFd, Fault> {
         return fault(FaultKind::Invalid, format!("{path} is no block device: use one"));
     }
     Ok(found)
+}
+
+/// Finds a device that its driver has attached: what a cloud does may be seen a moment later.
+fn appeared(device: &Device) -> Result<OwnedFd, Fault> {
+    let until = Instant::now() + APPEAR_WAIT;
+    loop {
+        let missing = match open(device) {
+            Ok(found) if has_disk(&found) => return Ok(found),
+            Ok(_) => format!("device {} has no disk", Quoted::new(&device.path)),
+            Err(missing) if missing.kind == FaultKind::Missing => missing.message,
+            Err(other) => return Err(other),
+        };
+        if Instant::now() > until {
+            let waited = format!("it did not appear within {} s", APPEAR_WAIT.as_secs());
+            return fault(FaultKind::Missing, format!("{missing}: {waited}"));
+        }
+        std::thread::sleep(APPEAR_AGAIN);
+    }
+}
+
+/// Opens what was found by its name.
+fn opened(found: &OwnedFd, more: OFlags) -> Result<OwnedFd, Errno> {
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | more, Mode::empty())
+}
+
+/// Whether there is anything behind a device's name. What cannot be told so is told by whoever mounts it.
+fn has_disk(found: &OwnedFd) -> bool {
+    let size = opened(found, OFlags::empty()).and_then(|it| rustix::fs::seek(it, SeekFrom::End(0)));
+    !matches!(size, Ok(0) | Err(Errno::NXIO | Errno::NOMEDIUM))
+}
+
+/// Whether there is nothing on a device, as far as its begin and its end tell. One that somebody has, mounted or as a part of something, is
+/// not.
+fn is_blank(found: &OwnedFd) -> Result<bool, Errno> {
+    // Exclusively: not beside anybody who uses it.
+    let opened = match opened(found, OFlags::EXCL) {
+        Err(Errno::BUSY) => return Ok(false),
+        other => other?,
+    };
+    let size = rustix::fs::seek(&opened, SeekFrom::End(0))?;
+    let ends = [0..BLANK.min(size), size.saturating_sub(BLANK)..size];
+    let mut bytes = [0; 1 << 16];
+    for mut range in ends {
+        while !range.is_empty() {
+            let most = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+            let room = bytes.get_mut(..most.min(1 << 16)).unwrap_or_default();
+            let read = rustix::io::pread(&opened, &mut *room, range.start)?;
+            if read == 0 || room.iter().take(read).any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            range.start += read as u64;
+        }
+    }
+    Ok(size > 0)
+}
+
+/// Makes the file system of a blank device, whose root has that owner, durably.
+fn make(device: &Device, found: &OwnedFd, owner: Owner) -> Result<(), Fault> {
+    let (name, source) = (device.filesystem.as_str(), path_of(found)?);
+    let what = format!("make the {name} on {}", Quoted::new(&device.path));
+    let Some(made) = MADE.into_iter().find(|made| made.name() == name) else {
+        return fault(FaultKind::Invalid, format!("cannot {what}: it is made of nothing here"));
+    };
+    // Whoever has taken the device meanwhile keeps it: none of these programs writes to what is in use.
+    filesystem::format(made, &source)?;
+    let tree = superblock(name, &[("source", source)], false)?;
+    let root = openat(&tree, ".", DIRECTORY, Mode::empty()).trying(&what)?;
+    // Engines copy an image's files into an empty volume only.
+    match rustix::fs::unlinkat(&root, "lost+found", AtFlags::REMOVEDIR) {
+        Err(Errno::NOENT) => {}
+        other => other.trying(&what)?,
+    }
+    own(&root, owner.uid, owner.gid, Mode::from_raw_mode(owner.mode)).trying(&what)?;
+    rustix::fs::syncfs(&root).trying(what)
 }
 
 /// What a person can do about a device that cannot be mounted.

@@ -201,6 +201,17 @@ pub(super) fn assemble(
     Ok(Assembled { tree, shows: Shows::Unknown })
 }
 
+/// All of an image, to be written, attached nowhere.
+pub(super) fn tree(
+    places: &Places,
+    id: Id,
+    driver: &DriverName,
+    image: &Image,
+) -> Result<OwnedFd, Fault> {
+    let disk = disk(places, id, driver, image, false)?;
+    mount(image, disk.path(), false)
+}
+
 /// Makes an image as large as `image` says, and the file system in it, mounted or not. May be repeated: what is done is done.
 pub(super) fn grow(
     places: &Places,

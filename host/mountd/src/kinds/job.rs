@@ -187,15 +187,15 @@ impl Job {
 }
 
 impl Mounter {
-    /// Starts what can be started, and answers what has ended.
-    pub(crate) fn work(&self) -> Vec<Frame<Reply>> {
+    /// Starts what can be started, and answers what has ended; with an answer may come a tree for the daemon.
+    pub(crate) fn work(&self) -> Vec<(Frame<Reply>, Option<OwnedFd>)> {
         let mut answers = self.hear();
         loop {
             let startable = self.jobs.borrow_mut().startable();
             let Some(Waiting { number, request, .. }) = startable else { break };
-            let failed = |fault| Frame { number, body: Reply::Failed(fault) };
+            let failed = |fault| (Frame { number, body: Reply::Failed(fault) }, None);
             match self.begin(&request) {
-                Ok(Begun::Answered(reply)) => answers.push(Frame { number, body: reply }),
+                Ok(Begun::Answered(reply)) => answers.push((Frame { number, body: reply }, None)),
                 Ok(Begun::ForAChild(tree)) => match self.start(number, request, tree) {
                     Ok(job) => self.jobs.borrow_mut().running.push(job),
                     Err(fault) => answers.push(failed(fault)),
@@ -205,11 +205,13 @@ impl Mounter {
         }
         let busy = |why| Reply::Failed(Fault::new(FaultKind::Busy, why));
         let late = self.jobs.borrow_mut().late();
-        answers.extend(late.into_iter().map(|(number, why)| Frame { number, body: busy(why) }));
+        answers.extend(
+            late.into_iter().map(|(number, why)| (Frame { number, body: busy(why) }, None)),
+        );
         answers
     }
 
-    fn hear(&self) -> Vec<Frame<Reply>> {
+    fn hear(&self) -> Vec<(Frame<Reply>, Option<OwnedFd>)> {
         let mut heard = Vec::new();
         let mut jobs = self.jobs.borrow_mut();
         let mut going_on = jobs.running.iter().filter(|job| job.goes_on).count();
@@ -222,8 +224,9 @@ impl Mounter {
         jobs.running.retain(|job| !job.has_ended || job.asked.is_some());
         drop(jobs);
         let answer = |(asked, said): (Asked, Result<Said, Fault>)| {
-            let body = said.and_then(|(reply, tree)| self.end(&asked.request, reply, tree));
-            Frame { number: asked.number, body: body.unwrap_or_else(Reply::Failed) }
+            let said = said.and_then(|(reply, tree)| self.end(&asked.request, reply, tree));
+            let (body, tree) = said.unwrap_or_else(|fault| (Reply::Failed(fault), None));
+            (Frame { number: asked.number, body }, tree)
         };
         heard.into_iter().map(answer).collect()
     }
@@ -247,8 +250,16 @@ impl Mounter {
     }
 
     /// What the parent does with the child's answer.
-    fn end(&self, request: &Request, reply: Reply, tree: Option<OwnedFd>) -> Result<Reply, Fault> {
-        match (request, tree) {
+    fn end(&self, request: &Request, reply: Reply, tree: Option<OwnedFd>) -> Result<Said, Fault> {
+        let done = match (request, tree) {
+            (Request::Fill { .. }, tree) => {
+                self.kill.at("fill.handed");
+                return Ok((reply, tree));
+            }
+            (Request::Settle { .. }, _) => {
+                self.kill.at("fill.taken");
+                Ok(reply)
+            }
             (Request::Mount(wanted), Some(tree)) => {
                 let assembled = Assembled { tree, shows: Shows::Unknown };
                 // The child has perhaps thrown a layer away.
@@ -263,7 +274,8 @@ impl Mounter {
             (Request::Trash { .. }, _) => Ok(self.was_discarded(reply)),
             (Request::Unmount(id), _) => Ok(self.was_let_go(*id, reply)),
             _ => Ok(reply),
-        }
+        };
+        done.map(|reply| (reply, None))
     }
 
     fn start(&self, number: u64, request: Request, gift: Option<OwnedFd>) -> Result<Job, Fault> {

@@ -53,6 +53,7 @@ pub(super) fn is_slow(request: &Request) -> bool {
         }
         Request::Trash { storage, .. } => matches!(storage, Storage::NamedDirectory(_)),
         Request::Marks(_) | Request::Grow { .. } => true,
+        Request::Fill { .. } | Request::Settle { .. } => true,
         Request::Mount(wanted) => match wanted.plan.source {
             Source::Share(_) | Source::Device(_) | Source::Program(_) => true,
             // A directory of the host may lie on a server, too.
@@ -167,8 +168,9 @@ pub(super) fn deadline_of(request: &Request) -> Duration {
 
 /// Whether a request changes a volume.
 pub(super) fn changes(request: &Request) -> bool {
-    use Request::{Grow, Make, Mount, Trash, Unmount};
-    matches!(request, Make { .. } | Grow { .. } | Mount(_) | Unmount(_) | Trash { .. })
+    use Request::{Fill, Grow, Make, Mount, Settle, Trash, Unmount};
+    let is_made = matches!(request, Make { .. } | Fill { .. } | Settle { .. } | Grow { .. });
+    is_made || matches!(request, Mount(_) | Unmount(_) | Trash { .. })
 }
 
 /// Whether a request has an image checked, and mended where it is damaged, which takes as long as it takes: killed, it begins anew the next
@@ -187,6 +189,7 @@ pub(super) fn checks_an_image(request: &Request) -> bool {
 pub(super) fn id_of(request: &Request) -> Id {
     match request {
         Request::Make { id, .. } | Request::Grow { id, .. } | Request::Trash { id, .. } => *id,
+        Request::Fill { id, .. } | Request::Settle { id, .. } => *id,
         Request::Mount(wanted) => wanted.id,
         Request::Unmount(id) | Request::Scan(id) | Request::Usage(id) | Request::Measure(id) => *id,
         Request::Marks(wanted) => named_directory::id_of(&wanted.driver),

@@ -1,4 +1,5 @@
-//! What goes between mountd and a child that works for it: one answer, and with it one tree. Called by [`job`](super::job) alone.
+//! What goes between mountd and a child that works for it: one answer, and with it one tree. Called by [`job`](super::job); the daemon's
+//! own answers leave this way too, since one of them has a tree.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,13 +18,19 @@ pub(super) type Said = (Reply, Option<OwnedFd>);
 
 pub(super) fn send(socket: &OwnedFd, reply: Reply, tree: Option<&OwnedFd>) -> Result<(), Errno> {
     let bytes = Frame { number: 0, body: reply }.encode().map_err(|_| Errno::MSGSIZE)?;
+    put(socket, &bytes, tree)
+}
+
+/// Sends a frame, with an open file or without; never waits.
+pub(crate) fn put(socket: &OwnedFd, frame: &[u8], tree: Option<&OwnedFd>) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let fds: Vec<BorrowedFd<'_>> = tree.iter().map(|tree| tree.as_fd()).collect();
     if !fds.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     }
-    sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL).map(|_| ())
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    sendmsg(socket, &[IoSlice::new(frame)], &mut ancillary, flags).map(|_| ())
 }
 
 /// One answer with the file that came along; `None` at the end, an error where nothing has come yet.

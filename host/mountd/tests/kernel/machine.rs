@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use wasmvol_plan::{
     Directory, DriverName, Facts, Fault, Id, Owner, Plan, Release, Reply, Request, Source, Storage,
     Tmpfs,
 };
+
+use crate::relay::receive;
 
 /// The daemon's uid in these tests.
 pub(crate) const UID: u32 = 64817;
@@ -30,6 +33,8 @@ pub(crate) struct Machine {
     pub(crate) mountd: Option<Child>,
     stream: Option<UnixStream>,
     number: u64,
+    /// The open file that came with the last answer.
+    file: Option<OwnedFd>,
 }
 
 impl Machine {
@@ -63,7 +68,7 @@ impl Machine {
             .unwrap();
         let mut up = [0; 3];
         init.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
-        Self { dir, init, mountd: None, stream: None, number: 0 }
+        Self { dir, init, mountd: None, stream: None, number: 0, file: None }
     }
 
     /// A command in the machine's namespace.
@@ -161,7 +166,9 @@ impl Machine {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(&u32::try_from(frame.len()).unwrap().to_ne_bytes()).unwrap();
         stream.write_all(frame).unwrap();
-        read(stream).expect("mountd answers")
+        let (answer, file) = read(stream).expect("mountd answers");
+        self.file = file;
+        answer
     }
 
     /// Asks one thing.
@@ -182,7 +189,7 @@ impl Machine {
             stream.write_all(&frame).unwrap();
         }
         let mut replies: Vec<_> =
-            (0..count).map(|_| read(stream).expect("mountd answers")).collect();
+            (0..count).map(|_| read(stream).expect("mountd answers").0).collect();
         replies.sort_by_key(|reply| reply.number);
         replies.into_iter().map(|reply| reply.body).collect()
     }
@@ -194,7 +201,7 @@ impl Machine {
         let stream = self.stream.as_mut().unwrap();
         stream.write_all(&u32::try_from(frame.len()).unwrap().to_ne_bytes()).unwrap();
         stream.write_all(&frame).unwrap();
-        let reply = read(stream).map(|frame| frame.body);
+        let reply = read(stream).map(|(frame, _)| frame.body);
         if reply.is_none() {
             self.mountd.take().unwrap().wait().unwrap();
             gone(daemon);
@@ -218,6 +225,24 @@ impl Machine {
     pub(crate) fn make(&mut self, id: Id, owner: Owner) {
         let storage = Storage::Directory(Directory { owner, limit: None, over: None });
         assert_eq!(self.ask(make(id, storage)), Reply::Made);
+    }
+
+    /// Opens the root of new storage as its driver gets it.
+    pub(crate) fn fill(&mut self, id: Id, storage: &Storage) -> Result<OwnedFd, Fault> {
+        match self.ask(Request::Fill { id, driver: driver(), storage: storage.clone() }) {
+            Reply::Opened => Ok(self.file.take().expect("the root comes with the answer")),
+            Reply::Failed(fault) => Err(fault),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Has taken over what was filled in.
+    pub(crate) fn settle(&mut self, id: Id, storage: &Storage) -> Result<(), Fault> {
+        match self.ask(Request::Settle { id, driver: driver(), storage: storage.clone() }) {
+            Reply::Settled => Ok(()),
+            Reply::Failed(fault) => Err(fault),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(crate) fn mount(&mut self, id: Id, plan: Plan) -> Result<Facts, Fault> {
@@ -271,12 +296,12 @@ impl Machine {
     }
 }
 
-fn read(stream: &mut UnixStream) -> Option<Frame<Reply>> {
+fn read(stream: &mut UnixStream) -> Option<(Frame<Reply>, Option<OwnedFd>)> {
     let mut length = [0; 4];
-    stream.read_exact(&mut length).ok()?;
+    let (_, file) = receive(&*stream, &mut length).ok().filter(|(read, _)| *read == 4)?;
     let mut frame = vec![0; u32::from_ne_bytes(length) as usize];
     stream.read_exact(&mut frame).ok()?;
-    Some(Frame::decode(&frame).unwrap())
+    Some((Frame::decode(&frame).unwrap(), file))
 }
 
 impl Drop for Machine {

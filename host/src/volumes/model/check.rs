@@ -10,6 +10,7 @@ use wasmvol_driver::Reclaim;
 use wasmvol_plan::{Id, Storage, VolumeName};
 
 use super::engines::NAMES;
+use super::kernel::Fill;
 use super::ledger::{Counts, Ledger};
 use super::world::Sim;
 use crate::catalog::record::{Phase, Record};
@@ -66,6 +67,10 @@ fn storage_and_backend(sim: &Sim, record: &Record) {
     let is_meant = matches!(phase, Phase::Ready | Phase::Retained);
     if is_meant && *storage != Storage::None {
         assert!(kernel.storage.contains(id), "I11: the data of {id} is gone");
+        assert_eq!(record.state, b"filled", "what the driver of {id} said last is lost");
+    }
+    if is_meant && *storage != Storage::None {
+        assert_eq!(kernel.fills.get(id), Some(&Fill::Settled), "{id} is there before it is full");
     }
     let is_trash = kernel.trash.contains(id);
     assert!(!(is_meant && is_trash), "I14: the data of {id} lies in the trash");

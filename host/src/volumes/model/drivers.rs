@@ -1,4 +1,4 @@
-//! The simulated drivers, `local` and `tmpfs`, and what their backends know.
+//! The simulated drivers, `local`, which fills its volumes, and `tmpfs`, which attaches them, and what their backends know.
 //!
 //! After a start one may be loaded late or never; later it may be replaced, unloaded and loaded again. A call may fail before or
 //! after its effect. The backend of `tmpfs` knows volumes that we did not make.
@@ -17,6 +17,7 @@ use wasmvol_plan::{
     Directory, DriverName, Fault, Grants, Id, Owner, Plan, Source, Storage, Tmpfs, VolumeName,
 };
 
+use super::kernel::{Fill, Root};
 use super::world::Sim;
 use crate::volumes::Volumes;
 use crate::volumes::world::Drivers;
@@ -124,6 +125,8 @@ impl Sim {
 }
 
 impl Drivers for Sim {
+    type Root = Root;
+
     fn names(&self) -> Vec<DriverName> {
         DRIVERS.map(|name| self.driver(name)).into_iter().filter(|d| self.is_loaded(d)).collect()
     }
@@ -179,6 +182,25 @@ impl Drivers for Sim {
             _ => Storage::Directory(Directory { owner, limit: None, over: None }),
         };
         Ok(Created { storage, state: Vec::new() }.into())
+    }
+
+    async fn populate(
+        &self,
+        driver: &DriverName,
+        volume: &Volume,
+        root: Root,
+        _: Scope,
+    ) -> Result<Answer<Vec<u8>>, CallError> {
+        let error = self.call(driver).await?;
+        let before = self.kernel.borrow_mut().fills.insert(root.1, Fill::Begun);
+        assert_eq!(before, Some(Fill::Empty), "{} is filled, and was not empty", root.1);
+        self.point().await;
+        if let Some(error) = error {
+            return Err(error);
+        }
+        self.kernel.borrow_mut().fills.insert(root.1, Fill::Filled);
+        self.point().await;
+        Ok([&volume.state, &b"filled"[..]].concat().into())
     }
 
     async fn remove(
@@ -250,7 +272,9 @@ impl Drivers for Sim {
 
     fn abilities(&self, driver: &DriverName) -> Option<Abilities> {
         let attachment = driver.as_str() == "tmpfs";
-        self.is_loaded(driver).then(|| Abilities { attachment, ..Abilities::default() })
+        let population = !attachment;
+        let abilities = Abilities { attachment, population, ..Abilities::default() };
+        self.is_loaded(driver).then_some(abilities)
     }
 
     async fn attach(

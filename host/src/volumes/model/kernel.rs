@@ -32,6 +32,26 @@ pub(super) struct Copy {
     pub(super) is_hidden: bool,
 }
 
+/// How far the filling of a volume is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fill {
+    /// There is nothing in it.
+    Empty,
+    /// Its driver has written something, and not said that this is all.
+    Begun,
+    Filled,
+    Settled,
+}
+
+/// The root of storage, open until it is dropped.
+pub(super) struct Root(Sim, pub(super) Id);
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        self.0.kernel.borrow_mut().open.remove(&self.1);
+    }
+}
+
 /// What a reboot clears, and what it does not.
 #[derive(Debug, Default)]
 pub(super) struct Kernel {
@@ -40,6 +60,10 @@ pub(super) struct Kernel {
     pub(super) copies: Vec<Copy>,
     pub(super) storage: BTreeSet<Id>,
     pub(super) trash: BTreeSet<Id>,
+    /// How far storage is that its driver fills.
+    pub(super) fills: BTreeMap<Id, Fill>,
+    /// Roots of such storage that the daemon has open.
+    open: BTreeSet<Id>,
     /// Directories that somebody else put into `volumes/`.
     pub(super) strangers: BTreeSet<Id>,
     /// Mounts under the anchor that no record names.
@@ -102,6 +126,9 @@ impl Kernel {
             Source::Storage if !self.storage.contains(&id) => {
                 return Err(Fault::new(FaultKind::Missing, "its directory is gone"));
             }
+            Source::Storage if self.fills.get(&id) != Some(&Fill::Settled) => {
+                panic!("{id} is mounted, and was not filled")
+            }
             Source::Storage => Facts {
                 device: (254, 0),
                 root: format!("/volumes/{id}/data"),
@@ -137,9 +164,11 @@ impl Kernel {
             return Err(Fault::new(FaultKind::Busy, "is mounted"));
         }
         assert!(self.copies.iter().all(|c| c.id != id), "I11: held data was trashed: {id}");
+        assert!(!self.open.contains(&id), "{id} goes to the trash, and its root is open");
         if self.storage.remove(&id) {
             self.trash.insert(id);
         }
+        self.fills.remove(&id);
         Ok(())
     }
 }
@@ -234,6 +263,8 @@ impl Drop for Busy<'_> {
 }
 
 impl Mounter for Sim {
+    type Root = Root;
+
     async fn survey(
         &self,
         kind: Inventory,
@@ -264,6 +295,27 @@ impl Mounter for Sim {
             Ok(())
         };
         self.request(make).await
+    }
+
+    async fn fill(&self, id: Id, _: &DriverName, _: &Storage) -> Result<Root, Fault> {
+        let _busy = self.enter(id);
+        let open = |kernel: &mut Kernel| {
+            assert!(kernel.storage.contains(&id), "{id} is filled, and was not made");
+            assert!(kernel.open.insert(id), "{id} is filled twice at once");
+            kernel.fills.insert(id, Fill::Empty);
+            Ok(Root(self.clone(), id))
+        };
+        self.request(open).await
+    }
+
+    async fn settle(&self, id: Id, _: &DriverName, _: &Storage) -> Result<(), Fault> {
+        let _busy = self.enter(id);
+        let settle = |kernel: &mut Kernel| {
+            let before = kernel.fills.insert(id, Fill::Settled);
+            assert_eq!(before, Some(Fill::Filled), "{id} is taken over, and was not filled");
+            Ok(())
+        };
+        self.request(settle).await
     }
 
     async fn grow(&self, _: Id, _: &DriverName, _: &Storage, _: Vec<u8>) -> Result<(), Fault> {

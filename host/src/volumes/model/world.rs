@@ -219,6 +219,7 @@ impl World for Sim {
     type Mounter = Self;
     type Drivers = Self;
     type Machine = Self;
+    type Root = super::kernel::Root;
     fn catalog(&self) -> &Self {
         self
     }
