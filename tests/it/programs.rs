@@ -9,7 +9,7 @@ use crate::drivers::component;
 use crate::support::canary::Canary;
 use crate::support::programs::{health, is_closed_to_its_user, is_unprivileged, running};
 use crate::support::sshd::Sshd;
-use crate::support::wasmvol::{Wasmvol, children_of, is_running, send};
+use crate::support::wasmvol::{Wasmvol, is_running, send};
 use crate::support::{SOON, until};
 
 /// A wasmvol whose `sshfs` may run the program, and that has the key of a server under the name `key`.
@@ -124,7 +124,7 @@ fn a_connection_that_was_lost_is_made_again_by_the_same_program() {
         create(&wasmvol, &sshd, name, more).unwrap();
         let path = wasmvol.plugin().mount(name, "id").unwrap();
         let before = programs(&sshd);
-        let [connection] = children_of(before[0])[..] else { panic!("sshfs has one ssh") };
+        let [connection] = running("ssh", &sshd.place().0)[..] else { panic!("one connection") };
         send(connection, Signal::KILL);
         until("the connection ends", SOON, || (!is_running(connection)).then_some(()));
         // What nothing of this machine has in its memory.
