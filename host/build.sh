@@ -73,4 +73,6 @@ if [ "${1:-}" = tests ]; then
     cargo build --profile driver --target wasm32-wasip2 -p wasmvol-sdk --example scratch
     place guests hostile
     place guests examples/scratch
+    # An example that is a workspace of its own, as a driver elsewhere is; tests build projects like it in the same place.
+    CARGO_TARGET_DIR="$PWD/target/new/rust-target" make --directory drivers/examples/rust driver.wasm test
 fi

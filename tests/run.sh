@@ -9,10 +9,12 @@ if [ "$(id -u)" = 0 ] && [ "${SUDO_USER:-root}" = "$(stat -c %U Cargo.toml)" ] &
     exit 1
 fi
 
-# What the tests start: engines, the content of an image, chattr, what makes file systems, and a program that serves volumes with its
-# server.
+# What the tests start: engines, the content of an image, chattr, what makes file systems, programs that serve volumes with their
+# servers, and what drivers in other languages are built with.
 host/packages.sh docker.io podman runc busybox-static e2fsprogs xfsprogs btrfs-progs systemd sshfs openssh-server openssl rclone s3fs \
-    python3-venv curl git docker-registry glusterfs-server glusterfs-client iproute2
+    python3-venv curl git docker-registry glusterfs-server glusterfs-client iproute2 make clang lld wasi-libc libclang-rt-dev-wasm32
+# Node of another origin may bring its own npm, and does not go with Debian's.
+command -v npm >/dev/null || host/packages.sh nodejs npm
 # Since Debian 13 the `docker` command is a package of its own.
 command -v docker >/dev/null || host/packages.sh docker-cli
 host/build.sh tests

@@ -10,6 +10,7 @@ mod doctor;
 mod driver;
 mod grants;
 mod namespace;
+mod new;
 mod output;
 mod progress;
 mod rooted;

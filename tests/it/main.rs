@@ -28,6 +28,7 @@ mod layers;
 mod limits;
 mod local;
 mod names;
+mod new;
 mod outage;
 mod podman;
 mod programs;

@@ -87,6 +87,7 @@ fn default(spec: &OptionSpec) -> Option<(String, Value)> {
     let default = spec.default.clone()?;
     let value = match spec.value_type {
         ValueType::Number => Value::Number(default.parse().ok()?),
+        ValueType::Boolean => Value::Boolean(default.parse().ok()?),
         _ => Value::Text(default),
     };
     Some((spec.key.clone(), value))

@@ -16,7 +16,7 @@ use super::component::{Component, Fetching, PlainHttp, Trust};
 use super::grants::GrantsDir;
 use super::output::{Output, say};
 use super::volume::option;
-use super::{CliError, ConfigFile, serve, transfer};
+use super::{CliError, ConfigFile, new, serve, transfer};
 use crate::admin::client::{Client, ClientError, parse};
 use crate::admin::types::{Checked, Driver, Load};
 use crate::catalog::SignedBy;
@@ -90,9 +90,11 @@ pub(super) enum Command {
         #[arg(long, value_name = "KEYFILE")]
         sign: Option<PathBuf>,
     },
+    /// Write the project of a driver that builds, tests and checks as it stands
+    New(new::Arguments),
 }
 
-fn name(text: &str) -> Result<DriverName, wasmvol_plan::NameError> {
+pub(super) fn name(text: &str) -> Result<DriverName, wasmvol_plan::NameError> {
     DriverName::parse(text)
 }
 
@@ -119,6 +121,7 @@ pub(super) fn run(
         Command::Push { plain_http, file, reference, sign } => {
             transfer::push(&file, &reference, &plain_http, sign.as_deref(), output)?;
         }
+        Command::New(arguments) => new::run(&arguments, output)?,
     }
     Ok(ExitCode::SUCCESS)
 }

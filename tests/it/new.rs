@@ -1,0 +1,269 @@
+//! From nothing to a driver in use: does what `wasmvol driver new` writes build, pass its checks and serve volumes, in every language?
+//!
+//! The real tools build, and every line of a project's own README is typed. What a project is made of are the examples in
+//! `drivers/examples/`, so this is their test as well.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::support::docker::Docker;
+use crate::support::pair::Pair;
+use crate::support::wasmvol::{PROGRAMS, Wasmvol};
+use crate::support::{Outcome, Scratch, shell};
+
+/// What the operator lets a volume of the projects have, by the README's `driver load`.
+const CEILING: u64 = 256 << 20;
+
+/// What every project's driver refuses, whatever it is written in.
+const REFUSED: [(&str, &str, &str); 6] = [
+    ("size", "0", "option `size`: must be at least 1 byte"),
+    ("size", "1g", "option `size`: the operator's ceiling is 268435456 bytes"),
+    ("inodes", "0", "option `inodes` must be at least 1: `0`"),
+    ("inodes", "-5", "option `inodes` must be at least 1: `-5`"),
+    ("mode", "9", "option `mode` must be octal and at most 7777, as in `0755`: `9`"),
+    ("mode", "10000", "option `mode` must be octal and at most 7777, as in `0755`: `10000`"),
+];
+
+/// Where tools and crates are kept for the next run: beside the built programs.
+fn kept() -> PathBuf {
+    let kept = PROGRAMS.parent().unwrap().join("new");
+    fs::create_dir_all(&kept).unwrap();
+    kept
+}
+
+/// The lines that a page says to type.
+fn lines_to_type(page: &str) -> Vec<&str> {
+    let blocks = page.split("```sh\n").skip(1);
+    blocks.flat_map(|block| block.split("```").next().unwrap().lines()).collect()
+}
+
+/// Makes a project and does with it what its README says; then asks the driver what the README does not.
+fn is_a_driver(language: &str) {
+    // cargo keeps what it has built of a place, and the SDK is built in its project: always the same place for one run at a time.
+    let place = kept().join(language);
+    let lock = File::create(place.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    let _former = fs::remove_dir_all(&place);
+    fs::create_dir(&place).unwrap();
+
+    let pair = Pair::<Docker>::own();
+    let name = format!("mine-{language}");
+    let kept = kept();
+    let type_in = |directory: &Path, line: &str| {
+        let (directory, kept) = (directory.display(), kept.display());
+        let keep = format!(
+            "PIP_CACHE_DIR={kept}/pip npm_config_cache={kept}/npm CARGO_TARGET_DIR={kept}/rust-target"
+        );
+        pair.shell(&format!("cd {directory} && export {keep} && {line}"))
+    };
+    let written = type_in(&place, &format!("wasmvol driver new {name} --language {language}"));
+    assert!(!written.stderr.contains("missing"), "{written:?}");
+    assert_eq!(written.ok(), name);
+    let project = place.join(&name);
+    let page = fs::read_to_string(project.join("README.md")).unwrap();
+    let lines = lines_to_type(&page);
+    assert!(lines.contains(&"make check"), "{page}");
+    let shown: String = lines.iter().map(|line| type_in(&project, line).ok() + "\n").collect();
+    assert!(shown.lines().any(|line| line == "hello"), "{shown}");
+
+    refuses_what_is_wrong(&pair.wasmvol, &name);
+    limits_its_volumes(&pair.wasmvol, &name, &project.join("driver.wasm"));
+}
+
+fn refuses_what_is_wrong(wasmvol: &Wasmvol, driver: &str) {
+    let plugin = wasmvol.plugin();
+    for (option, value, why) in REFUSED {
+        let error = plugin.create("bad", &[("driver", driver), (option, value)]).unwrap_err();
+        assert_eq!(error, format!("driver `{driver}`: {why}"), "{option}={value}");
+    }
+    assert_eq!(plugin.list(), Vec::<String>::new());
+}
+
+fn limits_its_volumes(wasmvol: &Wasmvol, driver: &str, component: &Path) {
+    let plugin = wasmvol.plugin();
+    let load = |default: &str| {
+        let component = component.display();
+        let set = format!("--setting ceiling={CEILING} --setting default={default}");
+        wasmvol.cli(&format!("driver load {component} {set}")).ok();
+    };
+    load("1048576");
+    let options = [("driver", driver), ("mode", "0750"), ("inodes", "20")];
+    plugin.create("old", &options).unwrap();
+    // Twice is the same.
+    plugin.create("old", &options).unwrap();
+    load("4194304");
+    plugin.create("new", &[("driver", driver), ("exec", "true")]).unwrap();
+    let mounted = |volume: &str| {
+        plugin.mount(volume, "id").unwrap();
+        let path = plugin.path(volume).unwrap();
+        let line =
+            format!("findmnt --noheadings --output OPTIONS {0} && stat -c %a {0}", path.display());
+        (path, shell(&line, &[]).ok())
+    };
+    let (path, options) = mounted("old");
+    for option in ["size=1024k", "nr_inodes=20", "noexec", "\n750"] {
+        assert!(options.contains(option), "`{option}` is not there: {options}");
+    }
+    fs::write(path.join("small"), "kept while it is mounted").unwrap();
+    assert_eq!(fs::read_to_string(path.join("small")).unwrap(), "kept while it is mounted");
+    fs::write(path.join("large"), vec![1; 2 << 20]).unwrap_err();
+    let (_, options) = mounted("new");
+    assert!(options.contains("size=4096k") && options.contains("\n1777"), "{options}");
+    assert!(!options.contains("noexec"), "{options}");
+    for volume in ["old", "new"] {
+        plugin.unmount(volume, "id").unwrap();
+        plugin.remove(volume).unwrap();
+    }
+    assert_eq!(plugin.list(), Vec::<String>::new());
+}
+
+#[test]
+fn a_new_project_in_rust_is_a_driver() {
+    is_a_driver("rust");
+}
+
+#[test]
+fn a_new_project_in_python_is_a_driver() {
+    is_a_driver("python");
+}
+
+#[test]
+fn a_new_project_in_javascript_is_a_driver() {
+    is_a_driver("javascript");
+}
+
+#[test]
+fn a_new_project_in_c_is_a_driver() {
+    is_a_driver("c");
+}
+
+/// Types a line in a directory, with a `wasmvol` that has no daemon.
+fn type_in(directory: &Scratch, line: &str) -> Outcome {
+    let directory = directory.path().display();
+    shell(&format!("PATH={}:$PATH; cd {directory} && {line}", PROGRAMS.display()), &[])
+}
+
+/// What is in a directory.
+fn entries(directory: &Scratch) -> Vec<String> {
+    let entries = fs::read_dir(directory.path()).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_project_is_written_to_nothing_and_to_an_empty_directory_only() {
+    let here = Scratch::new();
+    here.dir("empty");
+    fs::write(here.dir("full").join("mine"), "precious").unwrap();
+    fs::write(here.path().join("file"), "precious").unwrap();
+    std::os::unix::fs::symlink("nowhere", here.path().join("link")).unwrap();
+    type_in(&here, "wasmvol driver new empty").ok();
+    assert!(here.path().join("empty/Cargo.toml").exists());
+    for taken in ["full", "file", "link", "empty"] {
+        let error = type_in(&here, &format!("wasmvol driver new {taken}")).refused();
+        assert_eq!(
+            error,
+            format!("wasmvol: `{taken}` is there already: take another name, or remove it")
+        );
+    }
+    assert_eq!(fs::read_dir(here.path().join("full")).unwrap().count(), 1);
+    assert_eq!(fs::read_to_string(here.path().join("file")).unwrap(), "precious");
+    assert_eq!(entries(&here).len(), 4, "{:?}", entries(&here));
+}
+
+#[test]
+fn a_project_that_cannot_be_written_whole_leaves_nothing() {
+    let here = Scratch::new();
+    // Files of this shell may have 4 KiB.
+    let error =
+        type_in(&here, "trap '' XFSZ; ulimit -f 8; wasmvol driver new mine --language c").refused();
+    assert!(error.starts_with("wasmvol: ") && error.contains("File too large"), "{error}");
+    assert_eq!(entries(&here), Vec::<String>::new());
+}
+
+#[test]
+fn a_name_that_is_no_drivers_is_refused() {
+    let here = Scratch::new();
+    for name in ["Mine", "2nd", "../mine", "a/b", "''", "a_b", ".", &"x".repeat(33)] {
+        let outcome = type_in(&here, &format!("wasmvol driver new {name}"));
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.refused().contains("lower-case letters, digits and `-`"), "{name}");
+    }
+    assert_eq!(entries(&here), Vec::<String>::new());
+}
+
+#[test]
+fn a_tool_that_is_missing_is_named_and_how_it_is_installed() {
+    let here = Scratch::new();
+    // A machine that has make and a shell, and no more.
+    type_in(
+        &here,
+        "mkdir bin && ln -s $(command -v make) $(command -v sh) $(command -v wasmvol) bin/",
+    )
+    .ok();
+    let path = format!("env PATH={}/bin", here.path().display());
+    for (language, missing) in [
+        ("rust", "cargo is missing: install Rust from https://rustup.rs"),
+        ("python", "python3 is missing: apt-get install python3 python3-venv"),
+        ("javascript", "node is missing: apt-get install nodejs npm"),
+        ("c", "clang is missing: apt-get install clang wasi-libc libclang-rt-dev-wasm32"),
+    ] {
+        let written =
+            type_in(&here, &format!("{path} wasmvol driver new {language} --language {language}"));
+        assert!(written.stderr.lines().any(|line| line == missing), "{written:?}");
+        assert_eq!(written.ok(), language);
+        let error = type_in(&here, &format!("{path} make -C {language}")).refused();
+        assert!(error.lines().any(|line| line == missing), "{error}");
+    }
+    let written = type_in(&here, "env PATH=/nowhere $(command -v wasmvol) driver new alone");
+    assert!(written.stderr.ends_with("make is missing: apt-get install make\n"), "{written:?}");
+    assert_eq!(written.ok(), "alone");
+}
+
+#[test]
+fn a_project_in_rust_may_use_the_sdk_of_a_checkout() {
+    let here = Scratch::new();
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().display();
+    type_in(&here, &format!("wasmvol driver new mine --sdk {checkout}")).ok();
+    assert!(!here.path().join("mine/sdk").exists());
+    // Resolving reads the manifests of what it depends on.
+    let line = "cd mine && cargo metadata --offline --locked --format-version 1";
+    let metadata: serde_json::Value = serde_json::from_str(&type_in(&here, line).ok()).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let sdk = packages.iter().find(|package| package["name"] == "wasmvol-sdk").unwrap();
+    assert_eq!(sdk["manifest_path"], format!("{checkout}/guest-sdk/Cargo.toml"));
+
+    let error = type_in(&here, "wasmvol driver new other --sdk /etc").refused();
+    assert_eq!(error, "wasmvol: `/etc` is no checkout of wasmvol: there is no `guest-sdk` in it");
+    let error = type_in(&here, &format!("wasmvol driver new other --language c --sdk {checkout}"))
+        .refused();
+    assert_eq!(error, "wasmvol: `--sdk` is of Rust: other languages have none");
+    assert_eq!(entries(&here), ["mine"]);
+}
+
+#[test]
+fn a_program_is_told_what_was_written() {
+    let here = Scratch::new();
+    let text = type_in(&here, "wasmvol driver new mine --language python --json").ok();
+    let directory = here.path().join("mine");
+    let expected = json!({ "name": "mine", "language": "python", "directory": directory });
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), expected);
+}
+
+#[test]
+fn the_bindings_for_c_are_those_of_the_contract() {
+    let ours =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("drivers/examples/c/bindings");
+    // build.rs has made them from wit/.
+    let made = Path::new(env!("OUT_DIR")).join("c");
+    let mut files = 0;
+    for entry in fs::read_dir(&made).unwrap() {
+        let name = entry.unwrap().file_name();
+        let same =
+            fs::read(made.join(&name)).unwrap() == fs::read(ours.join(&name)).unwrap_or_default();
+        assert!(same, "the contract has changed: cp {}/* {}", made.display(), ours.display());
+        files += 1;
+    }
+    assert_eq!(files, fs::read_dir(&ours).unwrap().count());
+}
