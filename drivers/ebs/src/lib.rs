@@ -1,11 +1,11 @@
 //! Disks of Amazon EC2: `docker volume create -d wasmvol -o driver=ebs -o size=20g database`.
 //!
 //! An EBS volume for each, attached to the machine that mounts it; EC2 keeps in its tags what other machines need to find it. How EC2 is
-//! asked is in the crate `ec2`.
+//! asked is in the crate `wasmvol-ec2`.
 
 use std::time::Duration;
 
-use ec2::{Disk, Ec2, State, setting};
+use wasmvol_ec2::{Disk, Ec2, State, setting};
 use wasmvol_sdk::contract::{Device, Source};
 use wasmvol_sdk::{
     Attachment, Created, Description, Driver, Error, ErrorCode, Found, Health, OptionSpec, Plan,
