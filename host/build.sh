@@ -61,7 +61,7 @@ done
 cargo build --profile driver --target wasm32-wasip2 $packages
 # Each of those that have abilities alone: cargo unites the features of what it builds together, and a driver whose SDK has an ability
 # that it does not export cannot be linked.
-for driver in git; do
+for driver in ebs git; do
     able="${able:-} $driver"
     cargo build --profile driver --target wasm32-wasip2 -p "$driver"
 done

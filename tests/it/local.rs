@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::drivers::component;
 use crate::support::Outcome;
 use crate::support::engine::{Engine, ask_every_engine};
+use crate::support::loops::Loop;
 use crate::support::pair::Pair;
 use crate::support::wasmvol::Wasmvol;
 
@@ -22,7 +23,7 @@ struct Host {
     /// `a` and `b`, with a file each.
     srv: PathBuf,
     /// With an ext4.
-    device: String,
+    disk: Loop,
 }
 
 impl Host {
@@ -37,20 +38,21 @@ impl Host {
         fs::File::create(&disk).unwrap().set_len(16 << 20).unwrap();
         let made = Command::new("mkfs.ext4").arg("-q").arg(&disk).status();
         assert!(made.expect("the Debian package e2fsprogs").success());
-        let made = Command::new("losetup").args(["--find", "--show"]).arg(&disk).output().unwrap();
-        let device = String::from_utf8(made.stdout).unwrap().trim().to_owned();
-        assert!(device.starts_with("/dev/loop"), "{device}");
-        Self { srv, device }
+        Self { srv, disk: Loop::of(&disk) }
     }
 
     /// What to grant for all of it.
     fn grants(&self) -> String {
-        format!("--grant host-directory={} --grant device={}", self.srv.display(), self.device)
+        format!(
+            "--grant host-directory={} --grant device={}",
+            self.srv.display(),
+            self.disk.device()
+        )
     }
 
     /// Docker's options of each kind that needs no server, with whether containers can write.
     fn kinds(&self) -> [(&'static str, String, bool); 6] {
-        let (srv, device) = (self.srv.display(), &self.device);
+        let (srv, device) = (self.srv.display(), self.disk.device());
         [
             ("bind", format!("-o type=none -o o=bind -o device={srv}/a"), true),
             ("bind-ro", format!("-o type=none -o o=bind,ro -o device={srv}/a"), false),
@@ -64,12 +66,6 @@ impl Host {
                 false,
             ),
         ]
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _detached = Command::new("losetup").args(["--detach", &self.device]).status();
     }
 }
 

@@ -20,6 +20,7 @@ mod crash;
 mod docker;
 mod docs;
 mod drivers;
+mod ebs;
 mod engines;
 mod git;
 mod glusterfs;

@@ -7,10 +7,13 @@
 pub(crate) mod canary;
 pub(crate) mod container;
 pub(crate) mod docker;
+pub(crate) mod ec2;
 pub(crate) mod engine;
 pub(crate) mod git;
 pub(crate) mod gluster;
+pub(crate) mod loops;
 pub(crate) mod machine;
+pub(crate) mod moto;
 pub(crate) mod mounts;
 pub(crate) mod pair;
 pub(crate) mod plugin;
