@@ -13,7 +13,7 @@ use crate::drivers::component;
 use crate::support::registry::Registry;
 use crate::support::shelf::assert_is_a_line;
 use crate::support::wasmvol::Wasmvol;
-use crate::support::{Outcome, Scratch, own_address, shell};
+use crate::support::{Outcome, Scratch, own_address};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.wasm.config.v0+json";
