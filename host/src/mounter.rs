@@ -345,9 +345,11 @@ fn end(why: &str) -> ! {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{IoSlice, Read, Write};
     use std::os::fd::AsFd;
 
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     use tokio::runtime::{Builder, LocalOptions};
     use wasmvol_plan::frame::PAGE;
 
@@ -436,6 +438,39 @@ mod tests {
             };
             let (released, ()) = tokio::join!(mounter.unmount(id), mountd);
             assert_eq!(released, Ok(Release::Gone));
+        });
+    }
+
+    #[test]
+    fn an_open_file_comes_with_its_answer() {
+        run(false, |mounter, mountd| async move {
+            let local = DriverName::parse("local").unwrap();
+            let (root, mut other) = std::io::pipe().unwrap();
+            let mountd = async {
+                let number = mountd.question().await.number;
+                let bytes = Frame { number, body: Reply::Opened }.encode().unwrap();
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut ancillary = SendAncillaryBuffer::new(&mut space);
+                let files = [root.as_fd()];
+                assert!(ancillary.push(SendAncillaryMessage::ScmRights(&files)));
+                let (bytes, flags) = ([IoSlice::new(&bytes)], SendFlags::empty());
+                sendmsg(&mountd.0, &bytes, &mut ancillary, flags).unwrap();
+                // One without its file is no answer.
+                let number = mountd.question().await.number;
+                mountd.answer(number, Reply::Opened).await;
+            };
+            let id = Id::from_bits(1);
+            let daemon = async {
+                let opened = mounter.fill(id, &local, &Storage::None).await;
+                (opened, mounter.fill(id, &local, &Storage::None).await)
+            };
+            let ((opened, without), ()) = tokio::join!(daemon, mountd);
+            other.write_all(b"it is the same").unwrap();
+            drop(other);
+            let mut said = String::new();
+            std::fs::File::from(opened.unwrap()).read_to_string(&mut said).unwrap();
+            assert_eq!(said, "it is the same");
+            assert_eq!(without.unwrap_err().kind, FaultKind::Invalid);
         });
     }
 

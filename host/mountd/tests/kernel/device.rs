@@ -1,7 +1,8 @@
 //! File systems on block devices: which are mounted, which are refused, and what the errors say.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use wasmvol_plan::frame::Inventory;
@@ -9,7 +10,7 @@ use wasmvol_plan::{
     Device, FaultKind, IdMap, IdRange, MountOption, MountValue, Plan, Release, Source,
 };
 
-use crate::machine::{Machine, id, plain};
+use crate::machine::{Machine, OWNER, eventually, id, plain};
 
 pub(crate) const TESTS: &[(&str, fn())] = tests![
     a_file_system_on_a_granted_device_is_mounted,
@@ -23,7 +24,17 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     an_option_that_could_reach_beyond_the_device_is_refused,
     what_the_kernel_refuses_is_told_in_its_words,
     a_device_is_mounted_with_its_ids_mapped,
+    a_blank_device_gets_its_file_system_once,
+    a_read_only_volume_of_a_blank_device_is_made_too,
+    what_is_anywhere_at_the_ends_of_a_device_stays_as_it_is,
+    another_file_system_on_a_device_stays_as_it_is,
+    a_blank_device_that_somebody_has_is_not_written_to,
+    a_device_that_is_attached_a_moment_later_is_waited_for,
+    a_device_that_never_appears_is_named,
+    without_a_make_nothing_is_made,
 ];
+
+const MIB: u64 = 1 << 20;
 
 /// A loop device on a file with an ext4 inside; it ends with the test.
 struct Loop(String);
@@ -34,7 +45,18 @@ impl Loop {
         fs::File::create(&file).unwrap().set_len(16 << 20).unwrap();
         let made = Command::new("mkfs.ext4").arg("-q").arg(&file).status().unwrap();
         assert!(made.success(), "mkfs.ext4");
-        let made = Command::new("losetup").args(["--find", "--show"]).arg(&file).output().unwrap();
+        Self::on(&file)
+    }
+
+    /// On a file with nothing but zeros, or holes.
+    fn blank(machine: &Machine, size: u64) -> Self {
+        let file = machine.dir.join("disk");
+        fs::File::create(&file).unwrap().set_len(size).unwrap();
+        Self::on(&file)
+    }
+
+    fn on(file: &Path) -> Self {
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
         let name = String::from_utf8(made.stdout).unwrap().trim().to_owned();
         assert!(name.starts_with("/dev/loop"), "{name}");
         Self(name)
@@ -205,4 +227,139 @@ fn a_device_is_mounted_with_its_ids_mapped() {
     machine.mount(id(1), Plan { id_map, ..of(&disk.0, &[]) }).unwrap();
     let stat = fs::metadata(machine.volume(id(1)).join("lost+found")).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&stat), 100_000);
+}
+
+/// A plan that makes a file system where there is none.
+fn making(path: &str, filesystem: &str) -> Plan {
+    let (path, filesystem) = (path.to_owned(), filesystem.to_owned());
+    let device = Device { path, filesystem, options: Vec::new(), make: Some(OWNER) };
+    Plan { source: Source::Device(device), ..plain() }
+}
+
+fn blank(size: u64) -> (Machine, Loop) {
+    let machine = Machine::start();
+    let disk = Loop::blank(&machine, size);
+    grant(&machine, &disk.0);
+    (machine, disk)
+}
+
+fn a_blank_device_gets_its_file_system_once() {
+    for (filesystem, size) in [("ext4", 16 * MIB), ("xfs", 300 * MIB), ("btrfs", 256 * MIB)] {
+        let (mut machine, disk) = blank(size);
+        // What lies between the ends is not looked at.
+        fs::File::options().write(true).open(&disk.0).unwrap().write_at(b"x", 3 * MIB).unwrap();
+        let facts = machine.mount(id(1), making(&disk.0, filesystem)).unwrap();
+        assert_eq!(facts.filesystem, filesystem);
+        let root = machine.volume(id(1));
+        let stat = fs::metadata(&root).unwrap();
+        let owner = (stat.uid(), stat.gid(), stat.mode() & 0o7777);
+        assert_eq!(owner, (OWNER.uid, OWNER.gid, OWNER.mode), "{filesystem}");
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0, "engines fill empty volumes only");
+        fs::write(root.join("file"), "kept").unwrap();
+        assert_eq!(machine.unmount(id(1)), Release::Gone);
+        machine.mount(id(1), making(&disk.0, filesystem)).unwrap();
+        assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "kept", "{filesystem}");
+        assert_eq!(machine.unmount(id(1)), Release::Gone);
+    }
+}
+
+fn a_read_only_volume_of_a_blank_device_is_made_too() {
+    let (mut machine, disk) = blank(16 * MIB);
+    machine.mount(id(1), Plan { read_only: true, ..making(&disk.0, "ext4") }).unwrap();
+    let root = machine.volume(id(1));
+    assert_eq!(fs::metadata(&root).unwrap().uid(), OWNER.uid);
+    assert!(fs::write(root.join("file"), "").is_err());
+}
+
+/// What is on a device, in a number.
+fn sum(disk: &Loop) -> String {
+    let summed = Command::new("sha256sum").arg(&disk.0).output().unwrap();
+    assert!(summed.status.success());
+    String::from_utf8(summed.stdout).unwrap()
+}
+
+fn what_is_anywhere_at_the_ends_of_a_device_stays_as_it_is() {
+    let size = 16 * MIB;
+    for place in [0, 511, MIB - 1, size - MIB, size - 1] {
+        let (mut machine, disk) = blank(size);
+        fs::File::options().write(true).open(&disk.0).unwrap().write_at(b"x", place).unwrap();
+        let before = sum(&disk);
+        let fault = machine.mount(id(1), making(&disk.0, "ext4")).unwrap_err();
+        assert!(fault.message.contains("cannot mount the ext4 on "), "{place}: {fault}");
+        assert_eq!(sum(&disk), before, "{place}");
+    }
+}
+
+fn another_file_system_on_a_device_stays_as_it_is() {
+    let (mut machine, disk) = granted();
+    let before = sum(&disk);
+    for filesystem in ["xfs", "btrfs"] {
+        let fault = machine.mount(id(1), making(&disk.0, filesystem)).unwrap_err();
+        assert!(fault.message.contains("cannot mount the "), "{fault}");
+        assert_eq!(sum(&disk), before, "{filesystem}");
+    }
+    machine.mount(id(1), making(&disk.0, "ext4")).unwrap();
+    assert!(machine.volume(id(1)).join("lost+found").is_dir(), "it is the one of before");
+}
+
+fn a_blank_device_that_somebody_has_is_not_written_to() {
+    let (mut machine, disk) = blank(16 * MIB);
+    let before = sum(&disk);
+    let exclusive = rustix::fs::OFlags::EXCL.bits().cast_signed();
+    let held = fs::File::options().read(true).custom_flags(exclusive).open(&disk.0).unwrap();
+    let fault = machine.mount(id(1), making(&disk.0, "ext4")).unwrap_err();
+    assert!(fault.message.contains("something else has it"), "{fault}");
+    assert_eq!(sum(&disk), before);
+    drop(held);
+    machine.mount(id(1), making(&disk.0, "ext4")).unwrap();
+}
+
+/// A name of a device that comes later, and is gone with the test.
+struct Name(PathBuf);
+
+impl Name {
+    fn new() -> Self {
+        Self(PathBuf::from(format!("/dev/wasmvol-late-{}", std::process::id())))
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let _was_never_made = fs::remove_file(&self.0);
+    }
+}
+
+fn a_device_that_is_attached_a_moment_later_is_waited_for() {
+    let (mut machine, disk) = blank(16 * MIB);
+    let name = Name::new();
+    grant(&machine, name.0.to_str().unwrap());
+    let mountd = machine.pid();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let children = format!("/proc/{0}/task/{0}/children", mountd.as_raw_nonzero());
+            let looks =
+                || (fs::read_to_string(&children).ok()?.split(' ').count() > 2).then_some(());
+            eventually("a child waits for it", looks);
+            symlink(disk.0.trim_start_matches("/dev/"), &name.0).unwrap();
+        });
+        machine.mount(id(1), making(name.0.to_str().unwrap(), "ext4")).unwrap();
+    });
+    assert_eq!(fs::metadata(machine.volume(id(1))).unwrap().uid(), OWNER.uid);
+}
+
+fn a_device_that_never_appears_is_named() {
+    let mut machine = Machine::start();
+    grant(&machine, "/dev/wasmvol-never");
+    let fault = machine.mount(id(1), making("/dev/wasmvol-never", "ext4")).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Missing, "{fault}");
+    let wanted = "cannot find device `/dev/wasmvol-never`: no such file or directory: it did not appear within 10 s";
+    assert_eq!(fault.message, wanted);
+}
+
+fn without_a_make_nothing_is_made() {
+    let (mut machine, disk) = blank(16 * MIB);
+    let before = sum(&disk);
+    let fault = machine.mount(id(1), of(&disk.0, &[])).unwrap_err();
+    assert!(fault.message.contains("see with `blkid` what is on it"), "{fault}");
+    assert_eq!(sum(&disk), before);
 }
