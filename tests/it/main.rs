@@ -11,6 +11,7 @@
     reason = "a test says what it expects by failing"
 )]
 
+mod abilities;
 mod absence;
 mod bad_input;
 mod bad_places;
@@ -30,6 +31,7 @@ mod local;
 mod names;
 mod outage;
 mod podman;
+mod population;
 mod programs;
 mod protocol;
 mod rclone;

@@ -257,7 +257,9 @@ fn storage(options: &[OptionValue]) -> Storage {
     });
     match limit {
         Some(size) if act(options) != "limit" => {
-            let filesystem = Filesystem::Ext4;
+            // Some hosts let ext4 grow for nobody.
+            let is_large = size >= 300 << 20;
+            let filesystem = if is_large { Filesystem::Xfs } else { Filesystem::Ext4 };
             Storage::Image(Image { size, thin: true, filesystem, encrypt: None, owner })
         }
         limit => Storage::Directory(Directory { owner, limit, over: None }),
