@@ -92,7 +92,7 @@ take cryptsetup mkfs.ext4 e2fsck mkfs.xfs mkfs.btrfs btrfs chattr lsattr fstrim
 mkdir -p "$root$PWD/target/drivers" "$root$PWD/target/guests"
 cp target/drivers/local.wasm target/drivers/tmpfs.wasm "$root$PWD/target/drivers/"
 cp target/drivers/nfs.wasm target/drivers/cifs.wasm target/drivers/image.wasm target/drivers/vfs.wasm \
-    target/guests/hostile.wasm "$root$PWD/target/guests/"
+    target/guests/hostile.wasm target/guests/able.wasm "$root$PWD/target/guests/"
 mkdir -p "$root/etc" "$root$PWD/tests/vm"
 cp tests/vm/server.sh "$root$PWD/tests/vm/"
 # By these rpcbind and nfsd know what their protocols are called.

@@ -456,7 +456,7 @@ fn no_helpers(seen: &Seen<'_>, _: &Ledger) -> Result<(), String> {
 }
 
 fn directories(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
-    let of_volumes = ledger.volumes.values().filter(|p| p.driver == "local");
+    let of_volumes = ledger.volumes.values().filter(|p| p.driver != "tmpfs");
     let mut expected: BTreeSet<String> = of_volumes.filter_map(|p| p.id.clone()).collect();
     for Stranger { path, .. } in &ledger.strangers {
         let inside = path.strip_prefix(seen.wasmvol.state()).ok();

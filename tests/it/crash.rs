@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use wasmvol_plan::steps;
 
+use crate::abilities;
 use crate::checker::{self, Verb};
 use crate::support::plugin::{Socket, request};
 use crate::support::wasmvol::send;
@@ -169,6 +170,49 @@ fn killed_in_the_purge_of_what_was_kept() {
         });
         subject.wasmvol.plugin().get(&doubted).unwrap();
         subject.wasmvol.plugin().remove(&doubted).unwrap();
+    }
+    subject.clear();
+}
+
+#[test]
+fn killed_where_a_driver_stores_fills_or_attaches_something() {
+    let mut subject = Subject::new("abilities");
+    abilities::load(&subject.wasmvol, "");
+    let verbs: [fn(&str) -> Verb; 4] = [
+        |name| creating(name, "able"),
+        |name| mounting(name, "id"),
+        |name| unmounting(name, "id"),
+        |name| removing(name),
+    ];
+    for step in steps::ABILITIES.iter().chain(steps::FILL) {
+        let dies_in: &[usize] = match step.split('.').next().unwrap() {
+            "store" => &[0, 1, 2, 3],
+            "fill" => &[0],
+            "reach" => &[1],
+            "let-go" => &[2],
+            other => panic!("no verb is known that comes to `{other}`"),
+        };
+        for dies in dies_in {
+            subject.restart_armed(step);
+            let name = subject.name("able");
+            for (at, verb) in verbs.iter().map(|verb| verb(&name)).enumerate() {
+                if at == *dies {
+                    subject.killed_in(step, &verb);
+                } else {
+                    subject.done(&verb);
+                }
+                let stored = abilities::stored(&subject.wasmvol);
+                for (key, wanted) in [("made", at < 3), ("attached", at == 1)] {
+                    let is_kept = stored.contains(&format!("{key}/{name}="));
+                    assert_eq!(is_kept, wanted, "{key}: `{stored}` after `{step}`, {verb:?}");
+                }
+                if at == 1 {
+                    let text = subject.wasmvol.plugin().path(&name).unwrap().join("text");
+                    assert_eq!(fs::read_to_string(text).unwrap(), format!("of {name}"), "{step}");
+                }
+            }
+            subject.check(&[]);
+        }
     }
     subject.clear();
 }

@@ -11,6 +11,7 @@
     reason = "a test says what it expects by failing"
 )]
 
+mod abilities;
 mod absence;
 mod bad_input;
 mod bad_places;
@@ -32,6 +33,7 @@ mod names;
 mod new;
 mod outage;
 mod podman;
+mod population;
 mod programs;
 mod protocol;
 mod rclone;

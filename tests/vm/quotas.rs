@@ -150,6 +150,27 @@ fn a_volume_holds_its_size_and_no_other_volume_less() {
 }
 
 #[test]
+fn what_a_driver_fills_in_counts_for_the_size_and_more_is_refused() {
+    for mkfs in SYSTEMS {
+        let mut disk = Disk::new(mkfs);
+        let able = PROGRAMS.parent().unwrap().join("guests/able.wasm");
+        disk.wasmvol.cli(&format!("driver load {}", able.display())).ok();
+        let size = ("size", "8m");
+        let error = disk.create("limited", "able", &[size, ("do", "limit-flood")]).unwrap_err();
+        assert!(error.ends_with(": its volume is full"), "{mkfs}: {error}");
+        until("its limit is gone", SOON, || disk.limits().is_empty().then_some(()));
+        disk.create("limited", "able", &[size, ("do", "limit-some")]).unwrap();
+        assert_eq!(disk.limits(), [8 * 1024], "{mkfs}");
+        // Of the 8 MiB 3 are taken.
+        disk.write("limited", "kept", 4).ok();
+        disk.write("limited", "more", 4).refused();
+        let used = disk.measured("limited")["used"].as_u64().unwrap();
+        assert!((7 * MIB..=8 * MIB).contains(&used), "{mkfs}: {used}");
+        disk.remove("limited");
+    }
+}
+
+#[test]
 fn a_size_is_raised_and_outlives_a_restart_of_the_machine() {
     for mkfs in SYSTEMS {
         let mut disk = Disk::new(mkfs);

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, fstatvfs, openat2};
 use rustix::io::Errno;
 use wasmvol_plan::{DriverName, Id, Plan, VolumeName};
 
@@ -29,6 +29,9 @@ const ROOTS: &str = "wasmvol:driver/roots@";
 const STORE: &str = "wasmvol:driver/store@";
 const SECRETS: &str = "wasmvol:driver/secrets@";
 const HTTP: &str = "wasi:http/outgoing-handler@";
+
+/// Bytes without which a volume is full: the rests that a file system keeps for itself.
+const ROOM_MIN: u64 = 64 << 10;
 
 /// A component that was loaded. Cheap to clone; the last clone that is dropped unloads it.
 #[derive(Clone)]
@@ -229,10 +232,18 @@ impl Driver {
     ) -> Result<Answer<Vec<u8>>, CallError> {
         let host = |error: io::Error| CallError::Host(format!("its directory: {error}"));
         let again = directory.try_clone().map_err(host)?;
-        let Answer { value: Populated { state, executables }, uses } =
-            self.ask(&POPULATE, scope, |contract, call| {
-                contract.populate(Call { directory: Some(directory), ..call }, volume)
-            })?;
+        let filled = self.ask(&POPULATE, scope, |contract, call| {
+            contract.populate(Call { directory: Some(directory), ..call }, volume)
+        });
+        let filled = filled.map_err(|error| match error {
+            // A stream of WASI has no word for it, so its driver knows of no more than an error of input or output.
+            CallError::Failed { code: _, message } if is_full(&again) => {
+                let message = format!("{message}: its volume is full");
+                CallError::Failed { code: ErrorCode::Exhausted, message }
+            }
+            error => error,
+        });
+        let Answer { value: Populated { state, executables }, uses } = filled?;
         for path in &executables {
             make_executable(&again, path).map_err(|error| {
                 let path = one_line(path, HELP_MAX);
@@ -270,6 +281,14 @@ impl Driver {
     ) -> Result<T, CallError> {
         self.inner.0.ask(verb, scope, body)
     }
+}
+
+/// Whether there is no room left for another file.
+fn is_full(directory: &OwnedFd) -> bool {
+    fstatvfs(directory).is_ok_and(|all| {
+        let has_no_inodes = all.f_files > 0 && all.f_ffree == 0;
+        has_no_inodes || all.f_bavail.saturating_mul(all.f_frsize) < ROOM_MIN
+    })
 }
 
 /// Gives a file beneath a directory the bits of a program, whatever is planted on the way.

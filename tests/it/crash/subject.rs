@@ -132,7 +132,7 @@ impl Subject {
     /// Waits until wasmvol answers again after a kill at this step. The daemon is started by mountd; mountd by the test, as the
     /// service manager would.
     pub(crate) fn come_back(&mut self, step: &str) {
-        if steps::MOUNTD.contains(&step) {
+        if steps::MOUNTD.contains(&step) || steps::FILL.contains(&step) {
             self.wasmvol.wait_end();
             self.wasmvol.run();
         } else {

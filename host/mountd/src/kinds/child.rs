@@ -5,18 +5,20 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, openat};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, mount_change, move_mount, open_tree};
+use rustix::process::Pid;
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{Fault, FaultKind, Release, Reply, Request, Storage};
 
 use super::Assembled;
 use super::wait::FLUSH_DEADLINE;
-use super::wire::Said;
+use super::wire::{Said, receive, send};
 use crate::anchor::CLONE;
+use crate::daemon::die_with;
 use crate::fault::{Context, fault};
 use crate::mounter::Mounter;
 use crate::places::DIRECTORY;
 use crate::storage::{open_subpath, sync};
-use crate::sys::{Propagation, unshare_mounts};
+use crate::sys::{self, Propagation, unshare_mounts};
 
 impl Mounter {
     /// Attaches a tree in a namespace of this child's own, where nobody else sees it: Linux before 6.15 neither clones what is attached
@@ -34,8 +36,20 @@ impl Mounter {
         only.trying(format_args!("show directory {} of a volume alone", Quoted::new(subpath)))
     }
 
-    /// The child's whole life.
-    pub(super) fn child(&self, request: &Request, gift: Option<OwnedFd>) -> Result<Said, Fault> {
+    /// The child's whole life: it gets its tree, does its work, answers, and ends with this status.
+    pub(super) fn live(&self, parent: Pid, socket: &OwnedFd, request: &Request) -> i32 {
+        let prepare = || {
+            rustix::process::setsid()?;
+            sys::unblock_signals()?;
+            die_with(parent)
+        };
+        let gift = receive(socket).ok().flatten().and_then(|(_, gift)| gift);
+        let done = prepare().trying("prepare a child").and_then(|()| self.work_on(request, gift));
+        let (reply, tree) = done.unwrap_or_else(|fault| (Reply::Failed(fault), None));
+        i32::from(send(socket, reply, tree.as_ref()).is_err())
+    }
+
+    fn work_on(&self, request: &Request, gift: Option<OwnedFd>) -> Result<Said, Fault> {
         match request {
             Request::Mount(wanted) => {
                 let grants = self.grants(&wanted.driver)?;

@@ -16,7 +16,6 @@ use wasmvol_plan::{Fault, FaultKind, Id, Release, Reply, Request, Source};
 use super::wait::{DEADLINE, changes, checks_an_image, deadline_of, id_of, only_looks};
 use super::wire::{Said, receive, send};
 use super::{Assembled, Shows};
-use crate::daemon::die_with;
 use crate::fault::{Context, fault};
 use crate::mounter::Mounter;
 use crate::sys;
@@ -290,19 +289,7 @@ impl Mounter {
         let mut keep = self.places.of_a_child();
         keep.extend([self.anchor.root(), self.anchor.writable.as_fd(), theirs.as_fd()]);
         keep.extend(self.processes.files());
-        let pid = sys::fork_keeping(&keep, || {
-            let prepare = || {
-                rustix::process::setsid()?;
-                sys::unblock_signals()?;
-                die_with(parent)
-            };
-            let gift = receive(&theirs).ok().flatten().and_then(|(_, gift)| gift);
-            let done =
-                prepare().trying("prepare a child").and_then(|()| self.child(&request, gift));
-            let (reply, tree) = done.unwrap_or_else(|fault| (Reply::Failed(fault), None));
-            i32::from(send(&theirs, reply, tree.as_ref()).is_err())
-        });
-        let pid = pid.trying(what)?;
+        let pid = sys::fork_keeping(&keep, || self.live(parent, &theirs, &request)).trying(what)?;
         let only_looks = matches!(request, Request::Measure(_));
         let (id, until) = (id_of(&request), Instant::now() + deadline_of(&request));
         let asked = Some(Asked { number, request, socket: ours });

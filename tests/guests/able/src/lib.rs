@@ -43,8 +43,6 @@ use bindings::wasmvol::driver::{log, secrets, store};
 
 /// The one directory that a call to fill a volume has.
 const ROOT: &str = "/volume";
-/// A megabyte of what compresses badly.
-const CHUNK: usize = 1 << 20;
 
 unsafe extern "C" {
     // std has no stable form of it here.
@@ -166,12 +164,8 @@ impl Population for Able {
                 write("half", "of it")?;
                 return fail("the backend is away");
             }
-            "flood" => {
-                let text = vec![7_u8; CHUNK];
-                for n in 0.. {
-                    fs::write(path(&n.to_string()), &text).map_err(failed)?;
-                }
-            }
+            "flood" | "limit-flood" => flood(usize::MAX)?,
+            "limit-some" => flood(3)?,
             "second-name" => {
                 fs::create_dir(path("d")).map_err(failed)?;
                 write("d/one", "")?;
@@ -256,8 +250,10 @@ fn storage(options: &[OptionValue]) -> Storage {
         _ => None,
     });
     match limit {
-        Some(size) if act(options) != "limit" => {
-            let filesystem = Filesystem::Ext4;
+        Some(size) if !act(options).starts_with("limit") => {
+            // Some hosts let ext4 grow for nobody.
+            let is_large = size >= 300 << 20;
+            let filesystem = if is_large { Filesystem::Xfs } else { Filesystem::Ext4 };
             Storage::Image(Image { size, thin: true, filesystem, encrypt: None, owner })
         }
         limit => Storage::Directory(Directory { owner, limit, over: None }),
@@ -298,6 +294,12 @@ fn once(name: &str) -> Result<(), Error> {
     fs::write(format!("{ROOT}/{name}"), "first or second").map_err(failed)?;
     log::write(log::Level::Info, &format!("filled once with {}", seen.is_some()));
     store::set(&format!("filled/{name}"), b"")
+}
+
+/// Writes files of a megabyte.
+fn flood(count: usize) -> Result<(), Error> {
+    let text = vec![7_u8; 1 << 20];
+    (0..count).try_for_each(|n| fs::write(format!("{ROOT}/{n}"), &text)).map_err(failed)
 }
 
 /// Looks for a way out of the volume.
