@@ -14,6 +14,7 @@
 mod absence;
 mod bad_input;
 mod bad_places;
+mod check;
 mod checker;
 mod cli;
 mod crash;
