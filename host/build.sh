@@ -71,6 +71,9 @@ done
 if [ "${1:-}" = tests ]; then
     cargo build --profile driver --target wasm32-wasip2 -p able -p hostile
     cargo build --profile driver --target wasm32-wasip2 -p wasmvol-sdk --example scratch
+    # By itself: an ability of the SDK that is asked for must be exported.
+    cargo build --profile driver --target wasm32-wasip2 -p faulty
+    place guests faulty
     place guests able
     place guests hostile
     place guests examples/scratch

@@ -88,6 +88,20 @@ impl Volume {
         )
     }
 
+    /// A directory inside of a source, from an option described as text: for [`Plan::subpath`](crate::Plan::subpath).
+    ///
+    /// # Errors
+    /// `invalid-option` where it is absolute or has empty names, `.` or `..` in it, and as [`text`](Self::text).
+    pub fn subpath(&self, key: &str) -> Result<&str> {
+        let text = self.text(key)?;
+        let is_name = |part: &str| !matches!(part, "" | "." | "..");
+        if text.split('/').all(is_name) {
+            return Ok(text);
+        }
+        let why = format!("must be a directory's name, or several with `/` between: `{text}`");
+        Err(Error::invalid_option(key, why))
+    }
+
     /// The options `uid`, `gid` and `mode`, that [`Description::owner`](crate::Description::owner) describes.
     ///
     /// # Errors

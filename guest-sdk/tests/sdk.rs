@@ -88,6 +88,20 @@ fn bounds_say_which_side_was_left() {
 }
 
 #[test]
+fn a_directory_inside_of_a_source_has_plain_names() {
+    let read =
+        |text| every(&[("text", text)]).expect("a volume").subpath("text").map(str::to_owned);
+    for plain in ["a", "a/b.c", "..."] {
+        assert_eq!(read(plain), Ok(plain.to_owned()));
+    }
+    for odd in ["", "/a", "a/", "a//b", ".", "a/../b"] {
+        let error = read(odd).expect_err("refused");
+        assert_eq!(error.code, ErrorCode::InvalidOption);
+        assert!(error.message.ends_with(&format!("`{odd}`")), "{error}");
+    }
+}
+
+#[test]
 fn settings_last_as_long_as_the_code_that_was_given_them() {
     testing::with_settings([("root", "/srv"), ("limit", "12")], || {
         assert_eq!(settings::get("root").as_deref(), Some("/srv"));

@@ -5,6 +5,7 @@
 //! understood; `serve` ends with 75 where another daemon has the directories, and with 78 where its configuration must be mended first.
 
 mod catalog;
+mod check;
 mod component;
 mod doctor;
 mod driver;

@@ -8,6 +8,7 @@ mod admin;
 mod catalog;
 mod cli;
 mod config;
+mod conformance;
 mod daemon;
 mod drivers;
 mod machine;

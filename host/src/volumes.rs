@@ -3,22 +3,22 @@
 //! Called by `plugin/` and the admin API; calls drivers, mountd and the stores through [`world`]. It knows no HTTP, no wasm and no
 //! syscall. All of it runs on one thread: a volume's lock is held across a verb, the `RefCell` never across an await.
 
-mod attachment;
+pub(crate) mod attachment;
 mod create;
 pub(crate) mod discover;
 mod health;
 pub(crate) mod holders;
-mod layers;
+pub(crate) mod layers;
 mod lock;
 mod marker;
 #[cfg(test)]
 pub(crate) mod model;
 mod mount;
-mod options;
+pub(crate) mod options;
 mod purge;
 mod recover;
 mod remove;
-mod resize;
+pub(crate) mod resize;
 mod secrets;
 mod stores;
 mod troubles;

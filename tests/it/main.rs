@@ -15,6 +15,7 @@ mod abilities;
 mod absence;
 mod bad_input;
 mod bad_places;
+mod check;
 mod checker;
 mod cli;
 mod crash;

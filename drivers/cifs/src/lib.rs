@@ -67,7 +67,7 @@ impl Driver for Cifs {
         if volume.boolean("seal")? {
             share = share.flag("seal");
         }
-        let plan = match volume.if_given("subdir", Volume::text)? {
+        let plan = match volume.if_given("subdir", Volume::subpath)? {
             None => Plan::share(share),
             // Whose it is the server says, by who logs in.
             Some(subdir) => {

@@ -77,7 +77,7 @@ impl Driver for Nfs {
         if let Some(time) = volume.if_given("attribute-cache", Volume::duration)? {
             share = share.number("actimeo", time.as_secs());
         }
-        let plan = match volume.if_given("subdir", Volume::text)? {
+        let plan = match volume.if_given("subdir", Volume::subpath)? {
             None => Plan::share(share),
             Some(subdir) => Plan::share(share.make(volume.owner()?)).subpath(subdir),
         };
@@ -128,8 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_version_is_refused() {
+    fn what_is_no_version_and_no_directory_is_refused() {
         let error = planned(&[("version", "5")]).expect_err("refused");
         assert_eq!(error.message, "option `version`: must be 3, 4.0, 4.1 or 4.2");
+        let error = planned(&[("subdir", "../a")]).expect_err("refused");
+        assert!(error.message.starts_with("option `subdir`: must be"), "{error}");
     }
 }

@@ -21,6 +21,7 @@ use crate::answer::{MESSAGE_MAX, one_line};
 use crate::config::{INSTANCES_MAX, MEMORIES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use crate::http::{Budget, Http};
 use crate::journal::{Log, Shared};
+use crate::meter::{Cost, Meter};
 use crate::store::{Access, Uses, View};
 use crate::ticker::TICK;
 use crate::types::{CallError, Reveal, Roots, Scope};
@@ -136,6 +137,8 @@ pub(crate) struct Call<'a> {
     pub(crate) until: Instant,
     /// How long that was.
     pub(crate) deadline: Duration,
+    /// Who wants to know what it took.
+    pub(crate) meter: Option<&'a Meter>,
 }
 
 impl Call<'_> {
@@ -148,7 +151,8 @@ impl Call<'_> {
         mut self,
         body: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
     ) -> Result<Ran<T>, CallError> {
-        let left = self.until.saturating_duration_since(Instant::now());
+        let begin = Instant::now();
+        let left = self.until.saturating_duration_since(begin);
         let journal = Shared::new(self.log);
         let state = self.state(&journal)?;
         let mut store = Store::new(self.engine, state);
@@ -171,6 +175,16 @@ impl Call<'_> {
         };
         let mut journal = journal.lock();
         journal.finish();
+        if let Some(meter) = self.meter {
+            let State { limits, http, .. } = store.data();
+            meter.note(Cost {
+                time: begin.elapsed(),
+                deadline: self.deadline,
+                memory: limits.memory,
+                log: journal.logged(),
+                refusal: http.refusal(),
+            });
+        }
         match result {
             Some(Ok(value)) if Instant::now() < self.until => {
                 let State { store, http, .. } = store.into_data();

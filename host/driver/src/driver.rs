@@ -320,10 +320,10 @@ impl Calls {
         let _running = self.engine.ticker.run();
         let (engine, log, settings) = (&self.engine.wasmtime, &self.log, &self.settings);
         let network = self.speaks_http.then(|| self.engine.network()).transpose()?;
-        let (verb, directory) = (*verb, None);
+        let (verb, directory, meter) = (*verb, None, self.engine.meter.as_ref());
         body(
             &*self.contract,
-            Call { engine, log, settings, scope, directory, network, verb, until, deadline },
+            Call { engine, log, settings, scope, directory, network, verb, until, deadline, meter },
         )
     }
 }

@@ -20,6 +20,7 @@ use crate::config;
 use crate::contract;
 use crate::driver::{Calls, Driver, Facts, speaks_http};
 use crate::journal::Log;
+use crate::meter::Meter;
 use crate::ticker::Ticker;
 use crate::turnstile::Turnstile;
 use crate::types::{CallError, Scope};
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) ticker: Ticker,
     /// What waits for hosts, made when the first driver asks one.
     network: OnceLock<io::Result<Network>>,
+    pub(crate) meter: Option<Meter>,
 }
 
 /// Threads of their own for what waits for hosts, so that what a driver fetches delays nobody who asks the daemon.
@@ -131,6 +133,18 @@ impl Engine {
     /// # Errors
     /// The cache directory cannot be read, or wasmtime cannot be set up on this machine.
     pub fn new(options: EngineOptions) -> Result<Self, LoadError> {
+        Self::set_up(options, None)
+    }
+
+    /// The same, and it notes what each call takes.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn metered(options: EngineOptions, meter: Meter) -> Result<Self, LoadError> {
+        Self::set_up(options, Some(meter))
+    }
+
+    fn set_up(options: EngineOptions, meter: Option<Meter>) -> Result<Self, LoadError> {
         let calls_max = options.calls_max.max(1);
         let wasmtime = wasmtime::Engine::new(&config::pooled(calls_max)).or_else(|error| {
             tracing::warn!(
@@ -152,6 +166,7 @@ impl Engine {
                 ticker: Ticker::start(wasmtime.clone())?,
                 network: OnceLock::new(),
                 wasmtime,
+                meter,
             }),
         })
     }

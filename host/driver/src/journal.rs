@@ -154,6 +154,11 @@ impl Journal {
         &self.last
     }
 
+    /// How much of what a call may log it has used up.
+    pub(crate) fn logged(&self) -> usize {
+        CALL_MAX - self.left
+    }
+
     fn take(&mut self, level: Level, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let buffer = self.buffer(level);

@@ -21,6 +21,7 @@ mod interfaces;
 mod journal;
 #[cfg(test)]
 mod limits;
+mod meter;
 mod store;
 mod ticker;
 mod turnstile;
@@ -31,6 +32,7 @@ pub use contract::check_interfaces;
 pub use driver::Driver;
 pub use engine::{Engine, EngineOptions, LoadError};
 pub use interfaces::Interfaces;
+pub use meter::{Cost, Meter};
 pub use types::{
     Abilities, Answer, CallError, Condition, Created, Description, ErrorCode, Found, Marked,
     OptionSpec, Progress, Reclaim, Report, Resized, Reveal, Root, Roots, Scope, Store, Uses, Value,

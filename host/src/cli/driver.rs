@@ -12,6 +12,7 @@ use wasmvol_plan::DriverName;
 use wasmvol_plan::grants::grant_of;
 use wasmvol_registry::Reference;
 
+use super::check;
 use super::component::{Component, Fetching, PlainHttp, Trust};
 use super::grants::GrantsDir;
 use super::output::{Output, say};
@@ -55,6 +56,8 @@ pub(super) enum Command {
         #[arg(value_parser = name)]
         name: DriverName,
     },
+    /// Put a component through what a host may ask of it, without a daemon: exit status 1 if it breaks the contract
+    Check(check::Arguments),
     /// Show what a driver takes and what it was given; of a file or of what a registry has, what it says of itself
     Inspect {
         #[command(flatten)]
@@ -112,6 +115,7 @@ pub(super) fn run(
             load(component, wanted, &granted, client, output)?;
         }
         Command::Unload { config, name } => unload(&name, &config, client, output)?,
+        Command::Check(arguments) => return check::run(&arguments, output),
         Command::Inspect { fetching, driver } => inspect(&driver, &fetching, client, output)?,
         Command::Pull { fetching, reference, output: file, unsigned } => {
             let component = Component::pull(&reference, &fetching, trust(unsigned))?;
@@ -167,7 +171,7 @@ fn load(
     let Wanted { name, settings, grant, revoke } = wanted;
     let name = match name {
         Some(name) => name,
-        None => DriverName::parse(&check(client, &shown, bytes.clone())?.name)?,
+        None => DriverName::parse(&described(client, &shown, bytes.clone())?.name)?,
     };
     let before = granted.read(&name)?;
     let changes = !grant.is_empty() || !revoke.is_empty();
@@ -245,7 +249,7 @@ fn shipped(name: &DriverName) -> Option<PathBuf> {
 }
 
 /// What the daemon says of a component names no file: it was given bytes.
-fn check(client: &Client, shown: &str, component: Vec<u8>) -> Result<Description, CliError> {
+fn described(client: &Client, shown: &str, component: Vec<u8>) -> Result<Description, CliError> {
     let answer = client.post("/components", component).map_err(CliError::about(shown))?;
     Ok(parse::<Checked>(&answer)?.description)
 }

@@ -46,6 +46,9 @@ pub(super) struct Arguments {
     /// User of the daemon, by name or number [default: wasmvol, else the owner of the records, else 64817]
     #[arg(long)]
     user: Option<String>,
+    /// Leave the drivers alone that came with this program: `driver check --mount` is about another
+    #[arg(long, hide = true)]
+    without_drivers: bool,
 }
 
 /// Becomes mountd; returns only if that cannot be.
@@ -77,7 +80,7 @@ pub(super) fn run(arguments: Arguments, runtime_dir: &Path) -> Result<ExitCode, 
     mountd.arg("--state-dir").arg(&state_dir);
     mountd.arg("--runtime-dir").arg(runtime_dir);
     mountd.arg("--config-dir").arg(&config_dir);
-    if let Some(drivers) = first_party(beside) {
+    if let Some(drivers) = first_party(beside).filter(|_| !arguments.without_drivers) {
         mountd.arg("--drivers-dir").arg(drivers);
     }
     mountd.arg("--uid").arg(uid.to_string()).arg("--gid").arg(gid.to_string());

@@ -14,9 +14,9 @@ use super::world::{Drivers, World};
 use super::{VolumeError, Volumes};
 
 /// How long all steps to attach a volume may take: clouds need up to half a minute, and dockerd waits 120 s for the whole Mount.
-const ATTACH: Duration = Duration::from_secs(40);
+pub(crate) const ATTACH: Duration = Duration::from_secs(40);
 /// The same to detach one: dockerd waits 60 s for an Unmount. What takes longer is asked for again later.
-const DETACH: Duration = Duration::from_secs(20);
+pub(crate) const DETACH: Duration = Duration::from_secs(20);
 
 impl<W: World> Volumes<W> {
     /// Has a volume's driver make it reachable here, if it is of such a kind. Where it is already that is done already.

@@ -3,7 +3,10 @@
 //! Called by Create and Remove. Which volume may be named is its user's choice, not the driver's: only what was given with `-o` is
 //! looked up, and no default, which the driver could choose.
 
+use std::collections::BTreeMap;
+
 use wasmvol_driver::Value;
+use wasmvol_driver::types::Options;
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{Directory, Fault, FaultKind, Id, Plan, Source, Storage, VolumeName};
 
@@ -11,6 +14,21 @@ use super::options::Asked;
 use super::world::{Drivers, World};
 use super::{VolumeError, Volumes};
 use crate::catalog::record::{Phase, Record};
+
+/// Refuses a volume below that no option of its user's names.
+pub(crate) fn check_below(
+    below: &str,
+    given: &BTreeMap<String, String>,
+    options: &Options,
+) -> Result<(), Fault> {
+    // What is given as the name of a secret names no volume.
+    let is_text = |key: &str| matches!(options.get(key), Some(Value::Text(_)));
+    if given.iter().any(|(key, text)| text == below && is_text(key)) {
+        return Ok(());
+    }
+    let why = format!("it names volume {}, which no option of its user's does", Quoted::new(below));
+    Err(Fault::new(FaultKind::Denied, why))
+}
 
 impl<W: World> Volumes<W> {
     /// Finds the volume that a new layer lies over, if it names one, and has it stay from then on.
@@ -22,14 +40,8 @@ impl<W: World> Volumes<W> {
         let Storage::Directory(Directory { over: Some(below), .. }) = &mut record.storage else {
             return Ok(());
         };
-        // What is given as the name of a secret names no volume.
-        let is_text = |key: &str| matches!(record.options.get(key), Some(Value::Text(_)));
-        if !asked.given.iter().any(|(key, text)| *text == below.name && is_text(key)) {
-            let shown = Quoted::new(&below.name);
-            let why = format!("it names volume {shown}, which no option of its user's does");
-            let fault = Fault::new(FaultKind::Denied, why);
-            return Err(VolumeError::Refused { driver: record.driver.clone(), fault });
-        }
+        check_below(&below.name, &asked.given, &record.options)
+            .map_err(|fault| VolumeError::Refused { driver: record.driver.clone(), fault })?;
         let name = VolumeName::parse(&below.name)?;
         let refused = |why| VolumeError::Option(format!("volume `{name}` cannot lie below: {why}"));
         let look = || {

@@ -131,7 +131,11 @@ fn unknown(driver: &DriverName, description: &Description, key: &str) -> String 
     format!("no option {}{hint} (`{driver}` takes: {list})", Quoted::new(key))
 }
 
-fn value(driver: &DriverName, spec: &OptionSpec, text: &str) -> Result<Value, VolumeError> {
+pub(crate) fn value(
+    driver: &DriverName,
+    spec: &OptionSpec,
+    text: &str,
+) -> Result<Value, VolumeError> {
     let key = &spec.key;
     if text.len() > VALUE_MAX {
         let length = text.len();

@@ -13,7 +13,7 @@ use super::{VolumeError, Volumes};
 use crate::catalog::record::{Phase, Record};
 
 /// The option that says how large a volume is, in every driver that has one.
-const SIZE: &str = "size";
+pub(crate) const SIZE: &str = "size";
 
 impl<W: World> Volumes<W> {
     /// Gives a volume the size that a person wrote. As large already is done.
@@ -77,12 +77,8 @@ impl<W: World> Volumes<W> {
         let resized = self.ask(name, driver, call, |resized, record| {
             record.state.clone_from(&resized.state);
         });
-        let mut resized = resized.await?;
-        let mut same = record.storage.clone();
-        if let (Some(size), Some(new)) = (size_of(&mut same), size_of(&mut resized.storage)) {
-            *size = *new;
-        }
-        if same != resized.storage {
+        let resized = resized.await?;
+        if !differs_in_size_alone(&record.storage, &resized.storage) {
             let why = "its driver changes more of it than the size".to_owned();
             let error = CallError::Contract(why);
             return Err(VolumeError::Driver { driver: driver.clone(), error });
@@ -101,4 +97,13 @@ fn size_of(storage: &mut Storage) -> Option<&mut u64> {
         Storage::NamedDirectory(directory) => directory.limit.as_mut(),
         Storage::None => None,
     }
+}
+
+/// Whether of two storages at most the size is another.
+pub(crate) fn differs_in_size_alone(before: &Storage, after: &Storage) -> bool {
+    let (mut before, mut after) = (before.clone(), after.clone());
+    if let (Some(size), Some(new)) = (size_of(&mut before), size_of(&mut after)) {
+        *size = *new;
+    }
+    before == after
 }

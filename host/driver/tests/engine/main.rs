@@ -13,4 +13,5 @@ mod cache;
 mod compile;
 mod hostile;
 mod load;
+mod meter;
 mod stage;

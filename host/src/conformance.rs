@@ -1,0 +1,162 @@
+//! The conformance suite of the contract: what a host may ask of any driver, in the orders in which it may ask, and what it relies on in
+//! the answers.
+//!
+//! Called by `wasmvol driver check`, with the component itself in the daemon's own engine; the SDK's `testing::conformance` goes through
+//! the same natively. [`CHECKS`] and [`ABILITIES`] are read top to bottom; each is a sentence and a function that asks. Nothing is
+//! mounted here, and nothing printed.
+
+mod abilities;
+mod describe;
+mod odd;
+mod subject;
+mod verbs;
+
+use std::time::{Duration, Instant};
+
+use serde::{Serialize, Serializer};
+use wasmvol_driver::{Abilities, CallError};
+
+pub(crate) use subject::{Loaded, Setup, Subject, Told};
+
+/// What came of one check.
+#[derive(Debug, Serialize)]
+pub(crate) struct Finding {
+    /// What was asked, as a sentence.
+    pub(crate) check: &'static str,
+    pub(crate) result: Verdict,
+    /// Why, or what was seen; one line, which may be empty.
+    pub(crate) detail: String,
+    #[serde(rename = "ms", serialize_with = "milliseconds")]
+    pub(crate) time: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Verdict {
+    Ok,
+    Fail,
+    /// It could not be asked here.
+    Skipped,
+}
+
+/// Why a check is not in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The driver breaks a promise.
+    Broken(String),
+    /// What it takes is not here.
+    Lacking(String),
+}
+
+/// What one check does: it answers with what it saw, in a few words.
+type Sequence = fn(&mut Subject) -> Result<String, Stop>;
+
+/// What must be in order before anything is mounted.
+pub(crate) const SERVED: &str = "a host can serve what it asks for";
+
+/// What every driver is asked.
+const CHECKS: [(&str, Sequence); 14] = [
+    ("it describes itself", describe::describe),
+    ("every default is a value of its option", describe::defaults),
+    ("an unknown option is refused", describe::an_unknown_option_is_refused),
+    ("a volume is created twice", verbs::created),
+    ("its plan is the same each time", verbs::planned),
+    (SERVED, verbs::served),
+    ("two volumes are apart", verbs::two_volumes_are_apart),
+    ("so are two of one name", verbs::two_of_one_name_are_apart),
+    ("a volume is removed twice", verbs::removed),
+    ("one that never was is removed", verbs::never_made),
+    ("what it knows is listed", verbs::list),
+    ("names at the limit are answered", odd::names),
+    ("odd values are answered", odd::values),
+    ("state that is not its own is answered", odd::state),
+];
+
+/// What is asked of one that has an ability.
+type Has = fn(Abilities) -> bool;
+const ABILITIES: [(Has, &str, Sequence); 5] = [
+    (|has| has.attachment, "it is attached and detached twice", abilities::attachment),
+    (|has| has.resizing, "it is resized twice", abilities::resizing),
+    (|has| has.population, "an empty directory is filled twice", abilities::population),
+    (|has| has.health, "its health is told", abilities::health),
+    (|has| has.migration, "older state is migrated twice", abilities::migration),
+];
+
+/// What is asked of all calls together, at last.
+const LIMITS: (&str, Sequence) = ("no call comes near a limit", verbs::limits);
+
+/// Asks everything of a driver. A check that fails hides none after it, but for those that need what it has shown to be missing.
+pub(crate) fn run(subject: &mut Subject) -> Vec<Finding> {
+    let has = subject.abilities();
+    let able = ABILITIES.into_iter().filter(|(ability, ..)| ability(has));
+    let all = CHECKS.into_iter().chain(able.map(|(_, check, ask)| (check, ask))).chain([LIMITS]);
+    all.map(|(check, ask)| {
+        let begin = Instant::now();
+        let asked = ask(subject);
+        let time = begin.elapsed();
+        subject.clear();
+        Finding::new(check, asked, time)
+    })
+    .collect()
+}
+
+impl Finding {
+    pub(crate) fn new(check: &'static str, asked: Result<String, Stop>, time: Duration) -> Self {
+        let (result, detail) = match asked {
+            Ok(seen) => (Verdict::Ok, seen),
+            Err(Stop::Broken(why)) => (Verdict::Fail, why),
+            Err(Stop::Lacking(what)) => (Verdict::Skipped, what),
+        };
+        Self { check, result, detail, time }
+    }
+}
+
+fn milliseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((time.as_secs_f64() * 1e6).round() / 1e3)
+}
+
+/// A promise that is kept, or what is wrong.
+fn ensure(kept: bool, broken: impl FnOnce() -> String) -> Result<(), Stop> {
+    if kept { Ok(()) } else { Err(Stop::Broken(broken())) }
+}
+
+/// Two answers that must not differ.
+fn same<T: PartialEq + std::fmt::Debug + ?Sized>(
+    what: &str,
+    first: &T,
+    second: &T,
+) -> Result<(), Stop> {
+    ensure(first == second, || {
+        cut(format!("{what} is answered in two ways: {first:?}, then {second:?}"))
+    })
+}
+
+/// A line for a table: whole answers can have 64 KiB.
+fn cut(mut line: String) -> String {
+    const MOST: usize = 400;
+    if line.len() > MOST {
+        line.truncate(line.floor_char_boundary(MOST));
+        line.push('…');
+    }
+    line
+}
+
+/// What is wrong with a sentence for people, where something is. The engine has escaped and cut it, so the marks of that are looked for.
+fn is_no_sentence(text: &str) -> Option<&'static str> {
+    let escaped = ["\\n", "\\r", "\\t", "\\0", "\\u{"];
+    if text.trim().is_empty() {
+        Some("says nothing")
+    } else if escaped.iter().any(|mark| text.contains(mark)) {
+        Some("is not one line")
+    } else {
+        None
+    }
+}
+
+/// The driver's refusal, if that is what an error is; anything else is no answer at all.
+fn refusal(error: &CallError) -> Option<&str> {
+    match error {
+        CallError::Failed { message, .. } => Some(message),
+        _ => None,
+    }
+}

@@ -1,0 +1,89 @@
+//! What a driver says of itself, and what the host makes of it.
+
+use wasmvol_driver::{Description, OptionSpec, ValueType};
+use wasmvol_plan::Grants;
+
+use super::{Stop, Subject, ensure, is_no_sentence, same};
+use crate::volumes::options;
+
+/// How long a line of help is that the engine has cut.
+const HELP_MAX: usize = 256;
+
+/// The host has loaded it; this is what it lets pass, and people and operators need.
+pub(super) fn describe(subject: &mut Subject) -> Result<String, Stop> {
+    let said = subject.driver().description();
+    same("`describe`", said, &subject.again)?;
+    let Description { name, version, help, options, grants } = said;
+    let parts: Vec<_> = version.split('.').collect();
+    let is_number = |part: &&str| part.starts_with(|c: char| c.is_ascii_digit());
+    ensure(parts.len() >= 3 && parts.iter().take(3).all(is_number), || {
+        format!("`{version}` is no semantic version")
+    })?;
+    is_help("the driver's", help)?;
+    for OptionSpec { key, help, .. } in options {
+        is_help(&format!("option `{key}`'s"), help)?;
+    }
+    for grant in grants {
+        ensure(can_be_granted(grant), || format!("`{grant}` is no grant that a host knows"))?;
+    }
+    let count = match options.len() {
+        1 => "1 option".to_owned(),
+        count => format!("{count} options"),
+    };
+    Ok(format!("{name} {version}, {count}"))
+}
+
+fn is_help(whose: &str, help: &str) -> Result<(), Stop> {
+    let is_cut = help.ends_with('…') && help.len() > HELP_MAX - '…'.len_utf8() - 4;
+    let wrong = if is_cut { Some("is too long and was cut") } else { is_no_sentence(help) };
+    wrong.map_or(Ok(()), |wrong| Err(Stop::Broken(format!("{whose} line of help {wrong}"))))
+}
+
+/// Whether an operator can grant what a driver asks for: capitals at its end stand for what they write there.
+fn can_be_granted(grant: &str) -> bool {
+    let fixed = grant.trim_end_matches(|c: char| c.is_ascii_uppercase());
+    let filled = |with: &str| Grants::parse(&format!("{fixed}{with}")).is_ok();
+    if fixed.len() == grant.len() { filled("") } else { filled("/x") || filled("x") }
+}
+
+pub(super) fn defaults(subject: &mut Subject) -> Result<String, Stop> {
+    let driver = subject.driver();
+    let specs = driver.description().options.iter();
+    let mut count = 0;
+    for (spec, text) in specs.filter_map(|spec| Some((spec, spec.default.as_ref()?))) {
+        options::value(driver.name(), spec, text).map_err(|error| {
+            Stop::Broken(format!("the default of `{}` is refused: {error}", spec.key))
+        })?;
+        count += 1;
+    }
+    Ok(match count {
+        0 => "there is none".to_owned(),
+        1 => "1 default".to_owned(),
+        count => format!("{count} defaults"),
+    })
+}
+
+/// It is the host that refuses, by what the driver described.
+pub(super) fn an_unknown_option_is_refused(subject: &mut Subject) -> Result<String, Stop> {
+    let with = |key: &str, text: &str| {
+        let mut given = subject.setup.given.clone();
+        given.insert(key.to_owned(), text.to_owned());
+        subject.parse(&given)
+    };
+    ensure(with("no-driver-has-this", "1").is_err(), || {
+        "a volume with an unknown option would be made".to_owned()
+    })?;
+    let malformed = |value_type| match value_type {
+        ValueType::Text => "two\nlines",
+        ValueType::Size => "64 bytes",
+        ValueType::Number => "1.5",
+        ValueType::Boolean => "perhaps",
+        ValueType::Duration => "soon",
+        ValueType::Secret => "No Name",
+    };
+    for OptionSpec { key, value_type, .. } in &subject.driver().description().options {
+        let text = malformed(*value_type);
+        ensure(with(key, text).is_err(), || format!("option `{key}` would be taken as `{text}`"))?;
+    }
+    Ok(String::new())
+}

@@ -1,0 +1,307 @@
+//! The driver that is checked, and all that a host would have for it: its options, grants, secrets, store and volumes.
+//!
+//! Every call of the suite goes through here, so that what it took is counted, what it wrote into its store is kept, and a call that was
+//! refused for want of a grant is told from one that failed.
+
+mod calls;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use wasmvol_driver::types::Options;
+use wasmvol_driver::{
+    Abilities, Answer, CallError, Created, Description, Driver, Engine, ErrorCode, LoadError,
+    Meter, Progress, Scope, Store, Volume,
+};
+use wasmvol_plan::{DriverName, Grants, Plan, Secret, SecretName, Storage, VolumeName};
+
+pub(crate) use calls::Told;
+
+use super::{Stop, is_no_sentence, refusal};
+use crate::machine::Machine;
+use crate::volumes::attachment::{ATTACH, DETACH};
+use crate::volumes::options;
+use crate::volumes::world::Machine as _;
+
+/// What a driver is checked with: what its operator and a user would have given.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) settings: BTreeMap<String, String>,
+    pub(crate) grants: Grants,
+    /// The same as the operator writes them.
+    pub(crate) granted: Vec<String>,
+    pub(crate) secrets: BTreeMap<SecretName, Arc<Secret>>,
+    /// The user's options, without the host's own.
+    pub(crate) given: BTreeMap<String, String>,
+    /// An empty directory to fill volumes in.
+    pub(crate) scratch: PathBuf,
+}
+
+/// A driver that is checked.
+pub(crate) struct Subject {
+    pub(super) driver: Driver,
+    /// What it said of itself at another load.
+    pub(super) again: Description,
+    pub(super) setup: Setup,
+    /// What was given, parsed.
+    pub(super) options: Options,
+    machine: Machine,
+    meter: Meter,
+    store: Arc<Store>,
+    /// What the last call was refused that only an operator gives.
+    lacking: Arc<Mutex<Option<String>>>,
+    alive: Vec<Made>,
+    named: usize,
+    told: BTreeMap<&'static str, Told>,
+    /// Once one was not made, planned or removed, whoever needs that need not wait for it to fail again.
+    pub(super) never: Never,
+}
+
+/// What there is none of.
+#[derive(Debug, Default)]
+pub(super) struct Never {
+    pub(super) made: bool,
+    pub(super) planned: bool,
+    removed: bool,
+}
+
+/// A component that a host loads.
+pub(crate) struct Loaded {
+    driver: Driver,
+    /// What it said of itself at another load.
+    again: Description,
+    meter: Meter,
+}
+
+impl Loaded {
+    /// Loads a component as the daemon would, by an engine that notes its calls in `meter`. Twice: what it says of itself must be the
+    /// same, and its name is known then.
+    pub(crate) fn load(
+        engine: &Engine,
+        meter: Meter,
+        component: &[u8],
+        settings: &BTreeMap<String, String>,
+    ) -> Result<Self, LoadError> {
+        let name = |text: &str| {
+            DriverName::parse(text).map_err(|error| LoadError::Export(error.to_string()))
+        };
+        let first = engine.load(&name("unnamed")?, component, settings.clone())?;
+        let again = first.description().clone();
+        let driver = engine.load(&name(&again.name)?, component, settings.clone())?;
+        Ok(Self { driver, again, meter })
+    }
+
+    pub(crate) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+}
+
+/// A volume as a host has it that was made.
+#[derive(Debug, Clone)]
+pub(super) struct Made {
+    pub(super) volume: Volume,
+    pub(super) storage: Storage,
+    pub(super) attached: bool,
+}
+
+impl Subject {
+    /// A driver with all that it is checked with: `options` are what `setup` gives, parsed.
+    pub(crate) fn new(loaded: Loaded, setup: Setup, options: Options) -> std::io::Result<Self> {
+        let Loaded { driver, again, meter } = loaded;
+        let mut subject = Self {
+            driver,
+            again,
+            setup,
+            options,
+            machine: Machine::new()?,
+            meter,
+            store: Arc::default(),
+            lacking: Arc::default(),
+            alive: Vec::new(),
+            named: 0,
+            told: BTreeMap::new(),
+            never: Never::default(),
+        };
+        let described = calls::json(subject.driver.description());
+        for cost in subject.meter.take() {
+            subject.count("describe", &cost, described);
+        }
+        Ok(subject)
+    }
+
+    pub(crate) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    pub(crate) fn abilities(&self) -> Abilities {
+        self.driver.abilities()
+    }
+
+    pub(crate) fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// What each verb took.
+    pub(crate) fn told(&self) -> &BTreeMap<&'static str, Told> {
+        &self.told
+    }
+
+    /// Its options as the host parses them.
+    pub(super) fn parse(&self, given: &BTreeMap<String, String>) -> Result<Options, String> {
+        let parsed = options::parse(self.driver.name(), self.driver.description(), given);
+        parsed.map_err(|error| error.to_string())
+    }
+
+    /// An id and a name that no other volume has.
+    pub(super) fn new_volume(&mut self) -> Result<Volume, Stop> {
+        self.named += 1;
+        let name = VolumeName::parse(&format!("check-{}", self.named));
+        let name = name.map_err(|error| Stop::Broken(error.to_string()))?;
+        Ok(self.volume_named(name))
+    }
+
+    pub(super) fn volume_named(&self, name: VolumeName) -> Volume {
+        let (id, options) = (self.machine.mint(), self.options.clone());
+        Volume { id, name, options, state: Vec::new() }
+    }
+
+    /// A new volume with the options that were given.
+    pub(super) fn made(&mut self) -> Result<Made, Stop> {
+        if self.never.made {
+            return Err(Stop::Lacking("no volume is made".into()));
+        }
+        let volume = self.new_volume()?;
+        let made = self.make(volume).map_err(|error| self.stop("`create`", &error));
+        self.never.made = made.is_err();
+        made
+    }
+
+    /// Creates a volume and takes over what comes of it: it is removed when the check is over.
+    pub(super) fn make(&mut self, mut volume: Volume) -> Result<Made, CallError> {
+        let Created { storage, state } = self.create(&volume)?;
+        volume.state = state;
+        let made = Made { volume, storage, attached: false };
+        self.alive.push(made.clone());
+        Ok(made)
+    }
+
+    /// The plan of a volume, which is made reachable first where its driver does that.
+    pub(super) fn plan(&mut self, made: &mut Made) -> Result<Plan, Stop> {
+        if self.never.planned {
+            return Err(Stop::Lacking("no plan is answered".into()));
+        }
+        let planned = self.try_plan(made);
+        self.never.planned = planned.is_err();
+        planned.map_err(|(verb, error)| self.stop(verb, &error))
+    }
+
+    /// The same, or which verb failed, and how.
+    pub(super) fn try_plan(&mut self, made: &mut Made) -> Result<Plan, (&'static str, CallError)> {
+        if self.abilities().attachment && !made.attached {
+            self.attach(made).map_err(|error| ("`attach`", error))?;
+        }
+        self.path(&made.volume).map_err(|error| ("`path`", error))
+    }
+
+    pub(super) fn attach(&mut self, made: &mut Made) -> Result<(), CallError> {
+        made.attached = true;
+        if let Some(alive) = self.alive.iter_mut().find(|other| other.volume.id == made.volume.id) {
+            alive.attached = true;
+        }
+        let step = |driver: &Driver, volume: &Volume, scope| driver.attach(volume, scope);
+        self.until_done(made, "attach", ATTACH, step)
+    }
+
+    pub(super) fn detach(&mut self, made: &mut Made) -> Result<(), CallError> {
+        let step = |driver: &Driver, volume: &Volume, scope| driver.detach(volume, scope);
+        self.until_done(made, "detach", DETACH, step)?;
+        made.attached = false;
+        Ok(())
+    }
+
+    /// Asks for step after step, as the host does.
+    fn until_done(
+        &mut self,
+        made: &mut Made,
+        verb: &'static str,
+        within: Duration,
+        step: impl Fn(&Driver, &Volume, Scope) -> Result<Answer<Progress>, CallError>,
+    ) -> Result<(), CallError> {
+        let until = Instant::now() + within;
+        loop {
+            let volume = made.volume.clone();
+            match self.ask(verb, |driver, scope| step(driver, &volume, scope))? {
+                Progress::Done(state) => {
+                    made.volume.state = state;
+                    return Ok(());
+                }
+                Progress::Again { after, .. } if Instant::now() + after > until => {
+                    return Err(CallError::TimedOut(within));
+                }
+                Progress::Again { state, after } => {
+                    made.volume.state = state;
+                    std::thread::sleep(after);
+                }
+            }
+        }
+    }
+
+    /// Takes away what a check has made. What cannot be is told by the check of `remove`.
+    pub(super) fn clear(&mut self) {
+        for mut made in std::mem::take(&mut self.alive) {
+            if made.attached {
+                let _left = self.detach(&mut made);
+            }
+            if !self.never.removed {
+                let removed = self.remove(&made.volume);
+                self.never.removed = removed.is_err_and(|error| refusal(&error).is_none());
+            }
+        }
+    }
+
+    /// What becomes of a check whose call gave no answer.
+    pub(super) fn stop(&self, what: &str, error: &CallError) -> Stop {
+        let CallError::Failed { code, message } = error else {
+            return Stop::Broken(format!("{what}: {error}"));
+        };
+        let is_rootless = self.driver.sees_roots() && self.setup.grants.host_directories.is_empty();
+        if let Some(what) = &*self.lacking() {
+            Stop::Lacking(what.clone())
+        } else if *code == ErrorCode::Denied && is_rootless {
+            Stop::Lacking(format!("needs a grant: {message}"))
+        } else if let Some(wrong) = is_no_sentence(message) {
+            Stop::Broken(format!("{what} is refused, and why {wrong}: `{message}`"))
+        } else {
+            Stop::Broken(format!("{what} is refused: {message}"))
+        }
+    }
+
+    /// What a call answered, or none where it was refused in a sentence: for what nobody can promise to take.
+    pub(super) fn or_refused<T>(
+        &self,
+        what: &str,
+        answer: Result<T, CallError>,
+    ) -> Result<Option<T>, Stop> {
+        match answer {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => match refusal(&error) {
+                Some(message) if is_no_sentence(message).is_none() => Ok(None),
+                _ => Err(self.stop(what, &error)),
+            },
+        }
+    }
+
+    /// Whether its calls change a backend of somebody's: then it is asked for no more volumes than need be.
+    pub(super) fn has_backend(&self) -> bool {
+        self.driver.speaks_http() && !self.setup.grants.http.is_empty()
+    }
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subject").field("driver", self.driver.name()).finish_non_exhaustive()
+    }
+}

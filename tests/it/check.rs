@@ -1,0 +1,478 @@
+//! Does `driver check` tell a driver that keeps the contract from one that does not? Ours pass; each promise that a hostile one breaks is
+//! found, and no other is blamed; and with `--mount` it happens for real and nothing is left of it.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::drivers::{component, hostile};
+use crate::support::wasmvol::{PROGRAMS, send};
+use crate::support::{Outcome, SOON, Scratch, copy_program, mounts, open_to_all, outcome, until};
+
+const CREATED: &str = "a volume is created twice";
+const PLANNED: &str = "its plan is the same each time";
+const SERVED: &str = "a host can serve what it asks for";
+const LISTED: &str = "what it knows is listed";
+const DESCRIBED: &str = "it describes itself";
+const LOADED: &str = "a host loads it";
+const LIMITS: &str = "no call comes near a limit";
+const REMOVED: &str = "a volume is removed twice";
+const NEVER_MADE: &str = "one that never was is removed";
+/// What is done for real.
+const REAL: [&str; 6] = [
+    "a wasmvol of its own loads it",
+    "a volume is made for real",
+    "it is mounted",
+    "what is written is read back",
+    "it is unmounted",
+    "it is removed, and nothing is left",
+];
+/// A key that no server has.
+const KEY: &str = "host-key=ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE";
+
+/// The drivers that come with wasmvol, and what each needs to be checked whole.
+const OURS: [(&str, &[&str]); 14] = [
+    ("btrfs", &["-o", "size=64m"]),
+    ("cifs", &["-o", "server=nas", "-o", "share=team", "--grant", "share=cifs:nas"]),
+    ("glusterfs", &["-o", "servers=a,b", "-o", "volume=data", "--grant", "program=glusterfs"]),
+    ("image", &["-o", "size=8m", "--grant", "image"]),
+    ("local", &[]),
+    (
+        "local",
+        &[
+            "-o",
+            "type=none",
+            "-o",
+            "o=bind",
+            "-o",
+            "device=/srv/a",
+            "--grant",
+            "host-directory=/srv",
+        ],
+    ),
+    ("nfs", &["-o", "server=10.0.0.5", "-o", "export=/srv", "--grant", "share=nfs4:10.0.0.0/8"]),
+    ("overlay", &["-o", "lower=/srv/a", "--grant", "host-directory=/srv"]),
+    ("overlay", &["-o", "over=base"]),
+    ("rclone", &["-o", "remote=nas:data", "-o", "config=remotes", "--grant", "program=rclone"]),
+    ("s3fs", &["-o", "bucket=data", "-o", "secret=key", "--grant", "program=s3fs"]),
+    (
+        "sshfs",
+        &["-o", "host=nas", "-o", "path=/d", "-o", KEY, "-o", "key=k", "--grant", "program=sshfs"],
+    ),
+    ("tmpfs", &["-o", "size=64m"]),
+    ("vfs", &["--grant", "host-directory=/srv"]),
+];
+
+fn able() -> PathBuf {
+    component("guests/faulty.wasm")
+}
+
+fn command(component: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAMS.join("wasmvol"));
+    command.args(["driver", "check"]).arg(component).args(arguments);
+    command
+}
+
+fn check(component: &Path, arguments: &[&str]) -> Outcome {
+    outcome(&format!("driver check {arguments:?}"), &mut command(component, arguments))
+}
+
+/// What it says as JSON, and with which status it ends.
+fn report(component: &Path, arguments: &[&str]) -> (Value, Option<i32>) {
+    let outcome = check(component, &[arguments, &["--json"]].concat());
+    let report = serde_json::from_str(&outcome.stdout);
+    (report.unwrap_or_else(|e| panic!("{e}: {outcome:?}")), outcome.code)
+}
+
+/// The checks that came out so, each with its detail.
+fn with_result<'a>(report: &'a Value, result: &str) -> Vec<(&'a str, &'a str)> {
+    let checks = report["checks"].as_array().unwrap().iter();
+    let those = checks.filter(|check| check["result"] == result);
+    those.map(|c| (c["check"].as_str().unwrap(), c["detail"].as_str().unwrap())).collect()
+}
+
+#[track_caller]
+fn passes(component: &Path, arguments: &[&str]) -> Value {
+    let (report, code) = report(component, arguments);
+    assert_eq!(with_result(&report, "fail"), [], "{arguments:?}");
+    assert_eq!((&report["passed"], code), (&Value::Bool(true), Some(0)), "{arguments:?}");
+    report
+}
+
+/// It fails these checks and no other, each for this reason.
+#[track_caller]
+fn fails(component: &Path, arguments: &[&str], checks: &[&str], reason: &str) {
+    let (report, code) = report(component, arguments);
+    let failed = with_result(&report, "fail");
+    let names: Vec<_> = failed.iter().map(|(check, _)| *check).collect();
+    assert_eq!(names, checks, "{arguments:?}: {failed:?}");
+    for (check, detail) in failed {
+        assert!(detail.contains(reason), "{arguments:?}: {check}: {detail}");
+        assert!(!detail.contains(char::is_control), "{arguments:?}: {detail:?}");
+    }
+    assert_eq!((&report["passed"], code), (&Value::Bool(false), Some(1)), "{arguments:?}");
+}
+
+#[test]
+fn every_driver_that_comes_with_wasmvol_keeps_the_contract() {
+    for (driver, arguments) in OURS {
+        let report = passes(&component(&format!("drivers/{driver}.wasm")), arguments);
+        assert_eq!(with_result(&report, "skipped"), [], "{driver} {arguments:?}");
+        assert_eq!(report["driver"], driver);
+    }
+    let built = fs::read_dir(component("drivers")).unwrap();
+    let name = |file: PathBuf| file.file_stem().unwrap().to_str().unwrap().to_owned();
+    let built: BTreeSet<_> = built.map(|file| name(file.unwrap().path())).collect();
+    let checked = OURS.iter().map(|(driver, _)| (*driver).to_owned()).collect();
+    assert_eq!(built, checked, "a driver is built, and not checked here");
+}
+
+#[test]
+fn a_driver_with_every_ability_is_asked_for_each_of_them() {
+    let report = passes(&able(), &["--grant", "image"]);
+    assert_eq!(with_result(&report, "skipped"), []);
+    let calls = report["calls"].as_object().unwrap();
+    let verbs: Vec<_> = calls.keys().map(String::as_str).collect();
+    assert_eq!(
+        verbs,
+        [
+            "attach", "check", "create", "describe", "detach", "list", "migrate", "path",
+            "populate", "remove", "resize"
+        ]
+    );
+    for (verb, told) in calls {
+        let number = |key: &str| told[key].as_u64().unwrap_or_else(|| panic!("{verb}: {told}"));
+        assert!(number("calls") > 0 && number("memory") > 64 << 10, "{verb}: {told}");
+        assert!(told["slowest-ms"].as_f64().unwrap() > 0.0, "{verb}: {told}");
+    }
+    assert!(calls["create"]["answer"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn each_promise_that_is_broken_is_found_and_no_other_is_blamed() {
+    const ATTACHED: &str = "it is attached and detached twice";
+    for (fault, checks, reason) in [
+        ("version", &[DESCRIBED][..], "`1` is no semantic version"),
+        ("help", &[DESCRIBED], "the driver's line of help says nothing"),
+        ("restless describe", &[DESCRIBED], "`describe` is answered in two ways"),
+        ("grant", &[DESCRIBED], "`everything` is no grant"),
+        ("default", &["every default is a value of its option"], "option `wait` is not a duration"),
+        ("create", &[CREATED], "a second `create` of one id is refused: it is there"),
+        ("message", &[CREATED], r"why is not one line: `two\nlines`"),
+        ("restless path", &[PLANNED], "`path` of one volume is answered in two ways"),
+        ("attach late", &[PLANNED], "wants to be asked after more than 30000 ms"),
+        ("remove", &[REMOVED, NEVER_MADE], "is refused: never heard of it"),
+        ("remove once", &[REMOVED, NEVER_MADE], "is refused: it is gone"),
+        ("list", &[LISTED], "`list` finds `one` twice"),
+        ("name", &["names at the limit are answered"], "of 128 characters: driver crashed"),
+        ("value", &["odd values are answered"], "with `size=0`: driver crashed: nothing has no"),
+        ("state", &["state that is not its own is answered"], "`path` with empty state: driver cr"),
+        ("attach", &[ATTACHED], "a second `attach` is refused: it is attached"),
+        ("detach", &[ATTACHED], "a second `detach` is refused: it is not attached"),
+        ("resize", &["it is resized twice"], "`resize` changes more of the storage than its size"),
+        ("populate", &["an empty directory is filled twice"], "`bin/walk` cannot be made execut"),
+        ("health", &["its health is told"], "`check` says degraded, and why says nothing"),
+        ("migrate", &["older state is migrated twice"], "its state is not this driver's"),
+        ("memory", &[LIMITS], "`create` takes "),
+        ("log", &[LIMITS], " of its 16 KiB of log"),
+    ] {
+        let fault = format!("fault={fault}");
+        fails(&able(), &["--grant", "image", "--setting", &fault], checks, reason);
+    }
+}
+
+#[test]
+fn a_driver_that_misbehaves_in_a_call_fails_for_what_it_did() {
+    let both = &[CREATED, NEVER_MADE][..];
+    for (act, checks, reason) in [
+        ("loop", both, "driver did not answer within 3000 ms"),
+        ("recurse", both, "its limit of 512 KiB of stack"),
+        ("grow", both, "its limit of 64 MiB of memory"),
+        ("hoard-resources", both, "its limit of 128 host resources"),
+        ("drain-entropy", both, "requested len 1073741824 exceeds limit 4096"),
+        ("log-huge", both, "its limit of 1 MiB in one answer"),
+        ("log-flood", &[LIMITS], "of log"),
+        ("panic", both, "driver crashed: out of cheese"),
+        ("quiet-abort", both, "driver crashed: "),
+        ("exit-well", both, "driver exited with status 0"),
+        ("fail", &[CREATED], r"why is not one line: `backend is\nfull \u{1b}[31m`"),
+        ("long-error", &[CREATED], "`create` is refused: xxxx"),
+        ("giant-error", &[CREATED], "its limit of 1 MiB in one answer"),
+        ("large-state", &[CREATED], "state has 65537 bytes: at most 65536 are allowed"),
+        ("giant-state", &[CREATED], "its limit of 1 MiB in one answer"),
+        ("bad-mode", &[CREATED], "mode 10755 is not allowed"),
+        ("lie-over", &[SERVED], "it names volume `bystander`, which no option of its user's does"),
+        ("parent", &[PLANNED], "subpath `a/../../b` is not allowed"),
+        ("absolute", &[PLANNED], "subpath `/etc` is not allowed"),
+        ("long-subpath", &[PLANNED], "subpath has 200001 bytes"),
+        ("served", &[PLANNED], "source `served` is not served by this version of wasmvol"),
+    ] {
+        fails(&hostile(), &["-o", &format!("do={act}")], checks, reason);
+    }
+    for harmless in ["", "read-files", "connect", "look-around", "full-state", "unknown", "retain"]
+    {
+        passes(&hostile(), &["-o", &format!("do={harmless}")]);
+    }
+}
+
+#[test]
+fn a_driver_that_lies_of_itself_or_of_others_fails_for_that() {
+    for (act, check, reason) in [
+        ("bad-name", LOADED, "`../hostile`"),
+        ("no-version", LOADED, "version is empty"),
+        ("reserved-option", LOADED, "option `reclaim` is the host's own"),
+        ("option-twice", LOADED, "option `do` is described twice"),
+        ("required-default", LOADED, "option `both` is required and has a default"),
+        ("many-options", LOADED, "description has 1000 options"),
+        ("loop", LOADED, "`describe` failed: driver did not answer within 2000 ms"),
+        ("panic", LOADED, "`describe` failed: driver crashed: out of cheese"),
+        ("loud-help", DESCRIBED, "line of help is too long and was cut"),
+        ("list-many", LISTED, "list has 10001 volumes"),
+        ("list-giant", LISTED, "its limit of 16 MiB in one answer"),
+        ("list-long-name", LISTED, "found volume name has 100000 bytes"),
+        ("list-bad-id", LISTED, "`v` is no volume id"),
+        ("list-option-twice", LISTED, "found volume has option `a` twice"),
+        ("list-bad-option", LISTED, "option key `A B` is not made of"),
+    ] {
+        fails(&hostile(), &["--setting", &format!("do={act}")], &[check], reason);
+    }
+    let report = passes(&hostile(), &["--setting", "do=list-odd-name"]);
+    let detail = with_result(&report, "ok").into_iter().find(|(check, _)| *check == LISTED);
+    assert_eq!(detail.unwrap().1, "1 found, and no engine takes the name `../v`");
+}
+
+#[test]
+fn what_is_no_component_fails_to_be_loaded() {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("bad.wasm");
+    for (bytes, reason) in [
+        (&b"no wasm at all"[..], "is no WebAssembly component"),
+        (b"\0asm\x01\0\0\0", "is a core module, not a component"),
+        (b"\0asm\x0d\0\x01\0", "does not export `wasmvol:driver/volumes`"),
+    ] {
+        fs::write(&file, bytes).unwrap();
+        fails(&file, &[], &[LOADED], reason);
+    }
+}
+
+#[test]
+fn what_only_an_operator_gives_is_asked_for_and_is_no_failure() {
+    let lacks = |component: &Path, arguments: &[&str], check: &str| {
+        let report = passes(component, arguments);
+        let skipped = with_result(&report, "skipped");
+        assert_eq!(skipped[0].0, check, "{arguments:?}: {skipped:?}");
+        skipped[0].1.to_owned()
+    };
+    let driver = |name: &str| component(&format!("drivers/{name}.wasm"));
+    let image = lacks(&driver("image"), &["-o", "size=8m"], SERVED);
+    assert!(image.starts_with("needs a grant: ") && image.contains("`--grant image`"), "{image}");
+    let vfs = lacks(&driver("vfs"), &[], CREATED);
+    assert!(vfs.contains("`--grant host-directory=PATH`"), "{vfs}");
+    // One that asks a backend, and one that wants to know a secret.
+    let http = ["--grant", "image", "--setting", "fault=http"];
+    let http = lacks(&able(), &http, CREATED);
+    assert!(http.contains("`--grant http=https://backend.test`"), "{http}");
+    let reveals = ["--grant", "image", "--setting", "fault=reveal", "-o", "key=signing"];
+    let reveal = lacks(&able(), &reveals, CREATED);
+    assert!(reveal.contains("`--grant reveal=signing`"), "{reveal}");
+    let granted = [&reveals[..], &["--grant", "reveal=signing"]].concat();
+    let secret = lacks(&able(), &granted, CREATED);
+    assert!(secret.contains("`--secret signing=FILE`"), "{secret}");
+    let scratch = Scratch::new();
+    let file = scratch.path().join("key");
+    fs::write(&file, "open sesame").unwrap();
+    let given = format!("signing={}", file.display());
+    let report = passes(&able(), &[&granted[..], &["--secret", &given]].concat());
+    assert_eq!(with_result(&report, "skipped"), []);
+}
+
+#[test]
+fn a_person_sees_what_was_asked_and_what_each_verb_took() {
+    let outcome = check(&component("drivers/tmpfs.wasm"), &["-o", "size=64m"]);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+    let shown: String = outcome.stdout.lines().map(|line| format!("{}\n", plain(line))).collect();
+    let expected = "\
+CHECK | RESULT | TIME | DETAIL
+a host loads it | ok | time | size
+it describes itself | ok | time | tmpfs 0.1.0, 5 options
+every default is a value of its option | ok | time | 3 defaults
+an unknown option is refused | ok | time
+a volume is created twice | ok | time | no storage
+its plan is the same each time | ok | time | memory
+a host can serve what it asks for | ok | time
+two volumes are apart | ok | time
+so are two of one name | ok | time | with `size=96m`
+a volume is removed twice | ok | time | its data is deleted
+one that never was is removed | ok | time
+what it knows is listed | ok | time | 0 found
+names at the limit are answered | ok | time | 1 to 128 characters
+odd values are answered | ok | time | 24 volumes, 19 refused
+state that is not its own is answered | ok | time
+no call comes near a limit | ok | time
+
+VERB | CALLS | SLOWEST | MEMORY | ANSWER
+create | 42 | time | size | size
+describe | 2 | time | size | size
+list | 2 | time | size | size
+path | 24 | time | size | size
+remove | 40 | time | size | size
+";
+    assert_eq!(shown, expected, "{}", outcome.stdout);
+}
+
+/// A line's cells, with times and sizes told by their kind alone.
+fn plain(line: &str) -> String {
+    let kind = |cell: &str| match cell.split_once(' ') {
+        Some((number, unit)) if number.parse::<f64>().is_ok() => match unit {
+            "us" | "ms" | "s" => "time".to_owned(),
+            "B" | "KiB" | "MiB" => "size".to_owned(),
+            _ => cell.to_owned(),
+        },
+        _ => cell.to_owned(),
+    };
+    let cells = line.split("   ").map(str::trim).filter(|cell| !cell.is_empty());
+    cells.map(kind).collect::<Vec<_>>().join(" | ")
+}
+
+#[test]
+fn a_program_gets_one_object_with_every_check_and_what_was_checked() {
+    let (report, code) = report(&component("drivers/image.wasm"), &["-o", "size=8m"]);
+    assert_eq!(code, Some(0));
+    let keys: Vec<_> = report.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["calls", "checks", "digest", "driver", "passed", "size", "version"]);
+    assert_eq!((&report["driver"], &report["version"]), (&"image".into(), &"0.1.0".into()));
+    let file = fs::metadata(component("drivers/image.wasm")).unwrap();
+    assert_eq!(report["size"], file.len());
+    assert_eq!(report["digest"].as_str().unwrap().len(), 64);
+    for check in report["checks"].as_array().unwrap() {
+        let keys: Vec<_> = check.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, ["check", "detail", "ms", "result"]);
+        let known = ["ok", "fail", "skipped"];
+        assert!(known.contains(&check["result"].as_str().unwrap()), "{check}");
+        assert!(check["ms"].is_f64(), "{check}");
+    }
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused_in_one_line() {
+    let sshfs = component("drivers/sshfs.wasm");
+    let local = component("drivers/local.wasm");
+    let absent = Path::new("/no/such/file.wasm");
+    let asked: [(&Path, &[&str], &str); 6] = [
+        (&sshfs, &["-o", "port=22"], "give `-o host=…` (name or address of the server), `-o path"),
+        (&local, &["-o", "sise=1g"], "no option `sise`: did you mean `size`?"),
+        (&local, &["-o", "driver=tmpfs"], "leave `-o driver=tmpfs` out"),
+        (&local, &["--grant", "everything"], "`everything`, is no grant"),
+        (&local, &["--secret", "key=/no/such/key"], "`/no/such/key`"),
+        (absent, &[], "`/no/such/file.wasm`"),
+    ];
+    for (component, arguments, part) in asked {
+        let outcome = check(component, arguments);
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+        assert!(outcome.stderr.contains(part), "{outcome:?}");
+    }
+    assert_eq!(check(&local, &["--no-such-flag"]).code, Some(2));
+    let failed = check(&hostile(), &["-o", "do=panic"]);
+    assert_eq!((failed.code, failed.stderr.lines().count()), (Some(1), 1), "{failed:?}");
+    assert!(failed.stderr.contains(" fails 2 of 16 checks"), "{failed:?}");
+}
+
+#[test]
+fn nobody_needs_root_but_to_mount_and_is_told_so() {
+    let place = open_to_all("check");
+    fs::create_dir(&place).unwrap();
+    fs::set_permissions(&place, Permissions::from_mode(0o777)).unwrap();
+    let (program, driver) = (place.join("wasmvol"), place.join("tmpfs.wasm"));
+    copy_program(&PROGRAMS.join("wasmvol"), &program);
+    copy_program(&component("drivers/tmpfs.wasm"), &driver);
+    fs::set_permissions(&driver, Permissions::from_mode(0o644)).unwrap();
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&program);
+        command.args(["driver", "check"]).arg(&driver).args(arguments).env("TMPDIR", &place);
+        outcome("driver check as nobody", &mut command)
+    };
+    as_nobody(&[]).ok();
+    let refused = as_nobody(&["--mount"]).refused();
+    assert!(refused.contains("`--mount` mounts, so it needs root"), "{refused}");
+    let left: BTreeSet<_> = fs::read_dir(&place).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(left, [program, driver].into(), "something was left");
+}
+
+#[test]
+fn a_volume_is_used_for_real_and_nothing_is_left_of_it() {
+    let image: &[&str] = &["-o", "size=16m", "--grant", "image"];
+    let layer: &[&str] = &["-o", "lower=/usr", "--grant", "host-directory=/usr"];
+    for (component, arguments) in [
+        (component("drivers/local.wasm"), &["-o", "uid=7"][..]),
+        (component("drivers/tmpfs.wasm"), &["-o", "size=1m"]),
+        (component("drivers/image.wasm"), image),
+        (component("drivers/overlay.wasm"), layer),
+        (able(), &["--grant", "image"]),
+    ] {
+        let place = Scratch::new();
+        let before = mounts::all();
+        let mut command = command(&component, &[arguments, &["--mount", "--json"]].concat());
+        let outcome = outcome("driver check --mount", command.env("TMPDIR", place.path()));
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:?}");
+        let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
+        let ok: Vec<_> = with_result(&report, "ok").into_iter().map(|(check, _)| check).collect();
+        assert!(ok.ends_with(&REAL), "{outcome:?}");
+        let ours = |mount: &mounts::Mount| Path::new(&mount.path).starts_with(place.path());
+        assert!(!mounts::all().iter().any(ours), "a mount is seen outside");
+        assert!(before.iter().all(|mount| !ours(mount)));
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "a directory is left");
+    }
+}
+
+#[test]
+fn what_cannot_be_used_for_real_fails_there_and_what_is_not_granted_is_not_tried() {
+    let real = |component: PathBuf, arguments: &[&str], result: &str| {
+        let (report, code) = report(&component, &[arguments, &["--mount"]].concat());
+        let found = with_result(&report, result).into_iter();
+        let found: Vec<_> = found.map(|(c, d)| (c.to_owned(), d.to_owned())).collect();
+        (found, code)
+    };
+    let image = component("drivers/image.wasm");
+    let (skipped, code) = real(image, &["-o", "size=16m"], "skipped");
+    let names: Vec<_> = skipped[1..].iter().map(|(check, _)| check.as_str()).collect();
+    assert_eq!((names.as_slice(), code), (&REAL[..], Some(0)));
+    assert!(skipped[1].1.contains("`--grant image`"), "{skipped:?}");
+    // No host has this directory: its plan is in order, and its mount is not.
+    let bind = ["-o", "type=none", "-o", "o=bind", "-o", "device=/srv/no/such/place"];
+    let bind = [&bind[..], &["--grant", "host-directory=/srv"]].concat();
+    let (failed, code) = real(component("drivers/local.wasm"), &bind, "fail");
+    assert_eq!((failed.len(), code), (1, Some(1)), "{failed:?}");
+    assert_eq!(failed[0].0, "it is mounted");
+    assert!(failed[0].1.contains("/srv/no/such/place"), "{failed:?}");
+}
+
+#[test]
+fn who_kills_it_has_killed_all_of_it() {
+    let place = Scratch::new();
+    let driver = place.path().join("hostile.wasm");
+    fs::copy(hostile(), &driver).unwrap();
+    let mut command = command(&driver, &["-o", "do=loop", "--mount"]);
+    let mut running = command.env("TMPDIR", place.path()).spawn().unwrap();
+    // The command, what makes its namespaces, and the same command in them.
+    until("it runs in its namespaces", SOON, || (naming(&driver) >= 3).then_some(()));
+    send(running.id(), Signal::KILL);
+    running.wait().unwrap();
+    until("all of it has ended", SOON, || (naming(&driver) == 0).then_some(()));
+}
+
+/// How many processes have a file among their arguments.
+fn naming(file: &Path) -> usize {
+    let file = file.as_os_str().as_encoded_bytes();
+    let has = |process: &fs::DirEntry| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|argument| argument == file)
+    };
+    fs::read_dir("/proc").unwrap().map(Result::unwrap).filter(has).count()
+}
