@@ -68,7 +68,7 @@ const OURS: [(&str, &[&str]); 14] = [
     ("vfs", &["--grant", "host-directory=/srv"]),
 ];
 
-fn able() -> PathBuf {
+fn faulty() -> PathBuf {
     component("guests/faulty.wasm")
 }
 
@@ -134,7 +134,7 @@ fn every_driver_that_comes_with_wasmvol_keeps_the_contract() {
 
 #[test]
 fn a_driver_with_every_ability_is_asked_for_each_of_them() {
-    let report = passes(&able(), &["--grant", "image"]);
+    let report = passes(&faulty(), &["--grant", "image"]);
     assert_eq!(with_result(&report, "skipped"), []);
     let calls = report["calls"].as_object().unwrap();
     let verbs: Vec<_> = calls.keys().map(String::as_str).collect();
@@ -182,7 +182,7 @@ fn each_promise_that_is_broken_is_found_and_no_other_is_blamed() {
         ("log", &[LIMITS], " of its 16 KiB of log"),
     ] {
         let fault = format!("fault={fault}");
-        fails(&able(), &["--grant", "image", "--setting", &fault], checks, reason);
+        fails(&faulty(), &["--grant", "image", "--setting", &fault], checks, reason);
     }
 }
 
@@ -275,19 +275,19 @@ fn what_only_an_operator_gives_is_asked_for_and_is_no_failure() {
     assert!(vfs.contains("`--grant host-directory=PATH`"), "{vfs}");
     // One that asks a backend, and one that wants to know a secret.
     let http = ["--grant", "image", "--setting", "fault=http"];
-    let http = lacks(&able(), &http, CREATED);
+    let http = lacks(&faulty(), &http, CREATED);
     assert!(http.contains("`--grant http=https://backend.test`"), "{http}");
     let reveals = ["--grant", "image", "--setting", "fault=reveal", "-o", "key=signing"];
-    let reveal = lacks(&able(), &reveals, CREATED);
+    let reveal = lacks(&faulty(), &reveals, CREATED);
     assert!(reveal.contains("`--grant reveal=signing`"), "{reveal}");
     let granted = [&reveals[..], &["--grant", "reveal=signing"]].concat();
-    let secret = lacks(&able(), &granted, CREATED);
+    let secret = lacks(&faulty(), &granted, CREATED);
     assert!(secret.contains("`--secret signing=FILE`"), "{secret}");
     let scratch = Scratch::new();
     let file = scratch.path().join("key");
     fs::write(&file, "open sesame").unwrap();
     let given = format!("signing={}", file.display());
-    let report = passes(&able(), &[&granted[..], &["--secret", &given]].concat());
+    let report = passes(&faulty(), &[&granted[..], &["--secret", &given]].concat());
     assert_eq!(with_result(&report, "skipped"), []);
 }
 
@@ -414,7 +414,7 @@ fn a_volume_is_used_for_real_and_nothing_is_left_of_it() {
         (component("drivers/tmpfs.wasm"), &["-o", "size=1m"]),
         (component("drivers/image.wasm"), image),
         (component("drivers/overlay.wasm"), layer),
-        (able(), &["--grant", "image"]),
+        (faulty(), &["--grant", "image"]),
     ] {
         let place = Scratch::new();
         let before = mounts::all();

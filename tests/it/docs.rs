@@ -31,7 +31,8 @@ fn pages(dir: &Path) -> Vec<PathBuf> {
     for entry in fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
         let (path, name) = (entry.path(), entry.file_name());
-        let is_left_out = name == "target" || name.to_string_lossy().starts_with('.');
+        let is_left_out =
+            name == "target" || name == "node_modules" || name.to_string_lossy().starts_with('.');
         if entry.file_type().unwrap().is_dir() && !is_left_out {
             found.extend(pages(&path));
         } else if path.extension().is_some_and(|extension| extension == "md") {
