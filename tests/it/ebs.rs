@@ -14,7 +14,6 @@ use crate::drivers::component;
 use crate::support::canary::Canary;
 use crate::support::ec2::Ec2;
 use crate::support::loops::Loop;
-use crate::support::plugin::request;
 use crate::support::wasmvol::Wasmvol;
 use crate::support::{SOON, open_to_all, shell, until};
 
