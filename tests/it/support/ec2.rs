@@ -46,7 +46,7 @@ impl Ec2 {
 
     /// The ids of all disks that wasmvol has to do with.
     pub(crate) fn disks(&self) -> Vec<String> {
-        let answer = self.ask("DescribeVolumes&Filter.1.Name=tag-key&Filter.1.Value.1=wasmvol:id");
+        let answer = self.ask("DescribeVolumes&Filter.1.Name=tag-key&Filter.1.Value.1=wasmvol%3Aid");
         assert!(answer.contains("<volumeSet"), "{answer}");
         let ids = answer.split("<volumeId>").skip(1).filter_map(|rest| rest.split_once('<'));
         let mut ids: Vec<_> = ids.map(|(id, _)| id.to_owned()).collect();
@@ -63,7 +63,7 @@ impl Ec2 {
         disk
     }
 
-    /// Asks for an action, signed as curl signs it.
+    /// Asks for an action, signed as curl signs it. moto looks at the form as it would write it itself.
     fn ask(&self, action: &str) -> String {
         let signed = format!("--aws-sigv4 aws:amz:us-east-1:ec2 --user {}", self.key);
         let form = format!("Version=2016-11-15&Action={action}");
