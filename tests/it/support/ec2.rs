@@ -46,7 +46,8 @@ impl Ec2 {
 
     /// The ids of all disks that wasmvol has to do with.
     pub(crate) fn disks(&self) -> Vec<String> {
-        let answer = self.ask("DescribeVolumes&Filter.1.Name=tag-key&Filter.1.Value.1=wasmvol%3Aid");
+        let answer =
+            self.ask("DescribeVolumes&Filter.1.Name=tag-key&Filter.1.Value.1=wasmvol%3Aid");
         assert!(answer.contains("<volumeSet"), "{answer}");
         let ids = answer.split("<volumeId>").skip(1).filter_map(|rest| rest.split_once('<'));
         let mut ids: Vec<_> = ids.map(|(id, _)| id.to_owned()).collect();
