@@ -210,7 +210,7 @@ fn another_machine_finds_it_and_neither_takes_nor_deletes_it() {
     second.wasmvol.cli("volume scan ebs").ok();
     // The same options are the same volume.
     second.create("data", &[("size", "1g"), ("uid", "7")]).unwrap();
-    assert_eq!(ec2.disks(), [disk.clone()]);
+    assert_eq!(ec2.disks(), std::slice::from_ref(&disk));
     first.mount("data").unwrap();
     let error = second.mount("data").unwrap_err();
     let why = format!("`{disk}` is attached to `{}`: unmount it there", ec2.machines[0]);

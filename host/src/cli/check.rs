@@ -1,6 +1,6 @@
 //! `wasmvol driver check`: the conformance suite of the contract for one component, without a daemon and, but for `--mount`, without root.
 //!
-//! It gathers what an operator and a user would give, has [`conformance`](crate::conformance) ask, and prints what came of it: a table
+//! It gathers what an operator and a user would give, has [`conformance`] ask, and prints what came of it: a table
 //! for people, JSON for CI. The component runs in an engine of this process; what was compiled goes with the process.
 
 mod real;

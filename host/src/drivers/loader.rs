@@ -157,7 +157,12 @@ impl<W: World> Loader<W> {
         // Before the commit: from here on no volume can be made with it.
         let Some(old) = self.drivers.take(name) else { return Ok(()) };
         let change = if old.row.first_party || self.shipped.borrow().contains_key(name) {
-            Change::PutDriver(Box::new(DriverRow { unloaded: true, ..old.row.clone() }))
+            // Its row stays, and what it stored goes.
+            let row = DriverRow { unloaded: true, ..old.row.clone() };
+            Change::Together(vec![
+                Change::DeleteDriver(name.clone()),
+                Change::PutDriver(Box::new(row)),
+            ])
         } else {
             Change::DeleteDriver(name.clone())
         };

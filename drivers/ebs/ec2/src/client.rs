@@ -234,9 +234,12 @@ mod tests {
     }
 
     /// What was asked for while EC2 answered so, one answer after the other.
-    fn asked<T>(answers: &[(u16, &'static str)], ask: impl FnOnce() -> T) -> (Vec<Request>, T) {
+    fn asked<T, const N: usize>(
+        answers: &[(u16, &'static str); N],
+        ask: impl FnOnce() -> T,
+    ) -> (Vec<Request>, T) {
         let requests = Rc::new(RefCell::new(Vec::new()));
-        let (kept, mut answers) = (Rc::clone(&requests), answers.to_vec().into_iter());
+        let (kept, mut answers) = (Rc::clone(&requests), (*answers).into_iter());
         let answer = move |request| {
             kept.borrow_mut().push(request);
             let (status, body) = answers.next().expect("one request more than there are answers");

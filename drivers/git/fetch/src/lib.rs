@@ -117,8 +117,8 @@ pub fn resolve(ask: Ask<'_>, reference: &str) -> Result<Oid, Error> {
         let (oid, name) = (words.next().and_then(Oid::parse), words.next().unwrap_or_default());
         // Of an annotated tag the commit is wanted, which it is peeled to.
         let peeled = words.find_map(|word| Oid::parse(word.strip_prefix("peeled:")?));
-        if let Some(slot) = names.iter().position(|wanted| wanted == name) {
-            found[slot] = peeled.or(oid);
+        for (_, slot) in names.iter().zip(&mut found).filter(|(wanted, _)| *wanted == name) {
+            *slot = peeled.or(oid);
         }
     }
     found.into_iter().flatten().next().ok_or_else(|| Error::NoSuchReference(reference.to_owned()))

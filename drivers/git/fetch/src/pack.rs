@@ -53,11 +53,14 @@ struct Entry {
     size: u64,
 }
 
+/// An object that is held in memory, and what it is.
+type Held = (Kind, Rc<[u8]>);
+
 /// The objects of a pack that lies in a file.
 pub struct Objects<F> {
     file: BufReader<F>,
     found: BTreeMap<Oid, u64>,
-    kept: HashMap<u64, (Kind, Rc<[u8]>)>,
+    kept: HashMap<u64, Held>,
     kept_bytes: usize,
 }
 
@@ -204,7 +207,7 @@ impl<F: Read + Write + Seek> Objects<F> {
     }
 
     /// The object at an offset; none if what it is a delta of was not found yet.
-    fn at(&mut self, offset: u64) -> Result<Option<(Kind, Rc<[u8]>)>, Error> {
+    fn at(&mut self, offset: u64) -> Result<Option<Held>, Error> {
         let (mut chain, mut offset) = (Vec::new(), offset);
         let (kind, mut bytes) = loop {
             if let Some(kept) = self.kept.get(&offset) {

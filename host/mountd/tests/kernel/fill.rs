@@ -230,7 +230,8 @@ fn a_symlink_is_taken_over_and_never_followed() {
 }
 
 fn what_is_no_file_directory_or_symlink_is_refused_by_its_path() {
-    let strange: [(&str, fn(&Path)); 5] = [
+    type Make = fn(&Path);
+    let strange: [(&str, Make); 5] = [
         ("fifo", |path| node(path, FileType::Fifo, 0)),
         ("device", |path| node(path, FileType::CharacterDevice, makedev(1, 3))),
         ("disk", |path| node(path, FileType::BlockDevice, makedev(7, 0))),
