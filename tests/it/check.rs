@@ -11,6 +11,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::drivers::{component, hostile};
+use crate::support::ec2::Ec2;
+use crate::support::git::Git;
 use crate::support::wasmvol::{PROGRAMS, send};
 use crate::support::{Outcome, SOON, Scratch, copy_program, mounts, open_to_all, outcome, until};
 
@@ -68,6 +70,9 @@ const OURS: [(&str, &[&str]); 14] = [
     ("vfs", &["--grant", "host-directory=/srv"]),
 ];
 
+/// Those that ask servers when a volume is made: checked with one each.
+const ASKING: [&str; 2] = ["ebs", "git"];
+
 fn faulty() -> PathBuf {
     component("guests/faulty.wasm")
 }
@@ -118,6 +123,47 @@ fn fails(component: &Path, arguments: &[&str], checks: &[&str], reason: &str) {
     assert_eq!((&report["passed"], code), (&Value::Bool(false), Some(1)), "{arguments:?}");
 }
 
+/// What asks a server is not asked with odd values: each would be something there.
+#[track_caller]
+fn passes_with_its_server(driver: &str, arguments: &[&str]) {
+    let report = passes(&component(&format!("drivers/{driver}.wasm")), arguments);
+    let skipped = with_result(&report, "skipped");
+    let names: Vec<_> = skipped.iter().map(|(check, _)| *check).collect();
+    assert_eq!(names, ["odd values are answered"], "{skipped:?}");
+}
+
+#[test]
+fn a_driver_that_fills_volumes_from_a_server_keeps_the_contract() {
+    let server = Git::serve();
+    server.shell("echo hello >file && tar -cf archive.tar file");
+    let url = format!("archive={}/archive.tar", server.origin());
+    let grant = format!("http={}", server.origin());
+    passes_with_its_server("git", &["-o", &url, "--grant", &grant]);
+}
+
+#[test]
+fn a_driver_of_a_clouds_disks_keeps_the_contract() {
+    let ec2 = Ec2::start();
+    let scratch = Scratch::new();
+    let key = scratch.path().join("key");
+    fs::write(&key, &ec2.key).unwrap();
+    let settings = [
+        "region=us-east-1".to_owned(),
+        "key=ec2".to_owned(),
+        format!("endpoint={}", ec2.moto.url()),
+        format!("zone={}", ec2.zone),
+        format!("instance={}", ec2.machines[0]),
+        "device=/dev/disk".to_owned(),
+    ];
+    let grants =
+        [format!("http={}", ec2.moto.url()), "reveal=ec2".into(), "device=/dev/disk".into()];
+    let secret = format!("ec2={}", key.display());
+    let mut arguments = vec!["-o", "size=1g", "--secret", &secret];
+    arguments.extend(settings.iter().flat_map(|setting| ["--setting", setting]));
+    arguments.extend(grants.iter().flat_map(|grant| ["--grant", grant]));
+    passes_with_its_server("ebs", &arguments);
+}
+
 #[test]
 fn every_driver_that_comes_with_wasmvol_keeps_the_contract() {
     for (driver, arguments) in OURS {
@@ -128,7 +174,8 @@ fn every_driver_that_comes_with_wasmvol_keeps_the_contract() {
     let built = fs::read_dir(component("drivers")).unwrap();
     let name = |file: PathBuf| file.file_stem().unwrap().to_str().unwrap().to_owned();
     let built: BTreeSet<_> = built.map(|file| name(file.unwrap().path())).collect();
-    let checked = OURS.iter().map(|(driver, _)| (*driver).to_owned()).collect();
+    let ours = OURS.iter().map(|(driver, _)| *driver).chain(ASKING);
+    let checked = ours.map(str::to_owned).collect();
     assert_eq!(built, checked, "a driver is built, and not checked here");
 }
 

@@ -12,7 +12,8 @@ use crate::drivers::component;
 use crate::support::Scratch;
 use crate::support::docker::Docker;
 use crate::support::pair::Pair;
-use crate::support::wasmvol::Wasmvol;
+use crate::support::registry::Registry;
+use crate::support::wasmvol::{PROGRAMS, Wasmvol};
 
 /// One line that a reader types, and what it prints; nothing where the page leaves that out.
 #[derive(Debug, PartialEq, Eq)]
@@ -93,6 +94,8 @@ fn on_btrfs() -> Pair<Docker> {
 /// A shell in an empty directory, with a docker and a wasmvol of its own.
 struct Session {
     pair: Pair<Docker>,
+    /// What pages call `registry.example`.
+    registry: Option<Registry>,
     directory: Scratch,
 }
 
@@ -105,7 +108,9 @@ impl Session {
         // The page of that driver begins with the file system that it needs.
         let is_of_btrfs = page.ends_with("drivers/btrfs/README.md");
         let pair = if is_of_btrfs { on_btrfs() } else { Pair::own() };
-        Self { pair, directory }
+        let text = fs::read_to_string(page).unwrap();
+        let registry = text.contains("registry.example/").then(Registry::open);
+        Self { pair, registry, directory }
     }
 
     fn type_in(&self, example: &Example, page: &Path) {
@@ -113,7 +118,8 @@ impl Session {
         let place = format!("{}: `{line}`", page.display());
         let mut words = line.split_whitespace();
         match words.next() {
-            Some("make") => {
+            // A project that the page has made is built for real.
+            Some("make") if !line.contains(" -C ") => {
                 let target = format!("{}:", words.next().unwrap());
                 let makefile = fs::read_to_string(root().join("Makefile")).unwrap();
                 assert!(
@@ -126,8 +132,14 @@ impl Session {
                 // Where the components lie once wasmvol is installed.
                 let ours = component("drivers");
                 let line = line.replace("/usr/lib/wasmvol/drivers", &ours.display().to_string());
+                let line = match &self.registry {
+                    Some(registry) => line.replace("registry.example", &registry.host()),
+                    None => line,
+                };
                 let directory = self.directory.path().display();
-                let outcome = self.pair.shell(&format!("cd {directory} && {line}"));
+                let crates = PROGRAMS.parent().unwrap().join("new/rust-target");
+                let kept = format!("export CARGO_TARGET_DIR={}", crates.display());
+                let outcome = self.pair.shell(&format!("cd {directory} && {kept} && {line}"));
                 let shown = format!("{}{}", outcome.stdout, outcome.stderr);
                 let fails = prints.starts_with("Error");
                 assert_eq!(outcome.code == Some(0), !fails, "{place}: {shown}");
