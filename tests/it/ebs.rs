@@ -4,7 +4,7 @@
 //! loop device.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -15,7 +15,7 @@ use crate::support::canary::Canary;
 use crate::support::ec2::Ec2;
 use crate::support::loops::Loop;
 use crate::support::wasmvol::Wasmvol;
-use crate::support::{SOON, open_to_all, shell, until};
+use crate::support::{SOON, open_to_all, until};
 
 /// A machine of EC2's: a wasmvol that may use its disks, and what stands in for one that is attached there.
 struct Machine {
@@ -40,7 +40,6 @@ impl Machine {
     fn bare() -> Self {
         let wasmvol = Wasmvol::start();
         let device = Loop::blank(&wasmvol.path("disk"), 64 << 20);
-        shell(&format!("mkfs.ext4 -q {}", device.device()), &[]).ok();
         Self { device, wasmvol }
     }
 
@@ -100,7 +99,7 @@ impl Machine {
 fn a_disk_is_made_and_attached_while_the_volume_is_mounted_and_deleted_with_it() {
     let ec2 = Ec2::start();
     let machine = Machine::of(&ec2);
-    let options = [("size", "1025m"), ("iops", "4000"), ("encrypted", "true")];
+    let options = [("size", "1025m"), ("iops", "4000"), ("encrypted", "true"), ("uid", "7")];
     machine.create("data", &options).unwrap();
     let disk = ec2.only_disk();
     let told = ec2.tells(&disk).unwrap();
@@ -118,6 +117,7 @@ fn a_disk_is_made_and_attached_while_the_volume_is_mounted_and_deleted_with_it()
 
     for file in ["one", "two"] {
         let path = machine.mount("data").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().uid(), 7);
         let place = ec2.place(&disk).unwrap();
         assert_eq!(place, (ec2.machines[0].clone(), "/dev/xvdba".to_owned()));
         fs::write(path.join(file), "kept").unwrap();
@@ -198,6 +198,23 @@ fn a_disk_that_was_there_stays_when_its_volume_goes() {
     machine.wasmvol.plugin().remove("old").unwrap();
     let told = ec2.tells(&ec2.disk).expect("it was deleted");
     assert!(told.contains("<status>available</status>") && !told.contains("wasmvol"), "{told}");
+    assert!(machine.is_untroubled());
+}
+
+#[test]
+fn a_disk_whose_user_wants_it_kept_is_deleted_when_it_is_purged() {
+    let ec2 = Ec2::start();
+    let machine = Machine::of(&ec2);
+    machine.create("data", &[("size", "1g"), ("reclaim", "retain")]).unwrap();
+    let disk = ec2.only_disk();
+    machine.wasmvol.plugin().remove("data").unwrap();
+    assert_eq!(ec2.only_disk(), disk);
+    let scanned = machine.wasmvol.json("volume scan ebs");
+    assert_eq!(scanned["volumes"][0]["state"], "kept", "{scanned}");
+    assert_eq!(machine.wasmvol.plugin().list(), [""; 0]);
+    let kept = machine.wasmvol.json("volume ls --retained");
+    machine.wasmvol.cli(&format!("volume purge {}", kept[0]["id"].as_str().unwrap())).ok();
+    assert_eq!(ec2.disks(), [""; 0]);
     assert!(machine.is_untroubled());
 }
 

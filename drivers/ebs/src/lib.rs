@@ -97,9 +97,10 @@ impl Attachment for Ebs {
         let disk = ec2.find(volume)?.ok_or_else(gone)?;
         let device = ec2.bring(&disk, &setting("instance")?)?;
         let state = State { device: device.as_deref(), ..State::of(&disk) }.text();
-        // The device may be there a moment after EC2 says so: it is done when that is said twice.
-        let is_done = device.is_some() && state.as_bytes() == volume.state;
-        Ok(if is_done { Progress::Done(state.into()) } else { Progress::again(state, STEP) })
+        Ok(match device {
+            Some(_) => Progress::Done(state.into()),
+            None => Progress::again(state, STEP),
+        })
     }
 
     fn detach(volume: &Volume) -> Result<Progress> {

@@ -3,8 +3,10 @@
 //! Called by the admin API for an operator, never for an engine. The only verb that takes an id: the name may be another volume's
 //! by now, and nothing but a kept volume has an id here, so that no spelling of anything deletes a volume that is there.
 
+use wasmvol_driver::Volume;
 use wasmvol_plan::{Id, Storage, VolumeName};
 
+use super::remove::Insist;
 use super::world::{Catalog, World};
 use super::{Time, VolumeError, Volumes, Waiting};
 use crate::catalog::Change;
@@ -83,6 +85,11 @@ impl<W: World> Volumes<W> {
     async fn finish_purge(&self, id: Id) -> Result<(), VolumeError> {
         let kept = self.state.borrow().retained.get(&id).cloned();
         let Some(record) = kept else { return Ok(()) };
+        if record.storage == Storage::None {
+            let Record { id, name, options, state, driver, .. } = record.clone();
+            let volume = Volume { id, name, options, state };
+            self.tell_driver(&driver, &volume, Insist::No).await?;
+        }
         self.discard(&record).await?;
         self.step("purge.trashed").await;
         self.world.catalog().commit(Change::Delete(id)).await?;

@@ -114,7 +114,10 @@ impl<W: World> Volumes<W> {
             let Some(found) = found else { return Ok(()) };
             (record, volume) = found;
         }
-        let reclaim = self.tell_driver(&record.driver, &volume, insist).await?;
+        let reclaim = match self.stays_at_backend(&record) {
+            true => Reclaim::Retain,
+            false => self.tell_driver(&record.driver, &volume, insist).await?,
+        };
         self.step("remove.driver").await;
         let own = if record.storage.is_shared() { Reclaim::Retain } else { Reclaim::Delete };
         let is_asked =
@@ -136,9 +139,20 @@ impl<W: World> Volumes<W> {
         Ok(())
     }
 
+    /// Whether a volume's user wants data kept that lies at its driver's backend, as on a disk of a cloud. The driver hears of it when that is
+    /// purged: it might delete it, and cannot know.
+    pub(super) fn stays_at_backend(&self, record: &Record) -> bool {
+        let abilities = self.world.drivers().abilities(&record.driver).unwrap_or_default();
+        let is_own = record.storage == Storage::None && record.found().is_none();
+        is_own && abilities.attachment && record.reclaim == Some(Reclaim::Retain)
+    }
+
     /// Whether there is something to keep of a volume: its storage, or data that its backend would show again. Where storage beneath
     /// the state directory was missed that is looked at again: somebody may have put it back.
     async fn has_something(&self, name: &VolumeName, record: &Record) -> Result<bool, VolumeError> {
+        if self.stays_at_backend(record) {
+            return Ok(true);
+        }
         let is_listed = matches!(record.found(), Some(Some(_)));
         if record.storage == Storage::None && !is_listed {
             return Ok(false);

@@ -189,7 +189,9 @@ fn numbered(prefix: &str, tags: &[(String, String)]) -> Vec<(String, String)> {
 /// What EC2 refuses, with a code that the host decides by.
 fn refusal(status: u16, answer: &str) -> Error {
     let part = |name| text_of(answer, name).ok().flatten();
-    let (Some(code), Some(message)) = (part("Code"), part("Message")) else {
+    // Some refusals have no more to say than their code.
+    let message = part("Message").unwrap_or_default();
+    let Some(code) = part("Code").filter(|_| answer.contains("<Message")) else {
         let why = format!("EC2 answered with status {status}, and not as EC2 does");
         return Error::new(ErrorCode::Unavailable, why);
     };
