@@ -23,6 +23,7 @@ mod drivers;
 mod engines;
 mod git;
 mod glusterfs;
+mod hostile;
 mod images;
 mod layers;
 mod limits;

@@ -14,10 +14,12 @@ use rustix::io::Errno;
 use wasmvol_plan::{DriverName, Id, Plan, VolumeName};
 
 use crate::answer::{HELP_MAX, one_line};
-use crate::call::{ATTACH, CHANGE, CHECK, Call, LIST, MIGRATE, PATH, POPULATE, Verb};
+use crate::call::{ATTACH, CHANGE, CHECK, Call, LIST, MIGRATE, PATH, POPULATE, Verb, Wide};
 use crate::contract::Contract;
 use crate::engine;
+use crate::http::Names;
 use crate::journal::Log;
+use crate::pace::Lane;
 use crate::turnstile::Turnstile;
 use crate::types::{
     Abilities, Answer, CallError, Created, Description, ErrorCode, Found, Options, Populated,
@@ -29,6 +31,9 @@ const ROOTS: &str = "wasmvol:driver/roots@";
 const STORE: &str = "wasmvol:driver/store@";
 const SECRETS: &str = "wasmvol:driver/secrets@";
 const HTTP: &str = "wasi:http/outgoing-handler@";
+
+/// Calls of one driver at once whose answers may have many megabytes.
+pub(crate) const WIDE_MAX: usize = 4;
 
 /// A component that was loaded. Cheap to clone; the last clone that is dropped unloads it.
 #[derive(Clone)]
@@ -53,6 +58,10 @@ pub(crate) struct Calls {
     pub(crate) contract: Arc<dyn Contract>,
     pub(crate) engine: Arc<engine::Inner>,
     pub(crate) turnstile: Turnstile,
+    /// For `list`, and for `populate`: what they answer may be large.
+    pub(crate) wide: [Turnstile; 2],
+    pub(crate) names: Names,
+    pub(crate) lane: Lane,
     pub(crate) log: Arc<Log>,
     pub(crate) settings: Arc<BTreeMap<String, String>>,
     pub(crate) speaks_http: bool,
@@ -296,15 +305,26 @@ impl Calls {
         let until = Instant::now() + deadline;
         // The driver's own turnstile first: its waiting calls must not hold the engine's passes.
         let late = || CallError::TimedOut(deadline);
+        let wide = verb.wide.and_then(|wide| self.wide.get(wide as usize));
+        let _wide = wide.map(|wide| wide.enter(until).ok_or_else(late)).transpose()?;
         let _own = self.turnstile.enter(until).ok_or_else(late)?;
         let _common = self.engine.turnstile.enter(until).ok_or_else(late)?;
         let _running = self.engine.ticker.run();
-        let (engine, log, settings) = (&self.engine.wasmtime, &self.log, &self.settings);
-        let network = self.speaks_http.then(|| self.engine.network()).transpose()?;
-        let (verb, directory) = (*verb, None);
-        body(
-            &*self.contract,
-            Call { engine, log, settings, scope, directory, network, verb, until, deadline },
-        )
+        let fills = matches!(verb.wide, Some(Wide::Populate));
+        let call = Call {
+            engine: &self.engine.wasmtime,
+            waits: self.engine.waits(self.speaks_http || fills)?,
+            lane: &self.lane,
+            disk: self.engine.disk,
+            names: &self.names,
+            log: &self.log,
+            settings: &self.settings,
+            scope,
+            directory: None,
+            verb: *verb,
+            until,
+            deadline,
+        };
+        body(&*self.contract, call)
     }
 }

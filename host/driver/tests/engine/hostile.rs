@@ -29,8 +29,8 @@ fn broken(error: &CallError) -> &str {
 #[test]
 fn a_loop_in_create_ends_at_the_deadline() {
     let error = create(&well_behaved(), "loop").expect_err("endless");
-    assert!(timed_out(&error, 3), "{error:?}");
-    assert_eq!(error.to_string(), "driver did not answer within 3000 ms");
+    assert!(timed_out(&error, 2), "{error:?}");
+    assert_eq!(error.to_string(), "driver did not answer within 2000 ms");
 }
 
 #[test]
