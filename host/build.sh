@@ -69,8 +69,9 @@ for driver in $plain $able; do
     place drivers "$driver"
 done
 if [ "${1:-}" = tests ]; then
-    cargo build --profile driver --target wasm32-wasip2 -p hostile
+    cargo build --profile driver --target wasm32-wasip2 -p hostile -p able
     cargo build --profile driver --target wasm32-wasip2 -p wasmvol-sdk --example scratch
     place guests hostile
+    place guests able
     place guests examples/scratch
 fi

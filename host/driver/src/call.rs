@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -19,7 +18,7 @@ use crate::answer::{MESSAGE_MAX, one_line};
 use crate::config::{INSTANCES_MAX, MEMORIES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use crate::http::{Budget, Http, Names, Refusal};
 use crate::journal::{Log, Shared};
-use crate::pace::{self, Lane, Look, Pace};
+use crate::pace::{self, Course, Lane, Look, Pace};
 use crate::store::{Access, Uses, View};
 use crate::types::{CallError, Reveal, Roots, Scope};
 
@@ -195,15 +194,15 @@ impl Call<'_> {
         T: Send,
     {
         let journal = Shared::new(self.log);
-        let behind = Arc::new(AtomicBool::new(false));
-        let pace = self.pace(&behind)?;
+        let course = Arc::default();
+        let pace = self.pace(&course)?;
         let first = pace.ticks();
         let mut store = Store::new(self.engine, self.state(&journal, pace)?);
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(self.verb.answer_max);
         store.set_epoch_deadline(first);
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().look()));
-        let ended = pace::run(&self.waits, self.lane, body(store), self.until, &behind);
+        let ended = pace::run(&self.waits, self.lane, body(store), self.until, &course);
         let mut journal = journal.lock();
         journal.finish();
         match ended {
@@ -219,14 +218,14 @@ impl Call<'_> {
         }
     }
 
-    fn pace(&self, behind: &Arc<AtomicBool>) -> Result<Pace, CallError> {
+    fn pace(&self, course: &Arc<Course>) -> Result<Pace, CallError> {
         let on_shared = |directory: &&OwnedFd| {
             let disk = |directory: &OwnedFd| rustix::fs::fstat(directory).map(|stat| stat.st_dev);
             disk(directory).ok() == Some(self.disk)
         };
         let shared = self.directory.as_ref().filter(on_shared).map(OwnedFd::try_clone);
         let shared = shared.transpose().map_err(|error| CallError::Host(error.to_string()))?;
-        Ok(Pace::new(self.until, self.verb.deadline, behind, shared))
+        Ok(Pace::new(self.until, self.verb.deadline, course, shared))
     }
 
     fn state(&mut self, journal: &Shared, pace: Pace) -> Result<State, CallError> {

@@ -330,7 +330,10 @@ impl Shared {
 
     fn note_failure(&self, place: String, failure: Failure) -> Error {
         let Failure { error, words, is_denial } = failure;
-        *self.refusal() = Some(Refusal { place, words, is_denial });
+        let mut refusal = self.refusal();
+        if is_denial || refusal.as_ref().is_none_or(|refusal| !refusal.is_denial) {
+            *refusal = Some(Refusal { place, words, is_denial });
+        }
         error
     }
 

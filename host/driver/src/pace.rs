@@ -9,8 +9,8 @@ use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, ready};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,15 +59,26 @@ fn processors() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
+/// How a call goes: what who looks at it and who polls it tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    /// It is to go on behind the others.
+    behind: AtomicBool,
+    /// It has given up its turn, and waits for nothing else.
+    yielded: AtomicBool,
+    /// Nanoseconds for which it has waited for the host.
+    waited: AtomicU64,
+}
+
 /// What one call may compute. wasmtime asks it at every deadline of epochs.
 pub(crate) struct Pace {
     until: Instant,
-    /// The processor time that it may use.
+    /// How long it may take beside waiting for the host.
     compute: Duration,
-    /// The processor time that its thread had used before.
-    begun: Duration,
-    /// Set once the call is to go on behind the others.
-    behind: Arc<AtomicBool>,
+    begun: Instant,
+    /// The processor time that its first thread had used before.
+    used: Duration,
+    course: Arc<Course>,
     /// A directory on a disk that it must not fill.
     shared: Option<OwnedFd>,
 }
@@ -84,34 +95,31 @@ impl Pace {
     pub(crate) fn new(
         until: Instant,
         compute: Duration,
-        behind: &Arc<AtomicBool>,
+        course: &Arc<Course>,
         shared: Option<OwnedFd>,
     ) -> Self {
-        Self { until, compute, begun: thread_time(), behind: Arc::clone(behind), shared }
+        let (begun, used) = (Instant::now(), thread_time());
+        Self { until, compute, begun, used, course: Arc::clone(course), shared }
     }
 
     /// Looks at the call, on its own thread.
-    pub(crate) fn look(&mut self) -> Look {
+    pub(crate) fn look(&self) -> Look {
         if Instant::now() >= self.until {
             return Look::On(UpdateDeadline::Interrupt);
         }
-        if self.shared.as_ref().is_some_and(is_full) {
-            return Look::Over("the disk: the rest is for others".to_owned());
+        if let Some(limit) = self.shared.as_ref().and_then(over_reserve) {
+            return Look::Over(limit);
         }
-        let used = thread_time().saturating_sub(self.begun);
-        let is_behind = self.behind.load(Ordering::Relaxed);
-        if is_behind && used >= self.compute {
-            return Look::Over(format!("{} s of processor time", self.compute.as_secs_f64()));
+        let waited = Duration::from_nanos(self.course.waited.load(Ordering::Relaxed));
+        if self.begun.elapsed().saturating_sub(waited) >= self.compute {
+            return Look::Over(format!("{} s of computing", self.compute.as_secs_f64()));
         }
-        if !is_behind && used < TURN {
+        let is_behind = self.course.behind.load(Ordering::Relaxed);
+        if !is_behind && thread_time().saturating_sub(self.used) < TURN {
             return Look::On(UpdateDeadline::Continue(self.ticks()));
         }
-        if !is_behind {
-            self.behind.store(true, Ordering::Relaxed);
-            // Its next thread's time begins with it.
-            self.begun = Duration::ZERO;
-        }
-        // The turn is over.
+        self.course.behind.store(true, Ordering::Relaxed);
+        self.course.yielded.store(true, Ordering::Relaxed);
         Look::On(UpdateDeadline::Yield(self.ticks()))
     }
 
@@ -123,18 +131,18 @@ impl Pace {
     }
 }
 
-/// Runs a call to its end on this thread, or behind the others as soon as `behind` is set; nothing if it is not there by `until`.
+/// Runs a call to its end on this thread, or behind the others as soon as its course says so; nothing if it is not there by `until`.
 pub(crate) fn run<T: Send>(
     io: &Handle,
     lane: &Lane,
     call: impl Future<Output = T> + Send,
     until: Instant,
-    behind: &AtomicBool,
+    course: &Course,
 ) -> Option<T> {
     let mut call = pin!(call);
     let until = until.into();
     let begun = io.block_on(async {
-        let mut ahead = pin!(ahead(call.as_mut(), behind));
+        let mut ahead = pin!(ahead(call.as_mut(), course));
         // Most calls wait for nothing, and need no timer.
         match poll_fn(|context| Poll::Ready(ahead.as_mut().poll(context))).await {
             Poll::Ready(ended) => Some(ended),
@@ -148,7 +156,7 @@ pub(crate) fn run<T: Send>(
     let rest = || {
         // It may always be lowered, and only this thread's is.
         let _ = rustix::process::setpriority_process(None, BEHIND);
-        io.block_on(async { timeout_at(until, in_turns(call, lane)).await.ok() })
+        io.block_on(async { timeout_at(until, in_turns(call, lane, course)).await.ok() })
     };
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("behind".to_owned());
@@ -157,23 +165,56 @@ pub(crate) fn run<T: Send>(
     })
 }
 
-/// A call that gives its turn back whenever it waits.
-async fn in_turns<T>(mut call: Pin<&mut impl Future<Output = T>>, lane: &Lane) -> T {
-    let mut turn = Box::pin(lane.clone().turn());
+impl Course {
+    /// Polls a call; `since` is when it began to wait for the host, if it does.
+    fn poll<T>(
+        &self,
+        call: Pin<&mut impl Future<Output = T>>,
+        since: &mut Option<Instant>,
+        context: &mut Context<'_>,
+    ) -> Poll<T> {
+        let ended = call.poll(context);
+        let waits = ended.is_pending() && !self.yielded.swap(false, Ordering::Relaxed);
+        *since = waits.then(Instant::now);
+        ended
+    }
+
+    /// Notes that a call goes on, if it has waited.
+    fn go_on(&self, since: &mut Option<Instant>) {
+        let waited = since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(waited, Ordering::Relaxed);
+    }
+}
+
+/// A call until its end, or until it is to go on behind the others.
+async fn ahead<T>(mut call: Pin<&mut impl Future<Output = T>>, course: &Course) -> Option<T> {
+    let mut since = None;
     poll_fn(|context| {
-        let _turn = ready!(turn.as_mut().poll(context));
-        turn = Box::pin(lane.clone().turn());
-        call.as_mut().poll(context)
+        course.go_on(&mut since);
+        match course.poll(call.as_mut(), &mut since, context) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if course.behind.load(Ordering::Relaxed) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await
 }
 
-/// A call until its end, or until it is to go on behind the others.
-async fn ahead<T>(mut call: Pin<&mut impl Future<Output = T>>, behind: &AtomicBool) -> Option<T> {
-    poll_fn(|context| match call.as_mut().poll(context) {
-        Poll::Ready(ended) => Poll::Ready(Some(ended)),
-        Poll::Pending if behind.load(Ordering::Relaxed) => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
+/// A call that gives its turn back whenever it waits.
+async fn in_turns<T>(
+    mut call: Pin<&mut impl Future<Output = T>>,
+    lane: &Lane,
+    course: &Course,
+) -> T {
+    let mut turn = Box::pin(lane.clone().turn());
+    let mut since = None;
+    poll_fn(|context| {
+        // Waiting for a turn is no waiting for the host.
+        course.go_on(&mut since);
+        let _turn = ready!(turn.as_mut().poll(context));
+        turn = Box::pin(lane.clone().turn());
+        course.poll(call.as_mut(), &mut since, context)
     })
     .await
 }
@@ -183,11 +224,15 @@ fn thread_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
-/// Whether a disk has no more room than its reserve, for files or for bytes.
-fn is_full(directory: &OwnedFd) -> bool {
-    let Ok(disk) = rustix::fs::fstatvfs(directory) else { return false };
+/// The limit of a disk that has no more room than its reserve, for bytes or for files.
+fn over_reserve(directory: &OwnedFd) -> Option<String> {
+    // Who cannot be asked has no limit of its own.
+    let disk = rustix::fs::fstatvfs(directory).ok()?;
     let (share, most) = RESERVE;
-    let reserve = (disk.f_blocks / share).min(most / disk.f_frsize.max(1));
+    let (bytes, files) = (most.min(disk.f_blocks * disk.f_frsize / share), disk.f_files / share);
+    if disk.f_bavail * disk.f_frsize < bytes {
+        return Some(format!("all but {} MiB of the disk", bytes >> 20));
+    }
     // A file system that does not count its files has none.
-    disk.f_bavail < reserve || (disk.f_files > 0 && disk.f_favail < disk.f_files / share)
+    (files > 0 && disk.f_favail < files).then(|| format!("all but {files} files of the disk"))
 }

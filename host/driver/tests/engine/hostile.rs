@@ -8,7 +8,7 @@ use wasmvol_driver::{
 use wasmvol_plan::{Id, VolumeName};
 
 use crate::stage::{
-    ENGINE, compiler, create, engine, guest, hostile, logged, name, volume, well_behaved,
+    ENGINE, compiler, create, engine, guest, hostile, logged, name, resident, volume, well_behaved,
 };
 
 /// No shorter than the engine's own deadline.
@@ -181,12 +181,6 @@ fn hostile_calls_leave_no_memory_behind() {
     // 10 rounds take over a gigabyte; other tests run beside this one, so the line is drawn far from both.
     let grown = resident().saturating_sub(before);
     assert!(grown < 512 << 20, "{grown} bytes more");
-}
-
-fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("statm");
-    let pages = statm.split(' ').nth(1).expect("resident").parse::<u64>().expect("pages");
-    pages * 4096
 }
 
 #[test]

@@ -24,7 +24,8 @@ pub(crate) fn ask(how: &str, url: &str) -> Said<String> {
         "follow" => follow(url),
         "many" => {
             for number in 0..200 {
-                read(&answer(send(url, &[])?)?).map_err(|why| format!("number {number}: {why}"))?;
+                let answered = send(url, &[]).and_then(answer).and_then(|answer| read(&answer));
+                answered.map_err(|why| format!("number {number}: {why}"))?;
             }
             Ok("200 times".to_owned())
         }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use wasip2::filesystem::preopens::get_directories;
 
@@ -26,29 +27,35 @@ pub(crate) fn fill(act: &str, with: &str) -> Said<Populated> {
     let told = |error: std::io::Error| error.to_string();
     let mut populated = Populated { state: b"filled".to_vec(), executables: Vec::new() };
     fs::write(volume("greeting"), "hello").map_err(told)?;
+    // As fast as some disk.
+    let pause = || std::thread::sleep(Duration::from_micros(with.parse().unwrap_or(0)));
     match act {
         "populate-disk" => {
             let mut file = File::create(volume("large")).map_err(told)?;
             loop {
                 file.write_all(&[1; 64 << 10]).map_err(told)?;
+                pause();
             }
         }
         "populate-files" => {
             for number in 0..MANY {
                 File::create(volume(&format!("f{number}")))
                     .map_err(|error| format!("number {number}: {error}"))?;
+                pause();
             }
         }
         "populate-directories" => {
             for number in 0..MANY {
                 fs::create_dir(volume(&format!("d{number}")))
                     .map_err(|error| format!("number {number}: {error}"))?;
+                pause();
             }
         }
         "populate-links" => {
             for number in 0..MANY {
                 link("greeting", &format!("l{number}"))
                     .map_err(|error| format!("number {number}: {error}"))?;
+                pause();
             }
         }
         // Long names, in a directory that is read again and again, and never to its end.

@@ -1,8 +1,8 @@
 //! The other hostile driver: it has every ability, asks by HTTP, writes to its store, asks for secrets, and misuses all of it.
 //!
-//! What it does is named by the option `do` of a volume. What begins with the name of a verb is done in that verb, the rest in `create`;
-//! what `create` found out is its volume's state. Without one it behaves. It uses the generated bindings directly, because the SDK would
-//! not let it lie.
+//! What it does is named by the option `do` of a volume, and by the setting `do` for `list`. What begins with the name of a verb is done in
+//! that verb, the rest in `create`; what `create` found out is its volume's state, and what `list` did the name of what is found. Without
+//! one it behaves. It uses the generated bindings directly, because the SDK would not let it lie.
 
 mod asking;
 mod filling;
@@ -96,9 +96,12 @@ impl volumes::Guest for Able {
     }
 
     fn list() -> Result<Vec<Found>, Error> {
-        // So that its component imports them.
-        black_box((roots::granted(), settings::all()));
-        Ok(Vec::new())
+        // So that its component imports it.
+        black_box(roots::granted());
+        let setting = |key| settings::get(key).unwrap_or_default();
+        let name = act_out(&setting("do"), &setting("with")).map_err(error)?;
+        let found = Found { name, id: None, options: Vec::new(), state: Vec::new(), owned: false };
+        Ok(if found.name.is_empty() { Vec::new() } else { vec![found] })
     }
 }
 
