@@ -29,7 +29,6 @@ use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
 use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks};
-use wasmvol_plan::Fault;
 use wasmvol_plan::kinds::http::{HttpGrant, Origin, check_address, check_origin};
 
 /// Most bytes of a request's headers, in memory: servers take 8 to 16 KiB of them, and a driver may keep many that it never sends.
@@ -90,15 +89,15 @@ pub(crate) struct Refusal {
     /// Scheme, host and port.
     place: String,
     words: String,
-    /// Whether it is the operator's matter, whatever other requests came to.
-    is_denial: bool,
+    /// Whether the host refused it by itself, which counts whatever other requests came to.
+    is_own: bool,
 }
 
 impl Refusal {
     /// A sentence of the driver's, and this one behind it unless the driver has said it already.
     pub(crate) fn behind(&self, sentence: &str) -> String {
-        let Self { place, words, is_denial } = self;
-        match is_denial {
+        let Self { place, words, is_own } = self;
+        match is_own {
             _ if sentence.contains(words) => sentence.to_owned(),
             true => format!("{sentence}: {words}"),
             false => format!("{sentence}: `{place}` cannot be asked: {words}"),
@@ -207,16 +206,16 @@ impl WasiHttpHooks for Client {
 struct Failure {
     error: Error,
     words: String,
-    is_denial: bool,
+    is_own: bool,
 }
 
 impl Failure {
     fn new(error: Error, words: impl Into<String>) -> Self {
-        Self { error, words: words.into(), is_denial: false }
+        Self { error, words: words.into(), is_own: false }
     }
 
-    fn denied(error: Error, fault: Fault) -> Self {
-        Self { error, words: fault.message, is_denial: true }
+    fn own(error: Error, words: String) -> Self {
+        Self { error, words, is_own: true }
     }
 }
 
@@ -232,7 +231,7 @@ async fn send(
 ) -> Result<(Response<WasiBody>, Ended), Failure> {
     let origin = origin_of(request.uri())?;
     check_origin(&origin, &shared.grants)
-        .map_err(|fault| Failure::denied(Error::HttpRequestDenied, fault))?;
+        .map_err(|fault| Failure::own(Error::HttpRequestDenied, fault.message))?;
     let seat = shared.take_request()?;
     // The scheme and the host are for a proxy, which there is none of.
     let path = request.uri().path_and_query().cloned();
@@ -278,7 +277,7 @@ async fn connect(
     let addresses = shared.names.look_up(origin).await?;
     for address in &addresses {
         check_address(origin, *address, &shared.grants)
-            .map_err(|fault| Failure::denied(Error::DestinationIpProhibited, fault))?;
+            .map_err(|fault| Failure::own(Error::DestinationIpProhibited, fault.message))?;
     }
     let mut last = Failure::new(Error::DestinationNotFound, "its name has no address");
     for address in addresses {
@@ -301,11 +300,11 @@ impl Shared {
     fn take_request(&self) -> Result<Arc<OwnedSemaphorePermit>, Failure> {
         let seat = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| {
             let words = format!("this call has {CONNECTIONS_MAX} connections already");
-            Failure::new(Error::ConnectionLimitReached, words)
+            Failure::own(Error::ConnectionLimitReached, words)
         })?;
         take(&self.requests, 1).ok_or_else(|| {
             let words = format!("this call has made {} requests already", self.budget.requests);
-            Failure::new(Error::ConnectionLimitReached, words)
+            Failure::own(Error::ConnectionLimitReached, words)
         })?;
         Ok(Arc::new(seat))
     }
@@ -315,24 +314,22 @@ impl Shared {
             let most = self.budget.bytes >> 20;
             let words = format!("this call may send and receive {most} MiB and no more");
             let error = Error::HttpResponseBodySize(Some(self.budget.bytes));
-            // Whatever else it got.
-            let failure = Failure { error, words, is_denial: true };
-            self.note_failure(String::new(), failure)
+            self.note_failure(String::new(), Failure::own(error, words))
         })
     }
 
     fn note_success(&self) {
         let mut refusal = self.refusal();
-        if refusal.as_ref().is_some_and(|refusal| !refusal.is_denial) {
+        if refusal.as_ref().is_some_and(|refusal| !refusal.is_own) {
             *refusal = None;
         }
     }
 
     fn note_failure(&self, place: String, failure: Failure) -> Error {
-        let Failure { error, words, is_denial } = failure;
+        let Failure { error, words, is_own } = failure;
         let mut refusal = self.refusal();
-        if is_denial || refusal.as_ref().is_none_or(|refusal| !refusal.is_denial) {
-            *refusal = Some(Refusal { place, words, is_denial });
+        if is_own || refusal.as_ref().is_none_or(|refusal| !refusal.is_own) {
+            *refusal = Some(Refusal { place, words, is_own });
         }
         error
     }
