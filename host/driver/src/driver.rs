@@ -120,6 +120,12 @@ impl Driver {
         self.facts().calls_max
     }
 
+    /// How many of its calls fill volumes at once; more would wait as above.
+    #[must_use]
+    pub fn fills_max(&self) -> usize {
+        WIDE_MAX.min(self.facts().calls_max)
+    }
+
     /// What it can do beside the verbs of every driver.
     #[must_use]
     pub fn abilities(&self) -> Abilities {
