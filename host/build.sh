@@ -71,6 +71,9 @@ done
 if [ "${1:-}" = tests ]; then
     cargo build --profile driver --target wasm32-wasip2 -p hostile
     cargo build --profile driver --target wasm32-wasip2 -p wasmvol-sdk --example scratch
+    cargo build --profile driver --target wasm32-wasip2 -p version --examples
     place guests hostile
-    place guests examples/scratch
+    for example in scratch version1 version1greedy version2 version2later version3; do
+        place guests "examples/$example"
+    done
 fi

@@ -44,6 +44,11 @@ fn where_nothing_fails_every_call_of_a_polite_engine_succeeds() {
     (10_000..10_003).for_each(|seed| run(seed, Odds::SMOOTH));
 }
 
+#[test]
+fn whatever_replaces_a_driver_every_call_of_a_polite_engine_succeeds() {
+    (20_000..20_020).for_each(|seed| run(seed, Odds::SWAPPED));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_volume_that_its_backend_has_lost_is_missing_whether_it_is_mounted_or_not() {
     let sim = Sim::new(1, Odds::SMOOTH);
