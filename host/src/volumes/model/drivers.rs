@@ -63,6 +63,7 @@ pub(super) fn first_drivers() -> BTreeMap<DriverName, DriverRow> {
             loaded_at: 0,
             first_party: true,
             unloaded: false,
+            origin: None,
             previous: None,
         };
         (name, row)
