@@ -195,6 +195,17 @@ fn what_a_registry_has_is_inspected_without_being_loaded() {
 }
 
 #[test]
+fn what_a_registry_has_is_checked_whatever_may_be_loaded() {
+    let (person, registry) = (Person::new(), Registry::open());
+    let (reference, _) = pushed(&person, &registry, "checked", "");
+    person.configures("signatures = \"required\"\n");
+    let by_reference = person.json(&format!("driver check {reference}"));
+    assert_eq!(by_reference["passed"], true, "{by_reference}");
+    let by_file = person.json(&format!("driver check {}", scratch()));
+    assert_eq!(by_reference["digest"], by_file["digest"]);
+}
+
+#[test]
 fn a_file_is_told_from_a_reference() {
     let (person, registry) = (Person::with_daemon(), Registry::open());
     let (reference, _) = pushed(&person, &registry, "scratch", "");
