@@ -190,8 +190,8 @@ fn numbered(prefix: &str, tags: &[(String, String)]) -> Vec<(String, String)> {
 fn refusal(status: u16, answer: &str) -> Error {
     let part = |name| text_of(answer, name).ok().flatten();
     // Some refusals have no more to say than their code.
-    let message = part("Message").unwrap_or_default();
-    let Some(code) = part("Code").filter(|_| answer.contains("<Message")) else {
+    let message = part("Message").unwrap_or_else(|| "it gives no reason".to_owned());
+    let Some(code) = part("Code") else {
         let why = format!("EC2 answered with status {status}, and not as EC2 does");
         return Error::new(ErrorCode::Unavailable, why);
     };
@@ -320,7 +320,12 @@ mod tests {
         let taken = "<r><Code>InvalidParameterValue</Code><Message>Invalid value '/dev/xvdba' for \
                      unixDevice. Attachment point /dev/xvdba is already in use</Message></r>";
         assert_eq!(refusal(400, taken).code, ErrorCode::InUse);
-        for odd in ["", "<html>Bad gateway", "<r><Code>OnlyOne</Code></r>"] {
+        let bare = "<r><Error><Code>InvalidSnapshot.NotFound</Code><Message/></Error></r>";
+        assert_eq!(
+            refusal(400, bare).message,
+            "EC2 refuses: it gives no reason (`InvalidSnapshot.NotFound`)"
+        );
+        for odd in ["", "<html>Bad gateway", "<r><Message>alone</Message></r>"] {
             let error = refusal(502, odd);
             assert_eq!(error.message, "EC2 answered with status 502, and not as EC2 does");
             assert_eq!(error.code, ErrorCode::Unavailable);
