@@ -400,9 +400,13 @@ fn progress_is_drawn_on_a_terminal_and_nowhere_else() {
     let pull = format!("wasmvol driver pull {reference}");
     let piped = person.types(&pull);
     assert!(!piped.stderr.contains(['\r', '\x1b', '#']), "{piped:?}");
-    let drawn = person.types(&format!("script --quiet --return --command '{pull}' /dev/null")).ok();
+    let push = format!("wasmvol driver push {} {}/drivers/other:1", scratch(), registry.host());
     let size = fs::metadata(scratch()).unwrap().len();
     let all = format!(" of {}.{} KiB", size / 1024, size % 1024 * 10 / 1024);
-    assert!(drawn.contains(&format!("{}{all}", all.trim_start_matches(" of "))), "{drawn:?}");
-    assert!(drawn.contains(&"#".repeat(30)), "{drawn:?}");
+    for line in [pull, push] {
+        let drawn = person.types(&format!("script --quiet --return --command '{line}' /dev/null"));
+        let drawn = drawn.ok();
+        assert!(drawn.contains(&format!("{}{all}", all.trim_start_matches(" of "))), "{drawn:?}");
+        assert!(drawn.contains(&"#".repeat(30)), "{drawn:?}");
+    }
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::{Method, Request, Response, StatusCode, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::{Agent, Body};
+use ureq::{Agent, AsSendBody, Body, SendBody};
 use wasmvol_plan::name::Quoted;
 
 use crate::auth::{Challenge, Plea, Token, basic};
@@ -50,7 +50,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) method: Method,
     pub(crate) url: String,
     pub(crate) headers: &'a [(header::HeaderName, &'a str)],
-    pub(crate) body: Option<&'a [u8]>,
+    pub(crate) body: Option<Sending<'a>>,
     /// Where the body of the answer is long, its own reader counts the time.
     pub(crate) is_long: bool,
 }
@@ -65,7 +65,39 @@ impl<'a> Ask<'a> {
     }
 
     pub(crate) fn sending(self, body: &'a [u8]) -> Self {
-        Self { body: Some(body), ..self }
+        Self { body: Some(Sending::new(body)), ..self }
+    }
+
+    /// Tells how many bytes of the body were sent, and how many there are.
+    pub(crate) fn telling(mut self, told: &'a dyn Fn(u64, u64)) -> Self {
+        if let Some(body) = &mut self.body {
+            body.told = told;
+        }
+        self
+    }
+}
+
+/// A body on its way.
+#[derive(Clone, Copy)]
+pub(crate) struct Sending<'a> {
+    bytes: &'a [u8],
+    done: usize,
+    told: &'a dyn Fn(u64, u64),
+}
+
+impl<'a> Sending<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, done: 0, told: &|_, _| {} }
+    }
+}
+
+impl Read for Sending<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut left = self.bytes.get(self.done..).unwrap_or_default();
+        let count = left.read(buffer)?;
+        self.done += count;
+        (self.told)(self.done as u64, self.bytes.len() as u64);
+        Ok(count)
     }
 }
 
@@ -225,21 +257,27 @@ impl Registry {
     fn run(
         &self,
         request: ureq::http::request::Builder,
-        body: Option<&[u8]>,
+        body: Option<Sending<'_>>,
         is_long: bool,
     ) -> Result<Response<Body>, RegistryError> {
-        let within = (!is_long).then_some(SMALL_DEADLINE);
         let sent = match body {
-            Some(body) => request.body(body).map_err(ureq::Error::from).and_then(|request| {
-                let request = self.agent.configure_request(request).timeout_recv_body(within);
-                self.agent.run(request.build())
-            }),
-            None => request.body(()).map_err(ureq::Error::from).and_then(|request| {
-                let request = self.agent.configure_request(request).timeout_recv_body(within);
-                self.agent.run(request.build())
-            }),
+            Some(mut body) => {
+                let request = request.header(header::CONTENT_LENGTH, body.bytes.len());
+                self.hand_over(request.body(SendBody::from_reader(&mut body)), is_long)
+            }
+            None => self.hand_over(request.body(()), is_long),
         };
         sent.map_err(|e| self.unreachable(&e))
+    }
+
+    fn hand_over(
+        &self,
+        request: ureq::http::Result<Request<impl AsSendBody>>,
+        is_long: bool,
+    ) -> Result<Response<Body>, ureq::Error> {
+        let request = self.agent.configure_request(request?);
+        let within = (!is_long).then_some(SMALL_DEADLINE);
+        self.agent.run(request.timeout_recv_body(within).build())
     }
 
     /// What a token server gives for a plea.
@@ -252,7 +290,8 @@ impl Registry {
             let form = "application/x-www-form-urlencoded";
             request = request.method(Method::POST).header(header::CONTENT_TYPE, form);
         }
-        let answer = self.run(request, plea.form.as_deref().map(str::as_bytes), false)?;
+        let form = plea.form.as_deref().map(|form| Sending::new(form.as_bytes()));
+        let answer = self.run(request, form, false)?;
         if !answer.status().is_success() {
             return Err(match answer.status() {
                 // Of a token, 404 and 400 are said by some.

@@ -22,7 +22,8 @@ pub struct Pushed {
 }
 
 impl Registry {
-    /// Pushes a component under the reference's tag, and a signature of it by `key`.
+    /// Pushes a component under the reference's tag, and a signature of it by `key`. `progress` hears how many of its bytes were sent, and
+    /// how many there are; nothing where the registry has it.
     ///
     /// # Errors
     /// The reference names a digest, or the registry does not take it.
@@ -32,6 +33,7 @@ impl Registry {
         imports: Vec<String>,
         exports: Vec<String>,
         key: Option<&SigningKey>,
+        progress: &dyn Fn(u64, u64),
     ) -> Result<Pushed, RegistryError> {
         if self.reference.digest().is_some() {
             return Err(RegistryError::PushToDigest(self.reference.to_string()));
@@ -40,8 +42,8 @@ impl Registry {
         let config = ComponentConfig::new(&layer, Interfaces { exports, imports });
         let config = self.json(&config)?;
         let config_of = Descriptor::new(COMPONENT_CONFIG, &config);
-        self.put_blob(&layer.digest, component)?;
-        self.put_blob(&config_of.digest, &config)?;
+        self.put_blob(&layer.digest, component, progress)?;
+        self.put_blob(&config_of.digest, &config, &|_, _| {})?;
         let manifest = Manifest::new(config_of, vec![layer]);
         let digest = self.put_manifest(self.reference.tag_or_digest(), &manifest)?;
         let signer = match key {
@@ -55,7 +57,12 @@ impl Registry {
     }
 
     /// Uploads some bytes, unless they are there.
-    pub(crate) fn put_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), RegistryError> {
+    pub(crate) fn put_blob(
+        &self,
+        digest: &Digest,
+        bytes: &[u8],
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<(), RegistryError> {
         let there = self.ask(&Ask::new(Method::HEAD, self.blob_url(digest)))?;
         if there.status() == StatusCode::OK {
             return Ok(());
@@ -70,8 +77,8 @@ impl Registry {
         let joint = if location.contains('?') { '&' } else { '?' };
         let url = format!("{location}{joint}digest={}", escaped(digest.as_str()));
         let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
-        let done = self.ask(&Ask::new(Method::PUT, url).with(&headers).sending(bytes))?;
-        self.expect(done, StatusCode::CREATED).map(drop)
+        let ask = Ask::new(Method::PUT, url).with(&headers).sending(bytes).telling(progress);
+        self.expect(self.ask(&ask)?, StatusCode::CREATED).map(drop)
     }
 
     pub(crate) fn put_manifest(

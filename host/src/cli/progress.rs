@@ -1,4 +1,4 @@
-//! How far a download is, for a person: one line on a terminal, drawn over itself, and nothing anywhere else.
+//! How far a download or an upload is, for a person: one line on a terminal, drawn over itself, and nothing anywhere else.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};

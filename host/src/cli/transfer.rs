@@ -1,5 +1,6 @@
 //! `wasmvol driver pull` and `push`: components between files and registries. They need no daemon, and no root.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -11,6 +12,7 @@ use wasmvol_registry::{Reference, SigningKey};
 use super::CliError;
 use super::component::{Component, PlainHttp, Pulled, signed};
 use super::output::Output;
+use super::progress::Progress;
 use crate::catalog::SignedBy;
 
 /// What was done.
@@ -61,7 +63,13 @@ pub(super) fn push(
         }
         None => None,
     };
-    let pushed = plain_http.open(reference).push(&bytes, imports, exports, key.as_ref())?;
+    let progress = RefCell::new(Progress::new());
+    let pushed =
+        plain_http.open(reference).push(&bytes, imports, exports, key.as_ref(), &|done, size| {
+            progress.borrow_mut().show(done, size)
+        });
+    progress.into_inner().end();
+    let pushed = pushed?;
     let (reference, pinned) = (reference.to_string(), reference.pinned(&pushed.digest));
     let signature = signed(pushed.signer.as_ref());
     let signed_by = pushed.signer.map(SignedBy::from);
