@@ -216,17 +216,14 @@ mod wasi {
         set.map_err(|()| refused("it is no URL"))?;
         let body = outgoing.body().map_err(|()| refused("it takes no body"))?;
         let answer = handle(outgoing, None).map_err(|code| failed(&code))?;
-        write(body, &request.body).map_err(|why| {
-            // The answer tells more, if there is one already.
-            match answer.get() {
-                Some(Ok(Err(code))) => failed(&code),
-                _ => Error::new(ErrorCode::Unavailable, why),
-            }
-        })?;
+        // Where a body is not taken, the answer tells why: perhaps it was refused before it was there.
+        let written = write(body, &request.body);
         answer.subscribe().block();
-        let response = match answer.get() {
-            Some(Ok(answered)) => answered.map_err(|code| failed(&code))?,
-            _ => return Err(refused("there is no answer")),
+        let response = match (answer.get(), written) {
+            (Some(Ok(Ok(response))), _) => response,
+            (Some(Ok(Err(code))), _) => return Err(failed(&code)),
+            (_, Err(why)) => return Err(Error::new(ErrorCode::Unavailable, why)),
+            (_, Ok(())) => return Err(refused("there is no answer")),
         };
         read(&response)
     }
