@@ -69,13 +69,14 @@ for driver in $plain $able; do
     place drivers "$driver"
 done
 if [ "${1:-}" = tests ]; then
-    cargo build --profile driver --target wasm32-wasip2 -p able -p hostile
+    cargo build --profile driver --target wasm32-wasip2 -p able -p hostile -p rogue
     cargo build --profile driver --target wasm32-wasip2 -p wasmvol-sdk --example scratch
     # By itself: an ability of the SDK that is asked for must be exported.
     cargo build --profile driver --target wasm32-wasip2 -p faulty
     place guests faulty
     place guests able
     place guests hostile
+    place guests rogue
     place guests examples/scratch
     # An example that is a workspace of its own, as a driver elsewhere is; tests build projects like it in the same place.
     CARGO_TARGET_DIR="$PWD/target/new/rust-target" make --directory drivers/examples/rust driver.wasm test

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The figures of README.md: `make bench`, or `make bench ARGS=--json`. Measures target/release in a mount namespace and directories of
-# its own, durable state beneath target/ (a disk) and the rest in memory, and takes all of it away. Needs root, or sudo. About 3
+# its own, durable state beneath target/ (a disk) and the rest in memory, and takes all of it away. Needs root, or sudo. About 4
 # minutes on an idle machine; stdout carries the tables only.
 set -eu
 
@@ -12,6 +12,10 @@ if [ "${1:-}" != inside ]; then
     export CARGO_TARGET_DIR="$PWD/target"
     # The whole workspace, as `make test` builds it: fewer packages would build their dependencies once more, with other features.
     cargo bench --workspace --bench figures --no-run >&2
+    # Drivers that misbehave.
+    cargo build --profile driver --target wasm32-wasip2 -p hostile -p rogue >&2
+    mkdir -p target/guests
+    cp target/wasm32-wasip2/driver/hostile.wasm target/wasm32-wasip2/driver/rogue.wasm target/guests/
     program=$(cargo bench --workspace --bench figures --no-run --message-format json 2>/dev/null |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
     sudo=

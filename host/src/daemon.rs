@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,6 +38,8 @@ use inherit::Inherited;
 const CALLS_MAX: u32 = 64;
 /// Threads for driver calls and files, a few more than calls: loading must not wait for them.
 const THREADS_MAX: usize = CALLS_MAX as usize + 8;
+/// Files that are open at once: what 64 calls may have, 256 connections on each socket, and room.
+const FILES_MAX: u64 = 16_384;
 /// The status that says: started again as it is, the daemon would end again (EX_CONFIG). mountd then ends too.
 pub(crate) const CANNOT_RUN: u8 = 78;
 /// How long requests in flight may take after SIGTERM: systemd kills after 90 s, and a person at a terminal waits.
@@ -140,6 +143,7 @@ impl World for Host {
 /// Runs the daemon until SIGTERM or SIGINT.
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
     end_at_a_panic();
+    may_open_more();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(THREADS_MAX)
@@ -159,6 +163,17 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             tracing::error!("the daemon cannot start: {e}");
             ExitCode::from(CANNOT_RUN)
         }
+    }
+}
+
+/// Takes as many open files as it may have: shells and containers give 1024 of them to begin with, and a driver's calls may have more.
+fn may_open_more() {
+    let own = getrlimit(Resource::RLIMIT_NOFILE);
+    let raised = own.and_then(|(soft, hard)| {
+        setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(FILES_MAX)), hard)
+    });
+    if let Err(e) = raised {
+        tracing::warn!("no more files can be opened than there may be now: {e}");
     }
 }
 

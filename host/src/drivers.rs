@@ -99,7 +99,7 @@ impl Drivers {
         let granted = self.grants(&row.name).unwrap_or_default();
         let description = Rc::new(driver.description().clone());
         let turns = Arc::new(Semaphore::new(driver.calls_max()));
-        let fills = Rc::new(Semaphore::new((driver.calls_max() / 2).max(1)));
+        let fills = Rc::new(Semaphore::new(driver.fills_max()));
         let plans = Rc::default();
         let loaded = Loaded { driver, description, row, granted, turns, fills, plans };
         self.loaded.borrow_mut().insert(loaded.row.name.clone(), loaded);

@@ -237,7 +237,7 @@ fn each_promise_that_is_broken_is_found_and_no_other_is_blamed() {
 fn a_driver_that_misbehaves_in_a_call_fails_for_what_it_did() {
     let both = &[CREATED, NEVER_MADE][..];
     for (act, checks, reason) in [
-        ("loop", both, "driver did not answer within 3000 ms"),
+        ("loop", both, "driver did not answer within 2000 ms"),
         ("recurse", both, "its limit of 512 KiB of stack"),
         ("grow", both, "its limit of 64 MiB of memory"),
         ("hoard-resources", both, "its limit of 128 host resources"),

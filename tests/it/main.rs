@@ -26,6 +26,7 @@ mod ebs;
 mod engines;
 mod git;
 mod glusterfs;
+mod hostile;
 mod images;
 mod layers;
 mod limits;

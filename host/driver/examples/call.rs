@@ -1,18 +1,21 @@
 //! How long one sandboxed call takes: `cargo run --release -p wasmvol-driver --example call -- target/drivers/local.wasm`.
 //!
 //! Each call is what the daemon does at a mount: a fresh instance, `path`, its answer checked, everything dropped. Prints one line
-//! for each number of threads. `call compile-driver` is the compiling child of this program and of the tests.
+//! for each number of threads. `call compile-driver` is the compiling child of this program and of the tests; `call create COMPONENT
+//! KEY=VALUE…` calls that verb once, where `http=HOST` is a grant, and prints the state: the authorities that a process trusts are its own.
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use wasmvol_driver::{
     Compiler, Driver, Engine, EngineOptions, OptionSpec, Scope, Value, ValueType, Volume,
 };
+use wasmvol_plan::kinds::http::HttpGrant;
 use wasmvol_plan::{DriverName, Id, VolumeName};
 
 /// Calls of one thread before measuring: the pool's slots are warm then.
@@ -24,9 +27,40 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     match args.next() {
         Some(arg) if arg == "compile-driver" => wasmvol_driver::compile_stdin_to_stdout(),
+        Some(arg) if arg == "create" => {
+            report(create(args.next().unwrap_or_default().into(), args))
+        }
         Some(component) => report(measure(component.into())),
         None => report(Err("usage: call COMPONENT".into())),
     }
+}
+
+/// Calls `create` once, with options that are text.
+fn create(component: PathBuf, words: impl Iterator<Item = OsString>) -> Result<(), Box<dyn Error>> {
+    let cache = tempfile::tempdir()?;
+    let driver = Engine::new(options(cache.path())?)?.load(
+        &DriverName::parse("called")?,
+        &std::fs::read(component)?,
+        BTreeMap::new(),
+    )?;
+    let (mut options, mut http) = (BTreeMap::new(), Vec::new());
+    for word in words {
+        let word = word.into_string().map_err(|_| "an option is text")?;
+        match word.split_once('=').ok_or("an option is KEY=VALUE")? {
+            ("http", host) => http.push(HttpGrant::parse(host).ok_or("no grant")?),
+            (key, value) => _ = options.insert(key.to_owned(), Value::Text(value.to_owned())),
+        }
+    }
+    let scope = Scope { http: http.into(), ..Scope::default() };
+    let name = VolumeName::parse("called")?;
+    let created = driver.create(Id::from_bits(1), &name, &options, scope)?.value;
+    Ok(writeln!(std::io::stdout(), "{}", String::from_utf8_lossy(&created.state))?)
+}
+
+fn options(cache: &Path) -> std::io::Result<EngineOptions> {
+    let compiler =
+        Compiler { program: std::env::current_exe()?, args: vec!["compile-driver".into()] };
+    Ok(EngineOptions { cache: cache.to_owned(), compiler, calls_max: 64 })
 }
 
 fn report(result: Result<(), Box<dyn Error>>) -> ExitCode {
@@ -38,9 +72,7 @@ fn report(result: Result<(), Box<dyn Error>>) -> ExitCode {
 
 fn measure(component: PathBuf) -> Result<(), Box<dyn Error>> {
     let cache = tempfile::tempdir()?;
-    let compiler =
-        Compiler { program: std::env::current_exe()?, args: vec!["compile-driver".into()] };
-    let options = EngineOptions { cache: cache.path().to_owned(), compiler, calls_max: 64 };
+    let options = options(cache.path())?;
     let component = std::fs::read(component)?;
     let name = DriverName::parse("measured")?;
 

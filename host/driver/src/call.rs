@@ -3,33 +3,33 @@
 //! Called by `contract` for each verb. It tells apart why a call ended without an answer, and never looks at an answer.
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
+use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Runtime;
-use wasmtime::component::{Linker, ResourceTable, ResourceTableError};
-use wasmtime::{ResourceLimiter, Store, Trap};
-use wasmtime_wasi::runtime::in_tokio;
+use tokio::runtime::Handle;
+use wasmtime::component::{ResourceTable, ResourceTableError};
+use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use crate::answer::{MESSAGE_MAX, one_line};
 use crate::config::{INSTANCES_MAX, MEMORIES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
-use crate::http::{Budget, Http};
+use crate::http::{Budget, Http, Names, Refusal};
 use crate::journal::{Log, Shared};
 use crate::meter::{Cost, Meter};
+use crate::pace::{self, Course, LOOK, Lane, Look, Pace};
+use crate::reserve::Reserve;
 use crate::store::{Access, Uses, View};
-use crate::ticker::TICK;
 use crate::types::{CallError, Reveal, Roots, Scope};
 
 /// Most bytes that one random-number call may ask for: a driver needs a key, not a file.
 pub(crate) const RANDOM_MAX: u64 = 4 << 10;
 /// Most host resources (streams, pollables, headers) at once in a call.
 pub(crate) const RESOURCES_MAX: usize = 128;
+/// Most secrets that a call may ask for: each is a question to the one process that mounts.
+pub(crate) const REVEALS_MAX: u32 = 16;
 /// What a driver that asks a backend by HTTP gets, instead of the few seconds of one that only thinks: an engine that waits no longer has
 /// the volume when it asks again.
 const NETWORK: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ pub(crate) const FETCH: Budget = Budget { requests: 4096, bytes: 4 << 30 };
 /// A verb's limits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Verb {
-    /// How long it may take, waiting for a pass included.
+    /// How long it may take, waiting for a pass included; and how long it may compute, where it may wait for longer.
     pub(crate) deadline: Duration,
     /// The same where the driver may speak with a backend.
     pub(crate) network: Duration,
@@ -51,21 +51,35 @@ pub(crate) struct Verb {
     pub(crate) store: Access,
     /// What it may ask for by HTTP.
     pub(crate) http: Budget,
+    /// Where it waits if its answer may be large.
+    pub(crate) wide: Option<Wide>,
+}
+
+/// Verbs whose answers may be so large that few of them are asked at once, each for itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wide {
+    List,
+    Populate,
 }
 
 /// `describe`: once at load, and nothing to wait for.
 pub(crate) const DESCRIBE: Verb = Verb::pure(2);
 /// `create`, `remove` and `resize`: podman gives us 5 s for the whole of a request, mountd needs its part.
-pub(crate) const CHANGE: Verb = Verb::asking(3, Access::Write);
+pub(crate) const CHANGE: Verb = Verb::asking(2, Access::Write);
 /// `path`: pure, and asked at every mount.
 pub(crate) const PATH: Verb = Verb::pure(2);
 /// `list`: in the background, where its caller waits no shorter, and up to ten thousand volumes long.
-pub(crate) const LIST: Verb = Verb { answer_max: 16 << 20, ..Verb::asking(10, Access::Read) };
+pub(crate) const LIST: Verb =
+    Verb { answer_max: 16 << 20, wide: Some(Wide::List), ..Verb::asking(10, Access::Read) };
 /// `attach` and `detach`: one step of what may take many.
 pub(crate) const ATTACH: Verb = Verb { network: Duration::from_secs(10), ..CHANGE };
 /// `populate`: dockerd waits 120 s for the whole Create.
-pub(crate) const POPULATE: Verb =
-    Verb { http: FETCH, answer_max: 32 << 20, ..Verb::asking(90, Access::Write) };
+pub(crate) const POPULATE: Verb = Verb {
+    http: FETCH,
+    answer_max: 16 << 20,
+    wide: Some(Wide::Populate),
+    ..Verb::asking(90, Access::Write)
+};
 /// `check` of health: in the background.
 pub(crate) const CHECK: Verb =
     Verb { network: Duration::from_secs(10), ..Verb::asking(5, Access::Read) };
@@ -79,7 +93,8 @@ impl Verb {
         let deadline = Duration::from_secs(seconds);
         let http = Budget { requests: 0, bytes: 0 };
         // Twice the largest state, doubled once more for the host's own representation of lists.
-        Self { deadline, network: deadline, answer_max: 1 << 20, store: Access::None, http }
+        let (answer_max, store, wide) = (1 << 20, Access::None, None);
+        Self { deadline, network: deadline, answer_max, store, http, wide }
     }
 
     /// One that may ask a backend, and the host for what is kept.
@@ -103,7 +118,7 @@ pub(crate) struct Ran<T> {
     pub(crate) value: T,
     pub(crate) uses: Uses,
     /// Why the host refused one of its requests.
-    pub(crate) refusal: Option<String>,
+    pub(crate) refusal: Option<Refusal>,
 }
 
 /// Everything that belongs to one call.
@@ -111,6 +126,11 @@ pub(crate) struct State {
     wasi: WasiCtx,
     table: ResourceTable,
     limits: Limits,
+    pace: Pace,
+    /// What it must leave of the disk that it writes to.
+    reserve: Option<Reserve>,
+    /// The limit for which it was interrupted.
+    over: Option<String>,
     http: Http,
     pub(crate) until: Instant,
     pub(crate) journal: Shared,
@@ -118,20 +138,53 @@ pub(crate) struct State {
     pub(crate) roots: Roots,
     pub(crate) store: View,
     pub(crate) secrets: Option<Reveal>,
+    /// How many of them it may still ask for.
+    reveals: u32,
+}
+
+impl State {
+    /// Takes one of the secrets that the call may ask for.
+    pub(crate) fn take_reveal(&mut self) -> bool {
+        let left = self.reveals.checked_sub(1);
+        self.reveals = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// Notes that it has waited in one of the host's functions since then.
+    pub(crate) fn note_waited(&self, since: Instant) {
+        self.pace.note_waited(since.elapsed());
+    }
+
+    /// Looks at a call that computes.
+    fn look(&mut self) -> UpdateDeadline {
+        let over = self.reserve.as_ref().and_then(Reserve::over);
+        self.over = match (over, self.pace.look()) {
+            (None, Look::On(next)) => return next,
+            (None, Look::Over(time)) => Some(format!("{} s of computing", time.as_secs_f64())),
+            (over, _) => over,
+        };
+        UpdateDeadline::Interrupt
+    }
 }
 
 /// A call that has not begun.
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) engine: &'a wasmtime::Engine,
+    /// Where it waits for the host.
+    pub(crate) waits: Handle,
+    /// Where it waits for its turn, if it computes much.
+    pub(crate) lane: &'a Lane,
+    /// The disk that everybody shares.
+    pub(crate) disk: u64,
+    /// Who looks up names for its driver.
+    pub(crate) names: &'a Names,
     pub(crate) log: &'a Arc<Log>,
     pub(crate) settings: &'a Arc<BTreeMap<String, String>>,
     /// What it may reach.
     pub(crate) scope: Scope,
     /// The one directory that it has.
     pub(crate) directory: Option<OwnedFd>,
-    /// Where it waits for hosts, if it may ask any.
-    pub(crate) network: Option<&'a Runtime>,
     pub(crate) verb: Verb,
     /// When its deadline is over.
     pub(crate) until: Instant,
@@ -142,65 +195,66 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Gives `body` a store of its own: it makes the instance, calls the verb and takes the answer. Beside that comes what the call did
-    /// with its driver's space, whether the driver then said yes or no.
+    /// Gives `body` a store of its own: it makes the instance, calls the verb, takes the answer, and gives the store back. Beside the answer
+    /// comes what the call did with its driver's space, whether the driver then said yes or no.
     ///
     /// # Errors
     /// The kind of [`CallError`] that tells why there is no answer.
-    pub(crate) fn run<T>(
+    pub(crate) fn run<T, F>(
         mut self,
-        body: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
-    ) -> Result<Ran<T>, CallError> {
+        body: impl FnOnce(Store<State>) -> F,
+    ) -> Result<Ran<T>, CallError>
+    where
+        F: Future<Output = (wasmtime::Result<T>, Store<State>)> + Send,
+        T: Send,
+    {
         let begin = Instant::now();
-        let left = self.until.saturating_duration_since(begin);
         let journal = Shared::new(self.log);
-        let state = self.state(&journal)?;
-        let mut store = Store::new(self.engine, state);
+        let course = Course::begin();
+        let pace = Pace::new(self.until, self.verb.deadline, &course, self.lane);
+        let mut store = Store::new(self.engine, self.state(&journal, &course, pace)?);
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(self.verb.answer_max);
-        store.set_epoch_deadline(ticks(left));
-        let until = self.until.into();
-        let asked = async {
-            let mut asked = pin!(body(&mut store));
-            // Most calls wait for nothing, and need no timer.
-            match poll_fn(|context| Poll::Ready(asked.as_mut().poll(context))).await {
-                Poll::Ready(result) => Some(result),
-                // An interrupt ends what runs, this what waits for the host: it is dropped where it is.
-                Poll::Pending => tokio::time::timeout_at(until, asked).await.ok(),
-            }
-        };
-        let result = match self.network {
-            Some(runtime) => runtime.block_on(asked),
-            None => in_tokio(asked),
-        };
+        store.set_epoch_deadline(LOOK);
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().look()));
+        let ended = pace::run(&self.waits, self.lane, body(store), self.until, &course)
+            .map_err(|error| CallError::Host(format!("no thread for what it computes: {error}")))?;
         let mut journal = journal.lock();
         journal.finish();
         if let Some(meter) = self.meter {
-            let State { limits, http, .. } = store.data();
+            let refusal = ended.as_ref().and_then(|(_, store)| store.data().http.refusal());
             meter.note(Cost {
                 time: begin.elapsed(),
                 deadline: self.deadline,
-                memory: limits.memory,
+                memory: course.memory(),
                 log: journal.logged(),
-                refusal: http.refusal(),
+                refusal: refusal.and_then(|refusal| refusal.grant()),
             });
         }
-        match result {
-            Some(Ok(value)) if Instant::now() < self.until => {
+        match ended {
+            Some((Ok(value), store)) if Instant::now() < self.until => {
                 let State { store, http, .. } = store.into_data();
                 Ok(Ran { value, uses: store.into_uses(), refusal: http.refusal() })
             }
             // What a driver says after its deadline is not what it would have said.
-            None | Some(Ok(_)) => Err(CallError::TimedOut(self.deadline)),
-            Some(Err(error)) => Err(self.why(&error, &store.data().limits, journal.last_words())),
+            None | Some((Ok(_), _)) => Err(CallError::TimedOut(self.deadline)),
+            Some((Err(error), store)) => Err(self.why(&error, store.data(), journal.last_words())),
         }
     }
 
-    fn state(&mut self, journal: &Shared) -> Result<State, CallError> {
+    fn state(
+        &mut self,
+        journal: &Shared,
+        course: &Arc<Course>,
+        pace: Pace,
+    ) -> Result<State, CallError> {
         let mut wasi = WasiCtxBuilder::new();
         // Nothing else is given: no variable, no argument, no socket; stdin is at its end.
         wasi.stdout(journal.stdout()).stderr(journal.stderr()).max_random_size(RANDOM_MAX);
+        let mut reserve = None;
         if let Some(directory) = self.directory.take() {
+            reserve = Reserve::of(&directory, self.disk)
+                .map_err(|error| CallError::Host(error.to_string()))?;
             // It has this thread anyway.
             wasi.allow_blocking_current_thread(true);
             let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
@@ -213,28 +267,40 @@ impl Call<'_> {
         Ok(State {
             wasi: wasi.build(),
             table,
-            limits: Limits::default(),
-            http: Http::new(http, self.verb.http, self.until),
+            limits: Limits { course: Arc::clone(course), memory: 0, elements: 0, exceeded: None },
+            pace,
+            reserve,
+            over: None,
+            http: Http::new(http, self.verb.http, self.until, self.names),
             until: self.until,
             journal: journal.clone(),
             settings: Arc::clone(self.settings),
             roots,
             store: View::new(store, self.verb.store),
             secrets: secrets.filter(|_| self.verb.asks()),
+            reveals: REVEALS_MAX,
         })
     }
 
-    fn why(&self, error: &wasmtime::Error, limits: &Limits, last_words: &str) -> CallError {
+    fn why(&self, error: &wasmtime::Error, state: &State, last_words: &str) -> CallError {
+        let limits = &state.limits;
         if let Some(exit) = error.downcast_ref::<I32Exit>() {
             return CallError::Exited(exit.0);
         }
         if let Some(trap) = error.downcast_ref::<Trap>() {
+            let crashed = |words: &str| match state.http.refusal() {
+                Some(refusal) => CallError::Crashed(refusal.behind(words)),
+                None => CallError::Crashed(words.to_owned()),
+            };
             return match trap {
-                Trap::Interrupt => CallError::TimedOut(self.deadline),
+                Trap::Interrupt => match &state.over {
+                    Some(limit) => CallError::OutOfBounds(limit.clone()),
+                    None => CallError::TimedOut(self.deadline),
+                },
                 Trap::StackOverflow => CallError::OutOfBounds("512 KiB of stack".to_owned()),
                 _ if limits.exceeded.is_some() => limits.error(),
-                _ if last_words.is_empty() => CallError::Crashed(trap.to_string()),
-                _ => CallError::Crashed(last_words.to_owned()),
+                _ if last_words.is_empty() => crashed(&trap.to_string()),
+                _ => crashed(last_words),
             };
         }
         if limits.exceeded.is_some() {
@@ -257,15 +323,10 @@ impl Call<'_> {
     }
 }
 
-/// Epochs until a deadline; the one that is running counts for nothing.
-fn ticks(left: Duration) -> u64 {
-    let ticks = left.as_millis() / TICK.as_millis();
-    u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1)
-}
-
 /// What one call has taken of memory, over all of its memories and tables.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Limits {
+    course: Arc<Course>,
     memory: usize,
     elements: usize,
     exceeded: Option<&'static str>,
@@ -294,6 +355,7 @@ impl ResourceLimiter for Limits {
         _: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let fits = Self::grow(&mut self.memory, current, desired, MEMORY_MAX);
+        self.course.note_memory(self.memory);
         if !fits {
             self.exceeded = Some("64 MiB of memory");
         }
@@ -337,10 +399,4 @@ impl WasiHttpView for State {
         let Http { context, client } = &mut self.http;
         WasiHttpCtxView { hooks: client, table: &mut self.table, ctx: context }
     }
-}
-
-/// Offers what every driver may import of WASI.
-pub(crate) fn offer_wasi(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_async(linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
 }

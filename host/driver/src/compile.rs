@@ -31,6 +31,9 @@ const WALL_MAX: Duration = Duration::from_secs(360);
 /// Most private memory, in bytes. Not address space: each thread's heap reserves 64 MiB of that and touches little.
 pub(crate) const MEMORY_MAX: u64 = 2 << 30;
 
+/// Its priority: behind the daemon, and before whatever is done for nobody.
+const BEHIND: i32 = 10;
+
 /// How a compiling process is started.
 #[derive(Debug, Clone)]
 pub struct Compiler {
@@ -169,6 +172,8 @@ fn judge(status: ExitStatus, words: String) -> Result<(), CompileError> {
 pub fn compile_stdin_to_stdout() -> ExitCode {
     // The daemon that asked may be killed: nobody would read the answer.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    // It takes all processors, and requests go first. Its threads inherit that.
+    let _ = rustix::process::setpriority_process(None, BEHIND);
     match compile() {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

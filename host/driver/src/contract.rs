@@ -11,11 +11,12 @@ use wasmvol_plan::{Id, Plan, VolumeName};
 
 use crate::LoadError;
 use crate::answer::{MESSAGE_MAX, one_line};
-use crate::call::{Call, State, offer_wasi};
+use crate::call::{Call, State};
 use crate::types::{
     Abilities, Answer, CallError, Created, Description, Found, Options, Populated, Progress,
     Reclaim, Report, Resized, Volume,
 };
+use crate::wasi;
 
 /// The interface that every driver exports.
 const VOLUMES: &str = "wasmvol:driver/volumes";
@@ -71,7 +72,7 @@ const OFFERED: [(&str, &str); 7] = [
 /// Everything that a driver may import, of every line.
 pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
-    offer_wasi(&mut linker)?;
+    wasi::offer(&mut linker)?;
     since_v0_1_0::offer(&mut linker)?;
     Ok(linker)
 }

@@ -14,10 +14,12 @@ use rustix::io::Errno;
 use wasmvol_plan::{DriverName, Id, Plan, VolumeName};
 
 use crate::answer::{HELP_MAX, one_line};
-use crate::call::{ATTACH, CHANGE, CHECK, Call, LIST, MIGRATE, PATH, POPULATE, Verb};
+use crate::call::{ATTACH, CHANGE, CHECK, Call, LIST, MIGRATE, PATH, POPULATE, Verb, Wide};
 use crate::contract::Contract;
 use crate::engine;
+use crate::http::Names;
 use crate::journal::Log;
+use crate::pace::Lane;
 use crate::turnstile::Turnstile;
 use crate::types::{
     Abilities, Answer, CallError, Created, Description, ErrorCode, Found, Options, Populated,
@@ -32,6 +34,8 @@ const HTTP: &str = "wasi:http/outgoing-handler@";
 
 /// Bytes without which a volume is full: the rests that a file system keeps for itself.
 const ROOM_MIN: u64 = 64 << 10;
+/// Calls of one driver at once whose answers may have many megabytes.
+pub(crate) const WIDE_MAX: usize = 4;
 
 /// A component that was loaded. Cheap to clone; the last clone that is dropped unloads it.
 #[derive(Clone)]
@@ -56,6 +60,11 @@ pub(crate) struct Calls {
     pub(crate) contract: Arc<dyn Contract>,
     pub(crate) engine: Arc<engine::Inner>,
     pub(crate) turnstile: Turnstile,
+    /// For `list`, and for `populate`: what they answer may be large.
+    pub(crate) wide: [Turnstile; 2],
+    pub(crate) names: Names,
+    /// For calls that compute much, and for those that fill volumes.
+    pub(crate) lanes: [Lane; 2],
     pub(crate) log: Arc<Log>,
     pub(crate) settings: Arc<BTreeMap<String, String>>,
     pub(crate) speaks_http: bool,
@@ -112,6 +121,12 @@ impl Driver {
     #[must_use]
     pub fn calls_max(&self) -> usize {
         self.facts().calls_max
+    }
+
+    /// How many of its calls fill volumes at once; more would wait as above.
+    #[must_use]
+    pub fn fills_max(&self) -> usize {
+        WIDE_MAX.min(self.facts().calls_max)
     }
 
     /// What it can do beside the verbs of every driver.
@@ -315,15 +330,28 @@ impl Calls {
         let until = Instant::now() + deadline;
         // The driver's own turnstile first: its waiting calls must not hold the engine's passes.
         let late = || CallError::TimedOut(deadline);
+        let wide = verb.wide.and_then(|wide| self.wide.get(wide as usize));
+        let _wide = wide.map(|wide| wide.enter(until).ok_or_else(late)).transpose()?;
         let _own = self.turnstile.enter(until).ok_or_else(late)?;
         let _common = self.engine.turnstile.enter(until).ok_or_else(late)?;
         let _running = self.engine.ticker.run();
-        let (engine, log, settings) = (&self.engine.wasmtime, &self.log, &self.settings);
-        let network = self.speaks_http.then(|| self.engine.network()).transpose()?;
-        let (verb, directory, meter) = (*verb, None, self.engine.meter.as_ref());
-        body(
-            &*self.contract,
-            Call { engine, log, settings, scope, directory, network, verb, until, deadline, meter },
-        )
+        let fills = matches!(verb.wide, Some(Wide::Populate));
+        let [computing, filling] = &self.lanes;
+        let call = Call {
+            engine: &self.engine.wasmtime,
+            waits: self.engine.waits(self.speaks_http || fills)?,
+            lane: if fills { filling } else { computing },
+            disk: self.engine.disk,
+            names: &self.names,
+            log: &self.log,
+            settings: &self.settings,
+            scope,
+            directory: None,
+            verb: *verb,
+            until,
+            deadline,
+            meter: self.engine.meter.as_ref(),
+        };
+        body(&*self.contract, call)
     }
 }

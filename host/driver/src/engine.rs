@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use wasmtime::component::{Component, Linker};
 use wasmvol_plan::DriverName;
 
@@ -18,9 +18,11 @@ use crate::call::{DESCRIBE, State};
 use crate::compile::{COMPONENT_MAX, CompileError, Compiler};
 use crate::config;
 use crate::contract;
-use crate::driver::{Calls, Driver, Facts, speaks_http};
+use crate::driver::{Calls, Driver, Facts, WIDE_MAX, speaks_http};
+use crate::http::Names;
 use crate::journal::Log;
 use crate::meter::Meter;
+use crate::pace::Lane;
 use crate::ticker::Ticker;
 use crate::turnstile::Turnstile;
 use crate::types::{CallError, Scope};
@@ -30,8 +32,9 @@ const SHARE: usize = 4;
 
 /// Threads that encrypt and decrypt for all drivers.
 const NETWORK_THREADS: usize = 2;
-/// Names that are looked up at once: the C library waits for a name server in a thread each, which nothing can end.
-const LOOKUPS_MAX: usize = 8;
+/// Threads for what a name server or a disk may hold up, which nothing can end: names of 8 drivers whose name servers do not answer, and files
+/// of those that fill volumes.
+const BLOCKED_MAX: usize = 48;
 
 /// How an engine is set up.
 #[derive(Debug, Clone)]
@@ -61,6 +64,10 @@ pub(crate) struct Inner {
     /// What waits for hosts, made when the first driver asks one.
     network: OnceLock<io::Result<Network>>,
     pub(crate) meter: Option<Meter>,
+    /// Turns of the calls that compute much, and of those that fill volumes.
+    lanes: [Lane; 2],
+    /// The disk of the cache, which is everybody's.
+    pub(crate) disk: u64,
 }
 
 /// Threads of their own for what waits for hosts, so that what a driver fetches delays nobody who asks the daemon.
@@ -70,7 +77,7 @@ impl Network {
     fn start() -> io::Result<Self> {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(NETWORK_THREADS)
-            .max_blocking_threads(LOOKUPS_MAX)
+            .max_blocking_threads(BLOCKED_MAX)
             .thread_name("network")
             .enable_all()
             .build()
@@ -88,10 +95,13 @@ impl Drop for Network {
 }
 
 impl Inner {
-    /// Where connections of drivers live.
-    pub(crate) fn network(&self) -> Result<&Runtime, CallError> {
+    /// Where a call waits: among the caller's own, or apart if it may ask hosts or write to a disk.
+    pub(crate) fn waits(&self, apart: bool) -> Result<Handle, CallError> {
+        if let Some(own) = Handle::try_current().ok().filter(|_| !apart) {
+            return Ok(own);
+        }
         match self.network.get_or_init(Network::start) {
-            Ok(Network(Some(runtime))) => Ok(runtime),
+            Ok(Network(Some(runtime))) => Ok(runtime.handle().clone()),
             Ok(Network(None)) => Err(CallError::Host("the daemon ends".to_owned())),
             Err(error) => Err(CallError::Host(format!("no thread for its requests: {error}"))),
         }
@@ -156,9 +166,12 @@ impl Engine {
         let linker =
             contract::linker(&wasmtime).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         let calls_max = usize::try_from(calls_max).unwrap_or(usize::MAX);
+        let disk = rustix::fs::stat(&options.cache).map_err(io::Error::from)?.st_dev;
         Ok(Self {
             inner: Arc::new(Inner {
                 linker,
+                lanes: [Lane::of_all(), Lane::of_all()],
+                disk,
                 cache: Cache::open(options.cache, &wasmtime)?,
                 compiler: options.compiler,
                 turnstile: Turnstile::new(calls_max),
@@ -192,6 +205,9 @@ impl Engine {
             contract,
             engine: Arc::clone(&self.inner),
             turnstile: Turnstile::new(calls_max),
+            wide: [Turnstile::new(WIDE_MAX), Turnstile::new(WIDE_MAX)],
+            names: Names::new(),
+            lanes: self.inner.lanes.each_ref().map(Lane::of_one),
             log: Log::new(name.clone()),
             settings: Arc::new(settings),
             speaks_http: speaks_http(&imports),

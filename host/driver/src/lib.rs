@@ -6,7 +6,8 @@
 //!
 //! In the order of a driver's life: [`Engine::load`] takes a component's bytes, `compile` makes machine code of them in a child
 //! process, `cache` keeps that, `contract` speaks the version of the contract that the component exports, and [`Driver`] has the
-//! verbs. Each verb is one `call`: a store with limits, a `journal` for what the driver writes, a `turnstile` to enter by.
+//! verbs. Each verb is one `call`: a store with limits, a `pace` for what it computes, a `journal` for what the driver writes, a
+//! `turnstile` to enter by.
 
 mod answer;
 mod cache;
@@ -22,10 +23,13 @@ mod journal;
 #[cfg(test)]
 mod limits;
 mod meter;
+mod pace;
+mod reserve;
 mod store;
 mod ticker;
 mod turnstile;
 pub mod types;
+mod wasi;
 
 pub use compile::{COMPONENT_MAX, Compiler, compile_stdin_to_stdout};
 pub use contract::check_interfaces;

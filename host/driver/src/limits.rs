@@ -10,12 +10,14 @@ use crate::answer::{
 };
 use crate::call::{
     ATTACH, CHANGE, CHECK, DESCRIBE, FETCH, LIST, MIGRATE, PATH, POPULATE, RANDOM_MAX,
-    RESOURCES_MAX, TALK, Verb,
+    RESOURCES_MAX, REVEALS_MAX, TALK, Verb,
 };
 use crate::compile::{COMPONENT_MAX, CPU_MAX, MEMORY_MAX as COMPILER_MAX};
 use crate::config::{INSTANCES_MAX, MEMORY_MAX, STACK_MAX, TABLE_ELEMENTS_MAX};
+use crate::http::{ANSWER_MAX, CONNECTIONS_MAX, HEADERS_MAX};
 use crate::journal::{CALL_MAX, MINUTE_MAX};
 use crate::store;
+use crate::wasi::PATH_MAX;
 
 /// Bytes as a person writes them.
 fn size(bytes: u64) -> String {
@@ -91,6 +93,16 @@ fn rows() -> Vec<(&'static str, String)> {
         ),
         ("HTTP of a call", format!("{} requests, {}", TALK.requests, self::size(TALK.bytes))),
         ("HTTP of `populate`", format!("{} requests, {}", FETCH.requests, self::size(FETCH.bytes))),
+        (
+            "connections at once; a request's headers, path; an answer's head",
+            format!(
+                "{CONNECTIONS_MAX}; {}, {}; {}",
+                size(HEADERS_MAX),
+                size(PATH_MAX),
+                size(ANSWER_MAX)
+            ),
+        ),
+        ("secrets that a call asks for", REVEALS_MAX.to_string()),
         ("host resources at once: streams, headers", RESOURCES_MAX.to_string()),
         ("random bytes at once", self::size(RANDOM_MAX)),
     ]

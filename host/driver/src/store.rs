@@ -3,7 +3,7 @@
 //! The daemon hands each call the space as it is, shared and never changed; a call's writes stay with the call. [`Uses`] tells the daemon
 //! what was read and what is to be written: it commits that with the record, if what was read is still so, and else asks again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::types::ErrorCode;
@@ -31,15 +31,58 @@ pub(crate) enum Access {
     Write,
 }
 
+/// Questions of a call that are remembered one by one; a call that asks for more has seen all.
+const SEEN_MAX: usize = 1024;
+
 /// What a call did with its driver's store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Uses {
-    /// Each key that it asked for, and what it got.
-    read: BTreeMap<String, Option<Arc<[u8]>>>,
-    /// Each prefix whose keys it asked for, and what it got.
-    listed: BTreeMap<String, Vec<String>>,
+    /// What was there.
+    before: Arc<Store>,
+    seen: Seen,
     /// Each key that it wrote last, or deleted.
     writes: BTreeMap<String, Option<Arc<[u8]>>>,
+}
+
+/// What a call has seen of what was there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    /// Keys, and prefixes of keys.
+    Some {
+        keys: BTreeSet<String>,
+        prefixes: BTreeSet<String>,
+    },
+    All,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self::Some { keys: BTreeSet::new(), prefixes: BTreeSet::new() }
+    }
+}
+
+impl Seen {
+    /// Remembers a question.
+    fn note(&mut self, what: &str, is_prefix: bool) {
+        let Self::Some { keys, prefixes } = self else { return };
+        if keys.len() + prefixes.len() == SEEN_MAX {
+            *self = Self::All;
+        } else {
+            let seen = if is_prefix { prefixes } else { keys };
+            seen.insert(what.to_owned());
+        }
+    }
+
+    /// Whether what was seen of one store is the same in another.
+    fn is_same(&self, before: &Store, now: &Store) -> bool {
+        match self {
+            Self::All => before == now,
+            Self::Some { keys: seen, prefixes } => {
+                seen.iter().all(|key| before.get(key) == now.get(key))
+                    && prefixes.iter().all(|prefix| keys(before, prefix).eq(keys(now, prefix)))
+            }
+        }
+    }
 }
 
 impl Uses {
@@ -52,8 +95,7 @@ impl Uses {
     /// The store after this call, if it has not been changed meanwhile in what the call saw of it, and if all of it still fits.
     #[must_use]
     pub fn applied(&self, store: &Store) -> Option<Store> {
-        let same = self.read.iter().all(|(key, seen)| store.get(key) == seen.as_ref());
-        if !same || !self.listed.iter().all(|(prefix, seen)| keys(store, prefix).eq(seen)) {
+        if !self.seen.is_same(&self.before, store) {
             return None;
         }
         let mut store = store.clone();
@@ -70,7 +112,6 @@ impl Uses {
 /// The store as one call has it.
 #[derive(Debug)]
 pub(crate) struct View {
-    before: Arc<Store>,
     access: Access,
     uses: Uses,
 }
@@ -78,7 +119,7 @@ pub(crate) struct View {
 impl View {
     pub(crate) fn new(before: Arc<Store>, access: Access) -> Self {
         let before = if access == Access::None { Arc::default() } else { before };
-        Self { before, access, uses: Uses::default() }
+        Self { access, uses: Uses { before, ..Uses::default() } }
     }
 
     pub(crate) fn into_uses(self) -> Uses {
@@ -90,12 +131,11 @@ impl View {
         if let Some(own) = self.uses.writes.get(key) {
             return own.as_deref().map(<[u8]>::to_vec);
         }
-        let value = self.before.get(key).cloned();
         // What is no key was never there and will not be: it need not be remembered.
         if is_key(key) && self.access != Access::None {
-            self.uses.read.insert(key.to_owned(), value.clone());
+            self.uses.seen.note(key, false);
         }
-        value.map(|value| value.to_vec())
+        self.uses.before.get(key).map(|value| value.to_vec())
     }
 
     /// Sets a key, or deletes it.
@@ -132,11 +172,10 @@ impl View {
         if self.access == Access::None {
             return Vec::new();
         }
-        let seen: Vec<String> = keys(&self.before, prefix).cloned().collect();
         if prefix.len() <= KEY_MAX {
-            self.uses.listed.insert(prefix.to_owned(), seen.clone());
+            self.uses.seen.note(prefix, true);
         }
-        let mut all = seen;
+        let mut all: Vec<String> = keys(&self.uses.before, prefix).cloned().collect();
         all.retain(|key| self.uses.writes.get(key) != Some(&None));
         let own = self.uses.writes.iter().filter(|(_, value)| value.is_some());
         all.extend(own.map(|(key, _)| key.clone()).filter(|key| key.starts_with(prefix)));
@@ -148,7 +187,8 @@ impl View {
     /// Whether what is there with what was written is too much. What was written alone is bounded, too: a key that goes counts until
     /// it has gone.
     fn is_full(&self) -> bool {
-        let kept = self.before.iter().filter(|(key, _)| !self.uses.writes.contains_key(*key));
+        let before = self.uses.before.iter();
+        let kept = before.filter(|(key, _)| !self.uses.writes.contains_key(*key));
         let own = self.uses.writes.iter();
         let sizes = kept
             .map(|(key, value)| key.len() + value.len())
@@ -212,6 +252,21 @@ mod tests {
         assert!(look(&|view| _ = view.keys("ne")).applied(&changed).is_none());
         assert!(look(&|view| _ = view.keys("z")).applied(&changed).is_some());
         assert!(look(&|view| _ = view.get("count")).applied(&before).is_some());
+    }
+
+    #[test]
+    fn what_a_call_has_seen_takes_a_bounded_room_and_all_of_it_is_looked_at() {
+        let before = store(&[("a", "1"), ("b", "2")]);
+        let mut view = View::new(Arc::clone(&before), Access::Write);
+        for n in 0..SEEN_MAX {
+            view.get(&format!("k{n}"));
+        }
+        assert!(matches!(&view.uses.seen, Seen::Some { keys, .. } if keys.len() == SEEN_MAX));
+        view.keys("k");
+        assert_eq!(view.uses.seen, Seen::All);
+        let uses = view.into_uses();
+        assert!(uses.applied(&before).is_some());
+        assert!(uses.applied(&store(&[("a", "1"), ("b", "3")])).is_none());
     }
 
     #[test]

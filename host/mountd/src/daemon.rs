@@ -38,6 +38,9 @@ const DIRECTORIES: [&str; 6] = ["catalog", "components", "cache", "table", "gran
 /// What the daemon gets of root's environment, where it is set; the rest of that is none of its business.
 const ENV: [&str; 5] = ["LISTEN_FDS", "NOTIFY_SOCKET", "WASMVOL_LOG", "RUST_BACKTRACE", KILL_AT];
 
+/// The daemon keeps little of what a driver's call has given back: there is no heap for each thread, and what is large goes at once.
+const HEAP: [&str; 2] = ["MALLOC_ARENA_MAX=2", "MALLOC_MMAP_THRESHOLD_=131072"];
+
 /// All that a start needs, the same each time.
 pub(crate) struct Program {
     file: OwnedFd,
@@ -80,7 +83,7 @@ impl Program {
         add("--runtime-dir", mounter.places.runtime.clone());
         argv.extend(args.extra.iter().cloned());
         let variable = |name: &str| std::env::var(name).ok().map(|value| format!("{name}={value}"));
-        let env = ENV.into_iter().filter_map(variable).collect();
+        let env = ENV.into_iter().filter_map(variable).chain(HEAP.map(str::to_owned)).collect();
         let [argv, env] = [argv, env].map(|texts: Vec<String>| {
             let texts = texts.into_iter().map(|text| CString::new(text).map_err(|_| Errno::INVAL));
             texts.collect::<Result<Vec<_>, _>>().trying(what)

@@ -2,6 +2,7 @@
 //!
 //! Asked in the background alone, and shown from memory with everything else that is wrong with a volume.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -13,8 +14,8 @@ use super::world::{Drivers, World};
 
 /// How often each volume is asked for, as the contract says.
 pub(super) const ROUND: Duration = Duration::from_secs(60);
-/// Volumes that are asked for at once: a backend that hangs takes one of its driver's calls for each.
-const AT_ONCE: usize = 8;
+/// Volumes of a driver that are asked for at once: a backend that hangs takes one of its driver's calls for each.
+const AT_ONCE: usize = 4;
 
 impl<W: World> Volumes<W> {
     /// Asks the drivers of all mounted volumes that can tell.
@@ -23,8 +24,16 @@ impl<W: World> Volumes<W> {
             let abilities = self.world.drivers().abilities(&entry.record.driver);
             entry.facts.is_some() && abilities.is_some_and(|abilities| abilities.health)
         };
-        let names = self.names(can_tell);
-        stream::iter(names).for_each_concurrent(AT_ONCE, |name| self.examine(name)).await;
+        let mut of_drivers = BTreeMap::<_, Vec<_>>::new();
+        for name in self.names(can_tell) {
+            let driver = self.read(&name, |entry| entry.record.driver.clone());
+            of_drivers.entry(driver).or_default().push(name);
+        }
+        // A driver that hangs delays the questions to itself alone.
+        let ask_one = |names: Vec<_>| {
+            stream::iter(names).for_each_concurrent(AT_ONCE, |name| self.examine(name))
+        };
+        stream::iter(of_drivers.into_values()).for_each_concurrent(None, ask_one).await;
     }
 
     async fn examine(&self, name: VolumeName) {

@@ -73,6 +73,14 @@ impl Instance {
         self.command(&[&set[..], &peer, &["--state-dir", &state]].concat())
     }
 
+    /// Loads a guest of the tests.
+    pub(crate) fn load(&self, guest: &str) -> Result<()> {
+        let file = program("wasmvol")?.with_file_name("..").join("guests").join(guest);
+        let file = file.with_extension("wasm").display().to_string();
+        let config = self.state.join("etc/wasmvol.toml").display().to_string();
+        self.command(&["driver", "load", &file, "--config", &config])
+    }
+
     /// Runs a command of its command line, for what that does.
     fn command(&self, words: &[&str]) -> Result<()> {
         let mut command = Command::new(program("wasmvol")?);

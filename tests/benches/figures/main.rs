@@ -11,6 +11,7 @@ mod creates;
 mod files;
 mod gets;
 mod ground;
+mod hostile;
 mod idle;
 mod instance;
 mod machine;
@@ -84,6 +85,8 @@ fn figures(state: &str, runtime: &str, show: fn(&Report) -> String) -> Result<()
     phase("200 volumes of every kind");
     shelf::measure(&ground, &mut report)?;
     ground.on_btrfs.stop()?;
+    phase("hostile drivers");
+    hostile::measure(&places, &mut report)?;
     phase("Create and Remove");
     creates::measure(&places, &few, &mut report)?;
     phase("10,000 volumes");

@@ -4,8 +4,9 @@
 //! shown. Whether a plan fits its volume and is granted is not asked here.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use wasmtime::Store;
 use wasmtime::component::{HasSelf, InstancePre, Linker};
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{DriverName, FaultKind, Id, Plan, VolumeName};
@@ -15,7 +16,7 @@ use crate::answer::{
     EXECUTABLES_MAX, FOUND_MAX, GRANTS_MAX, HELP_MAX, KEY_MAX, MESSAGE_MAX, OPTIONS_MAX, STATE_MAX,
     TEXT_MAX, VALUE_MAX, VERSION_MAX, bounded, broken, count, one_line,
 };
-use crate::call::{Call, Ran, State};
+use crate::call::{Call, REVEALS_MAX, Ran, State};
 use crate::journal::Level;
 use crate::types::{
     Abilities, Answer, CallError, Condition, Created, Description, ErrorCode, Found, Marked,
@@ -64,6 +65,8 @@ use generated::wasmvol::driver::{log, roots, secrets, settings, store, types};
 const RESERVED: [&str; 4] = ["driver", "from", "reclaim", "plugin"];
 /// Longest time between two steps of `attach` or `detach`, as the contract says.
 const AFTER_MAX: Duration = Duration::from_secs(30);
+/// The shortest: each step is made durable, on a disk that is everybody's.
+const AFTER_MIN: Duration = Duration::from_millis(200);
 
 /// A component that speaks this line, ready to be instantiated.
 struct Component {
@@ -105,9 +108,12 @@ pub(super) fn contract(pre: InstancePre<State>) -> wasmtime::Result<Arc<dyn Cont
 macro_rules! ask {
     ($call:expr, $pre:expr, $interface:ident, $function:ident($($argument:expr),*)) => {{
         let pre = $pre;
-        $call.run(async |store| {
-            let instance = pre.instantiate_async(&mut *store).await?;
-            instance.$interface().$function(store, $($argument),*).await
+        $call.run(async |mut store: Store<State>| {
+            let asked = async {
+                let instance = pre.instantiate_async(&mut store).await?;
+                instance.$interface().$function(&mut store, $($argument),*).await
+            };
+            (asked.await, store)
         })?
     }};
 }
@@ -124,7 +130,7 @@ fn answered<T>(ran: Ran<Result<T, types::Error>>) -> Result<Answer<T>, CallError
         (Ok(value), _) => Ok(Answer { value, uses }),
         (Err(error), None) => Err(failed(error)),
         (Err(error), Some(refusal)) => {
-            let message = format!("{}: {refusal}", error.message);
+            let message = refusal.behind(&error.message);
             Err(failed(types::Error { message, ..error }))
         }
     }
@@ -267,7 +273,7 @@ fn progress(
                 let most = AFTER_MAX.as_millis();
                 return Err(broken(format!("wants to be asked after more than {most} ms")));
             }
-            Progress::Again { state: state(bytes)?, after }
+            Progress::Again { state: state(bytes)?, after: after.max(AFTER_MIN) }
         }
     })
 }
@@ -338,11 +344,18 @@ impl store::Host for State {
 
 impl secrets::Host for State {
     fn reveal(&mut self, name: String) -> Result<Vec<u8>, types::Error> {
-        let Some(reveal) = &self.secrets else {
+        let Some(reveal) = self.secrets.clone() else {
             let why = "no secret is revealed in this call".to_owned();
             return Err(refused((ErrorCode::Denied, why)));
         };
-        let revealed = reveal(&name, self.until).map_err(|fault| {
+        if !self.take_reveal() {
+            let why = format!("this call has asked for {REVEALS_MAX} secrets already");
+            return Err(refused((ErrorCode::Exhausted, why)));
+        }
+        let asked = Instant::now();
+        let revealed = reveal(&name, self.until);
+        self.note_waited(asked);
+        let revealed = revealed.map_err(|fault| {
             let code = match fault.kind {
                 FaultKind::Denied => ErrorCode::Denied,
                 FaultKind::Missing | FaultKind::Invalid => ErrorCode::NotFound,

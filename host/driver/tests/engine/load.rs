@@ -136,10 +136,24 @@ fn an_interface_that_the_host_does_not_have_is_named() {
     assert!(error.to_string().contains("`wasmvol:driver/sittings@0.1.0`"), "{error}");
 }
 
+#[test]
+fn an_ability_of_another_shape_refuses_the_driver() {
+    // Two of one length change their names, so that each has the functions of the other.
+    let [attachment, between, population] = ["attachment@", "atpopument@", "population@"];
+    let swapped = replaced(guest("rogue"), attachment, between);
+    let swapped = replaced(swapped, population, attachment);
+    let error = refused(&replaced(swapped, between, population));
+    assert!(error.contains("attach") || error.contains("populat"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
 /// The hostile driver with one text in its names replaced by another of the same length.
 fn renamed(from: &str, to: &str) -> Vec<u8> {
+    replaced(guest("hostile"), from, to)
+}
+
+fn replaced(mut bytes: Vec<u8>, from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
-    let mut bytes = guest("hostile");
     let places: Vec<usize> = bytes
         .windows(from.len())
         .enumerate()

@@ -1,6 +1,6 @@
 //! The engine against real components: good ones, hostile ones, and files that are none.
 //!
-//! The guests are built before: `cargo build --profile driver --target wasm32-wasip2 -p hostile`. The compiling child is the
+//! The guests are built before: `cargo build --profile driver --target wasm32-wasip2 -p hostile -p rogue`. The compiling child is the
 //! example `call` of this package, which `cargo test` builds along.
 #![expect(
     clippy::expect_used,
@@ -9,9 +9,13 @@
     reason = "a test says what it expects by failing"
 )]
 
+mod abilities;
+mod backend;
 mod cache;
 mod compile;
 mod hostile;
+mod http;
+mod keeping;
 mod load;
 mod meter;
 mod stage;

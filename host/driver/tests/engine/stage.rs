@@ -42,9 +42,32 @@ pub(crate) fn program(program: &str, args: &[&str]) -> Compiler {
 
 /// The bytes of a guest.
 pub(crate) fn guest(name: &str) -> Vec<u8> {
+    std::fs::read(guest_path(name)).expect("guest")
+}
+
+/// Where a guest is.
+pub(crate) fn guest_path(name: &str) -> PathBuf {
     let path = target().join("wasm32-wasip2/driver").join(name).with_extension("wasm");
-    let how = format!("cargo build --profile driver --target wasm32-wasip2 -p {name}");
-    std::fs::read(there(path, &how)).expect("guest")
+    there(path, &format!("cargo build --profile driver --target wasm32-wasip2 -p {name}"))
+}
+
+/// The driver that has every ability and misuses them, well behaved until a volume's options say otherwise.
+pub(crate) fn rogue() -> Driver {
+    ENGINE.load(&name("rogue"), &guest("rogue"), BTreeMap::new()).expect("loads")
+}
+
+/// The same with what it does in `list`.
+pub(crate) fn rogue_listing(act: &str, with: &str) -> Driver {
+    let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let settings = [setting("do", act), setting("with", with)].into();
+    ENGINE.load(&name("rogue"), &guest("rogue"), settings).expect("loads")
+}
+
+/// A volume that has that driver do something with something.
+pub(crate) fn volume_with(act: &str, with: &str) -> Volume {
+    let mut volume = volume(act);
+    volume.options.insert("with".to_owned(), Value::Text(with.to_owned()));
+    volume
 }
 
 /// The hostile driver with the setting `do`: for `describe` and `list`.
@@ -76,6 +99,13 @@ pub(crate) fn create(driver: &Driver, act: &str) -> Result<Created, CallError> {
     driver
         .create(volume.id, &volume.name, &volume.options, Scope::default())
         .map(|answer| answer.value)
+}
+
+/// The memory that this process has, in bytes.
+pub(crate) fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("statm");
+    let pages = statm.split(' ').nth(1).expect("resident").parse::<u64>().expect("pages");
+    pages * 4096
 }
 
 /// Runs `body` and returns what was logged on this thread.

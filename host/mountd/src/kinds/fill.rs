@@ -233,3 +233,18 @@ impl Display for Inside<'_> {
         write!(f, "`{}`", path.collect::<String>())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ENTRIES_MAX, LEVELS_MAX};
+    use crate::kinds::wait::DEADLINE;
+
+    #[test]
+    fn the_guide_says_how_much_is_taken_over() {
+        let guide = include_str!("../../../../guest-sdk/README.md");
+        let what = "files that `populate` leaves; directories in each other; taking them over";
+        let time = DEADLINE.as_secs();
+        let row = format!("| {what} | {ENTRIES_MAX}; {LEVELS_MAX}; {time} s |");
+        assert!(guide.contains(&row), "guest-sdk/README.md lacks this row:\n{row}");
+    }
+}

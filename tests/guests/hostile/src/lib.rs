@@ -87,6 +87,13 @@ impl Guest for Hostile {
             "many-options" => {
                 described.options = (0..1000).map(|n| spec(&format!("o{n}"))).collect();
             }
+            // As many as it may have, with the longest default each.
+            "full-options" => {
+                let long = OptionSpec { default: Some("x".repeat(4 << 10)), ..spec("o") };
+                described
+                    .options
+                    .extend((1..64).map(|n| OptionSpec { key: format!("o{n}"), ..long.clone() }));
+            }
             "required-default" => described.options.push(OptionSpec {
                 required: true,
                 default: Some("x".to_owned()),
