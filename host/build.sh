@@ -69,7 +69,7 @@ for driver in $plain $able; do
     place drivers "$driver"
 done
 if [ "${1:-}" = tests ]; then
-    cargo build --profile driver --target wasm32-wasip2 -p able -p hostile -p rogue
+    cargo build --profile driver --target wasm32-wasip2 -p able -p hostile -p next -p rogue
     cargo build --profile driver --target wasm32-wasip2 -p wasmvol-sdk --example scratch
     # By itself: an ability of the SDK that is asked for must be exported.
     cargo build --profile driver --target wasm32-wasip2 -p faulty

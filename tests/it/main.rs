@@ -24,6 +24,7 @@ mod docs;
 mod drivers;
 mod ebs;
 mod engines;
+mod frozen;
 mod git;
 mod glusterfs;
 mod hostile;

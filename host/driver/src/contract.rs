@@ -2,6 +2,8 @@
 //!
 //! Called by the engine. Generated types live and end below here.
 
+#[cfg(test)]
+mod next;
 mod since_v0_1_0;
 
 use std::sync::Arc;
@@ -55,7 +57,11 @@ struct Line {
 }
 
 /// The lines, the oldest first. One that was released is never taken away but with a major version of wasmvol.
-const LINES: &[Line] = &[Line { versions: "0.1.", make: since_v0_1_0::contract }];
+const LINES: &[Line] = &[
+    Line { versions: "0.1.", make: since_v0_1_0::contract },
+    #[cfg(test)]
+    Line { versions: "0.2.", make: next::contract },
+];
 
 /// What a driver may import beside its own line: these packages, in these lines. WASI's files and sockets are among them because
 /// language runtimes ask for them; the context gives none.
@@ -74,6 +80,8 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State
     let mut linker = Linker::new(engine);
     wasi::offer(&mut linker)?;
     since_v0_1_0::offer(&mut linker)?;
+    #[cfg(test)]
+    next::offer(&mut linker)?;
     Ok(linker)
 }
 

@@ -13,6 +13,7 @@ mod abilities;
 mod backend;
 mod cache;
 mod compile;
+mod frozen;
 mod hostile;
 mod http;
 mod keeping;
