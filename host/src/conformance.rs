@@ -2,7 +2,7 @@
 //! the answers.
 //!
 //! Called by `wasmvol driver check`, with the component itself in the daemon's own engine; the SDK's `testing::conformance` goes through
-//! the same natively. [`CHECKS`] and [`ABILITIES`] are read top to bottom; each is a sentence and a function that asks. Nothing is
+//! the same natively. [`CHECKS`], [`ABILITIES`] and [`LAST`] are read top to bottom; each is a sentence and a function that asks. Nothing is
 //! mounted here, and nothing printed.
 
 mod abilities;
@@ -82,14 +82,15 @@ const ABILITIES: [(Has, &str, Sequence); 5] = [
     (|has| has.migration, "older state is migrated twice", abilities::migration),
 ];
 
-/// What is asked of all calls together, at last.
-const LIMITS: (&str, Sequence) = ("no call comes near a limit", verbs::limits);
+/// What is asked at last: of what an earlier check has seen, and of all calls together.
+const LAST: [(&str, Sequence); 2] =
+    [("time changes no plan", verbs::planned_later), ("no call comes near a limit", verbs::limits)];
 
 /// Asks everything of a driver. A check that fails hides none after it, but for those that need what it has shown to be missing.
 pub(crate) fn run(subject: &mut Subject) -> Vec<Finding> {
     let has = subject.abilities();
     let able = ABILITIES.into_iter().filter(|(ability, ..)| ability(has));
-    let all = CHECKS.into_iter().chain(able.map(|(_, check, ask)| (check, ask))).chain([LIMITS]);
+    let all = CHECKS.into_iter().chain(able.map(|(_, check, ask)| (check, ask))).chain(LAST);
     all.map(|(check, ask)| {
         let begin = Instant::now();
         let asked = ask(subject);
@@ -141,12 +142,15 @@ fn cut(mut line: String) -> String {
     line
 }
 
-/// What is wrong with a sentence for people, where something is. The engine has escaped and cut it, so the marks of that are looked for.
+/// What is wrong with a sentence for people, where something is. The engine has escaped and cut it, so the marks of that are looked for;
+/// it leaves backslashes alone, so a word that is a path of Windows or a share's may have the same signs.
 fn is_no_sentence(text: &str) -> Option<&'static str> {
     let escaped = ["\\n", "\\r", "\\t", "\\0", "\\u{"];
+    let is_path = |word: &str| word.contains(r"\\") || word.contains(r":\");
+    let mut words = text.split_whitespace().filter(|word| !is_path(word));
     if text.trim().is_empty() {
         Some("says nothing")
-    } else if escaped.iter().any(|mark| text.contains(mark)) {
+    } else if words.any(|word| escaped.iter().any(|mark| word.contains(mark))) {
         Some("is not one line")
     } else {
         None
@@ -158,5 +162,29 @@ fn refusal(error: &CallError) -> Option<&str> {
     match error {
         CallError::Failed { message, .. } => Some(message),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_no_sentence;
+
+    #[test]
+    fn a_sentence_is_one_line_and_may_name_a_path_with_backslashes() {
+        for text in [
+            "no such volume",
+            r"the server has no share `\\nas\team`",
+            r"`\\fs1\reports\new` is away",
+            r"`c:\temp\new` is no path here",
+            r"domain `WORK` has no such user",
+        ] {
+            assert_eq!(is_no_sentence(text), None, "{text}");
+        }
+        for text in
+            [r"two\nlines", r"\tindented", r"it is red: \u{1b}[31m", r"share \\nas is\naway"]
+        {
+            assert_eq!(is_no_sentence(text), Some("is not one line"), "{text}");
+        }
+        assert_eq!(is_no_sentence(" "), Some("says nothing"));
     }
 }

@@ -6,6 +6,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -23,6 +24,9 @@ const LISTED: &str = "what it knows is listed";
 const DESCRIBED: &str = "it describes itself";
 const LOADED: &str = "a host loads it";
 const LIMITS: &str = "no call comes near a limit";
+const APART: &str = "two volumes are apart";
+const NAMED: &str = "so are two of one name";
+const LATER: &str = "time changes no plan";
 const REMOVED: &str = "a volume is removed twice";
 const NEVER_MADE: &str = "one that never was is removed";
 /// What is done for real.
@@ -205,22 +209,31 @@ fn each_promise_that_is_broken_is_found_and_no_other_is_blamed() {
     const ATTACHED: &str = "it is attached and detached twice";
     for (fault, checks, reason) in [
         ("version", &[DESCRIBED][..], "`1` is no semantic version"),
+        ("long version", &[DESCRIBED], "`1.2.3.4` is no semantic version"),
         ("help", &[DESCRIBED], "the driver's line of help says nothing"),
         ("restless describe", &[DESCRIBED], "`describe` is answered in two ways"),
         ("grant", &[DESCRIBED], "`everything` is no grant"),
         ("default", &["every default is a value of its option"], "option `wait` is not a duration"),
         ("create", &[CREATED], "a second `create` of one id is refused: it is there"),
         ("message", &[CREATED], r"why is not one line: `two\nlines`"),
+        ("share", &[CREATED], r"`create` is refused: `\\nas\team` is away"),
         ("restless path", &[PLANNED], "`path` of one volume is answered in two ways"),
+        ("late path", &[LATER], "a later `path` of one volume is answered in two ways"),
+        ("remove all", &[APART, NAMED], "is refused: it went with another"),
+        ("one of a name", &[NAMED], "after another volume of that name is refused: another has"),
         ("attach late", &[PLANNED], "wants to be asked after more than 30000 ms"),
         ("remove", &[REMOVED, NEVER_MADE], "is refused: never heard of it"),
         ("remove once", &[REMOVED, NEVER_MADE], "is refused: it is gone"),
         ("list", &[LISTED], "`list` finds `one` twice"),
+        ("list id", &[LISTED], "the id of a volume that is found is answered in two ways"),
+        ("list options", &[LISTED], "the options of a volume that is found is answered in two"),
+        ("list state", &[LISTED], "`attach` of a volume that is found is refused: its state is"),
         ("name", &["names at the limit are answered"], "of 128 characters: driver crashed"),
         ("value", &["odd values are answered"], "with `size=0`: driver crashed: nothing has no"),
         ("state", &["state that is not its own is answered"], "`path` with empty state: driver cr"),
-        ("attach", &[ATTACHED], "a second `attach` is refused: it is attached"),
-        ("detach", &[ATTACHED], "a second `detach` is refused: it is not attached"),
+        ("attach", &[APART, NAMED, ATTACHED], "is refused: it is attached"),
+        ("restless attach", &[LISTED, ATTACHED], "is answered in two ways"),
+        ("detach", &[ATTACHED], "a `detach` of what is detached is refused: it is not attached"),
         ("resize", &["it is resized twice"], "`resize` changes more of the storage than its size"),
         ("populate", &["an empty directory is filled twice"], "`bin/walk` cannot be made execut"),
         ("health", &["its health is told"], "`check` says degraded, and why says nothing"),
@@ -291,6 +304,9 @@ fn a_driver_that_lies_of_itself_or_of_others_fails_for_that() {
     let report = passes(&hostile(), &["--setting", "do=list-odd-name"]);
     let detail = with_result(&report, "ok").into_iter().find(|(check, _)| *check == LISTED);
     assert_eq!(detail.unwrap().1, "1 found, and no engine takes the name `../v`");
+    // It has texts alone, and one of them was another.
+    let detail = with_result(&report, "ok").into_iter().find(|(check, _)| *check == NAMED);
+    assert_eq!(detail.unwrap().1, "with `do=check`");
 }
 
 #[test]
@@ -360,13 +376,14 @@ what it knows is listed | ok | time | 0 found
 names at the limit are answered | ok | time | 1 to 128 characters
 odd values are answered | ok | time | 24 volumes, 19 refused
 state that is not its own is answered | ok | time
+time changes no plan | ok | time
 no call comes near a limit | ok | time
 
 VERB | CALLS | SLOWEST | MEMORY | ANSWER
-create | 42 | time | size | size
-describe | 2 | time | size | size
+create | 44 | time | size | size
+describe | 3 | time | size | size
 list | 2 | time | size | size
-path | 24 | time | size | size
+path | 25 | time | size | size
 remove | 40 | time | size | size
 ";
     assert_eq!(shown, expected, "{}", outcome.stdout);
@@ -427,7 +444,7 @@ fn what_cannot_be_asked_is_refused_in_one_line() {
     assert_eq!(check(&local, &["--no-such-flag"]).code, Some(2));
     let failed = check(&hostile(), &["-o", "do=panic"]);
     assert_eq!((failed.code, failed.stderr.lines().count()), (Some(1), 1), "{failed:?}");
-    assert!(failed.stderr.contains(" fails 2 of 16 checks"), "{failed:?}");
+    assert!(failed.stderr.contains(" fails 2 of 17 checks"), "{failed:?}");
 }
 
 #[test]
@@ -512,6 +529,37 @@ fn who_kills_it_has_killed_all_of_it() {
     send(running.id(), Signal::KILL);
     running.wait().unwrap();
     until("all of it has ended", SOON, || (naming(&driver) == 0).then_some(()));
+}
+
+#[test]
+fn what_a_check_leaves_that_was_killed_the_next_one_takes_away_and_no_running_ones() {
+    let place = Scratch::new();
+    let directories = || -> BTreeSet<PathBuf> {
+        fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    let begin = || {
+        let before = directories();
+        let mut command = command(&hostile(), &["-o", "do=loop"]);
+        let running = command.env("TMPDIR", place.path()).spawn().unwrap();
+        let new = || directories().difference(&before).next().cloned();
+        let own = until("it has its directory", SOON, || {
+            new().filter(|directory| directory.join("scratch").exists())
+        });
+        // So long ago that it would be locked.
+        let directory = fs::File::open(&own).unwrap();
+        directory.set_modified(SystemTime::now() - Duration::from_secs(120)).unwrap();
+        (running, own)
+    };
+    let ((mut killed, left), (mut running, own)) = (begin(), begin());
+    send(running.id(), Signal::STOP);
+    send(killed.id(), Signal::TERM);
+    killed.wait().unwrap();
+    assert!(left.exists(), "nothing was left");
+    let tmpfs = component("drivers/tmpfs.wasm");
+    outcome("driver check", command(&tmpfs, &[]).env("TMPDIR", place.path())).ok();
+    assert_eq!(directories(), [own].into());
+    running.kill().unwrap();
+    running.wait().unwrap();
 }
 
 /// How many processes have a file among their arguments.

@@ -219,6 +219,23 @@ fn a_driver_is_loaded_without_a_restart_and_outlives_one() {
 }
 
 #[test]
+fn a_component_that_was_changed_on_the_disk_is_not_run_after_a_restart() {
+    let mut wasmvol = with_hostile();
+    wasmvol.plugin().create("depends", &[("driver", "hostile")]).unwrap();
+    let digest = wasmvol.json("driver inspect hostile")["digest"].as_str().unwrap().to_owned();
+    assert!(wasmvol.stop().success());
+    // A driver as good as any, and not the one that was loaded.
+    let kept = wasmvol.state().join("drivers").join(format!("{digest}.wasm"));
+    assert!(kept.exists());
+    fs::copy(component("drivers/tmpfs.wasm"), &kept).unwrap();
+    wasmvol.run();
+    assert_eq!(names(&wasmvol), shipped());
+    let error = wasmvol.plugin().mount("depends", "id").unwrap_err();
+    assert!(error.contains("`hostile`"), "{error}");
+    assert!(wasmvol.log().contains("its bytes have changed"), "{}", wasmvol.log());
+}
+
+#[test]
 fn a_driver_with_volumes_is_not_unloaded() {
     let wasmvol = with_hostile();
     let plugin = wasmvol.plugin();

@@ -57,6 +57,26 @@ fn a_volume_starts_as_the_files_of_a_tag_with_their_programs_and_links_and_its_o
     assert_eq!(names, ["README", "bin", "docs"]);
 }
 
+/// Three files, each of almost as many bytes as a difference may make, and little else than the one before.
+const LARGE: &str = "git init --quiet --initial-branch=main large && cd large && head -c 20900000 /dev/urandom >a && (cat a; echo b) >b && \
+    (echo c; cat b) >c && git add --all && git commit --quiet -m one && git gc --quiet && sha256sum a b c && \
+    git verify-pack -v .git/objects/pack/*.idx | grep -c 'blob .* [12] [0-9a-f]*$' && cd .. && mv large/.git large.git";
+
+#[test]
+fn files_that_are_kept_as_differences_fit_up_to_their_limit_into_the_memory_of_a_call() {
+    let server = Git::serve();
+    let made = server.shell(LARGE);
+    let (sums, differences) = made.rsplit_once('\n').unwrap();
+    assert_eq!(differences, "2", "git keeps them otherwise");
+    let wasmvol = with(&server);
+    create(&wasmvol, "large", &[("repository", &format!("{}/large.git", server.origin()))])
+        .unwrap();
+    let path = wasmvol.plugin().mount("large", "id").unwrap();
+    let found = crate::support::shell(&format!("cd {} && sha256sum a b c", path.display()), &[]);
+    assert_eq!(found.ok().trim(), sums);
+    wasmvol.plugin().unmount("large", "id").unwrap();
+}
+
 #[test]
 fn what_was_written_since_stays_when_it_is_mounted_again() {
     let server = Git::serve();
@@ -108,6 +128,13 @@ fn a_password_is_a_secret_that_was_granted_and_nothing_shows_it() {
     let git = component("drivers/git.wasm");
     wasmvol.cli(&format!("driver load {} --grant reveal=forge", git.display())).ok();
     create(&wasmvol, "site", &options).unwrap();
+    // In clear it would be read on the way; to this machine itself there is none.
+    let far = [("repository", "http://git.example/team/site"), ("secret", "forge")];
+    let error = create(&wasmvol, "far", &far).unwrap_err();
+    assert!(
+        error.contains("the secret could be read") && error.contains("use `https://`"),
+        "{error}"
+    );
     assert!(!wasmvol.log().contains("sesame"), "the log shows a password");
     let shown = wasmvol.plugin().get("site").unwrap().to_string();
     assert!(!shown.contains("sesame"), "Status shows a password");
@@ -118,7 +145,9 @@ fn what_cannot_be_fetched_is_told_in_one_line_and_leaves_nothing() {
     let server = Git::serve();
     server.shell(REPOSITORY);
     server.shell(
-        "mkfifo pipe && tar -cf pipe.tar pipe && echo hello >text && tar -cf archive.tar text",
+        "mkfifo pipe && tar -cf pipe.tar pipe && echo hello >text && tar -cf archive.tar text && \
+         head -c 1024 archive.tar >cut.tar && gzip <archive.tar | head -c -8 >damaged.tar.gz && printf 'wrong it' >>damaged.tar.gz && \
+         tar -cPf out.tar --transform 's,^,../,' text",
     );
     let wasmvol = with(&server);
     let at = |path: &str| format!("{}/{path}", server.origin());
@@ -128,6 +157,9 @@ fn what_cannot_be_fetched_is_told_in_one_line_and_leaves_nothing() {
         (&[("repository", at("text"))], "the server has nothing there"),
         (&[("archive", at("text"))], "the archive cannot be unpacked"),
         (&[("archive", at("pipe.tar"))], "`pipe`, which is no file, directory or symlink"),
+        (&[("archive", at("cut.tar"))], "the archive is cut off"),
+        (&[("archive", at("damaged.tar.gz"))], "the archive cannot be unpacked"),
+        (&[("archive", at("out.tar"))], "the archive holds `../text`: that leads out"),
         (&[("archive", at("moved"))], "moved it to `/archive.tar`"),
         (&[("archive", "http://127.1.2.3:1/a.tar".into())], "--grant http=http://127.1.2.3:1"),
         (

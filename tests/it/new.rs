@@ -267,3 +267,38 @@ fn the_bindings_for_c_are_those_of_the_contract() {
     }
     assert_eq!(files, fs::read_dir(&ours).unwrap().count());
 }
+
+/// Says that every volume is well.
+const HEALTHY: &str = "
+bool exports_wasmvol_driver_health_check(exports_wasmvol_driver_health_volume_t *volume,
+    exports_wasmvol_driver_health_report_t *report, exports_wasmvol_driver_health_error_t *error)
+{
+    (void)volume;
+    (void)error;
+    report->condition = EXPORTS_WASMVOL_DRIVER_HEALTH_CONDITION_HEALTHY;
+    driver_string_dup(&report->message, \"\");
+    return true;
+}
+";
+
+#[test]
+fn a_driver_in_c_gets_an_ability_by_bindings_of_the_same_names() {
+    let here = Scratch::new();
+    type_in(&here, "wasmvol driver new mine --language c").ok();
+    let project = here.path().join("mine");
+    // build.rs has made them as the page about the examples says.
+    for entry in fs::read_dir(Path::new(env!("OUT_DIR")).join("c-mine")).unwrap() {
+        let entry = entry.unwrap();
+        let former = project.join("bindings").join(entry.file_name());
+        assert!(former.exists(), "the Makefile has no `{}`", former.display());
+        fs::copy(entry.path(), former).unwrap();
+    }
+    let source = project.join("driver.c");
+    fs::write(&source, fs::read_to_string(&source).unwrap() + HEALTHY).unwrap();
+    type_in(&here, "cd mine && make driver.wasm").ok();
+    let report = type_in(&here, "wasmvol driver check mine/driver.wasm --json").ok();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let mut checks = report["checks"].as_array().unwrap().iter();
+    let health = checks.find(|check| check["check"] == "its health is told").unwrap();
+    assert_eq!(health["result"], "ok", "{report}");
+}

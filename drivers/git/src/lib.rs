@@ -8,7 +8,7 @@ use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use git_fetch::{Files, check_out, fetch, resolve, unpack};
+use git_fetch::{Files, check_out, check_url, fetch, resolve, unpack};
 use wasmvol_sdk::{
     Created, Description, Driver, Error, ErrorCode, OptionSpec, Plan, Populated, Population,
     Result, Storage, Volume, export_driver, http, make_link, secrets,
@@ -60,13 +60,7 @@ impl Driver for Git {
             ));
         };
         let url = volume.text(source)?;
-        let host = url.strip_prefix("https://").or(url.strip_prefix("http://")).unwrap_or_default();
-        if host.is_empty() || host.starts_with('/') || url.contains(char::is_whitespace) {
-            return Err(Error::invalid_option(
-                source,
-                "use a URL that begins with `https://` or `http://`",
-            ));
-        }
+        check_url(url, volume.has("secret")).map_err(|why| Error::invalid_option(source, why))?;
         volume.number_in("strip", STRIP)?;
         Ok(Storage::limited_directory(volume.owner()?, volume.if_given("size", Volume::size)?)
             .into())

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::{Method, Request, Response, StatusCode, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::{Agent, AsSendBody, Body, SendBody};
+use ureq::{Agent, AsSendBody, Body, ResponseExt, SendBody};
 use wasmvol_plan::name::Quoted;
 
 use crate::auth::{Challenge, Plea, Token, basic};
@@ -29,6 +29,8 @@ const SILENCE_DEADLINE: Duration = Duration::from_secs(30);
 const SMALL_DEADLINE: Duration = Duration::from_secs(60);
 /// A registry sends to its storage, and that perhaps to a mirror.
 const REDIRECTS_MAX: u32 = 5;
+/// How often one thing is asked for: without a login, with one, and with one where a redirect within the registry led to.
+const ASKED_MAX: u32 = 3;
 /// Longest answer of a token server: their tokens have up to some KiB.
 const TOKEN_MAX: u64 = 64 << 10;
 /// As much of a refusal as can hold its reason.
@@ -116,7 +118,7 @@ impl Registry {
             .https_only(!is_plain)
             .http_status_as_error(false)
             .max_redirects(REDIRECTS_MAX)
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            .redirect_auth_headers(RedirectAuthHeaders::Never)
             .user_agent(concat!("wasmvol/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(CONNECT_DEADLINE))
             .timeout_connect(Some(CONNECT_DEADLINE))
@@ -150,35 +152,48 @@ impl Registry {
         }
     }
 
-    /// Asks, and once more with what a 401 wants. The status of the answer is for the caller to judge.
+    /// Asks, and again with what a 401 wants. The status of the answer is for the caller to judge.
     pub(crate) fn ask(&self, ask: &Ask<'_>) -> Result<Response<Body>, RegistryError> {
-        let answer = self.send(ask)?;
-        if answer.status() != StatusCode::UNAUTHORIZED || !self.is_own(&ask.url) {
-            return Ok(answer);
+        let reads = matches!(ask.method, Method::GET | Method::HEAD);
+        let mut url = ask.url.clone();
+        for asked in 0..ASKED_MAX {
+            let answer = self.send(ask, &url)?;
+            // Wherever a redirect led to: a storage gets no login, and does not say who gets the password.
+            let place = answer.get_uri().to_string();
+            if answer.status() != StatusCode::UNAUTHORIZED || !self.is_own(&place) {
+                return Ok(answer);
+            }
+            let wanted = self.wanted(&answer, reads)?;
+            let is_known = self.authorization.replace(Some(wanted.clone())) == Some(wanted);
+            if place == url && (is_known || asked > 0) {
+                break;
+            }
+            // No redirect takes a login along: where one stays within the registry, its end is asked.
+            if reads {
+                url = place;
+            }
         }
+        Err(self.denied())
+    }
+
+    /// What a 401 wants to be asked with.
+    fn wanted(&self, answer: &Response<Body>, reads: bool) -> Result<String, RegistryError> {
         let challenges = answer.headers().get_all(header::WWW_AUTHENTICATE);
         let challenge = Challenge::choose(challenges.iter().filter_map(|h| h.to_str().ok()));
-        let wanted = match (challenge, self.login()?) {
-            (None, _) | (Some(Challenge::Basic), None | Some(Login::Identity(_))) => None,
+        match (challenge, self.login()?) {
+            (None, _) | (Some(Challenge::Basic), None | Some(Login::Identity(_))) => {
+                Err(self.denied())
+            }
             (Some(Challenge::Basic), Some(Login::Password { user, password })) => {
-                Some(basic(user, password))
+                Ok(basic(user, password))
             }
             (Some(Challenge::Bearer { realm, service, scope }), login) => {
                 let scope = scope.unwrap_or_else(|| {
-                    let reads = matches!(ask.method, Method::GET | Method::HEAD);
                     let actions = if reads { "pull" } else { "pull,push" };
                     format!("repository:{}:{actions}", self.reference.repository())
                 });
-                Some(self.token(&Plea::new(&realm, service.as_deref(), &scope, login))?)
+                self.token(&Plea::new(&realm, service.as_deref(), &scope, login))
             }
-        };
-        let Some(wanted) = wanted else { return Err(self.denied()) };
-        if self.authorization.replace(Some(wanted.clone())) == Some(wanted) {
-            return Err(self.denied());
-        }
-        match self.send(ask)? {
-            answer if answer.status() == StatusCode::UNAUTHORIZED => Err(self.denied()),
-            answer => Ok(answer),
         }
     }
 
@@ -241,13 +256,14 @@ impl Registry {
         RegistryError::Unreachable(self.reference.host().to_owned(), words(error))
     }
 
-    fn send(&self, ask: &Ask<'_>) -> Result<Response<Body>, RegistryError> {
-        let mut request = Request::builder().method(&ask.method).uri(&ask.url);
+    /// Sends a request, to its own address or where that led to.
+    fn send(&self, ask: &Ask<'_>, url: &str) -> Result<Response<Body>, RegistryError> {
+        let mut request = Request::builder().method(&ask.method).uri(url);
         for (name, value) in ask.headers {
             request = request.header(name, *value);
         }
         if let Some(authorization) = self.authorization.borrow().as_deref()
-            && self.is_own(&ask.url)
+            && self.is_own(url)
         {
             request = request.header(header::AUTHORIZATION, authorization);
         }

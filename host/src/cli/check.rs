@@ -100,14 +100,14 @@ pub(super) fn run(arguments: &Arguments, output: &Output) -> Result<ExitCode, Cl
 
 /// Where this process may write: a directory of its own, which goes with it.
 enum Place {
-    Own(tempfile::TempDir),
+    Own(real::Directory),
     Given(PathBuf),
 }
 
 impl Place {
     fn new() -> Result<Self, CliError> {
         let what = format!("a directory in `{}`", std::env::temp_dir().display());
-        real::directory().map(Self::Own).map_err(CliError::io(what))
+        real::Directory::new().map(Self::Own).map_err(CliError::io(what))
     }
 
     fn path(&self) -> &Path {

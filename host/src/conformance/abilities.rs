@@ -13,14 +13,21 @@ use crate::volumes::resize::{SIZE, differs_in_size_alone};
 /// A version that is older than any.
 pub(super) const OLDER: &str = "0.0.0";
 
-/// Where a volume is attached already that is done, and likewise where it is not attached any more.
+/// Where a volume is attached already that is done, and likewise where it is not attached any more: whether the host has kept what came
+/// of the first time, or has crashed before.
 pub(super) fn attachment(subject: &mut Subject) -> Result<String, Stop> {
     let mut made = subject.made()?;
-    let plan = subject.plan(&mut made)?;
-    let again = subject.attach(&mut made);
-    again.map_err(|error| subject.stop("a second `attach`", &error))?;
-    same("`path` of what was attached twice", &plan, &subject.plan(&mut made)?)?;
-    for what in ["`detach`", "a second `detach`"] {
+    let mut lost = made.clone();
+    let plan = subject.in_vain(|subject| subject.plan(&mut lost))?;
+    for what in ["a second `attach`", "an `attach` of what is attached"] {
+        let attached = subject.attach(&mut made);
+        attached.map_err(|error| subject.stop(what, &error))?;
+        same("`path` of what was attached twice", &plan, &subject.plan(&mut made)?)?;
+    }
+    let mut lost = made.clone();
+    let detached = subject.in_vain(|subject| subject.detach(&mut lost));
+    detached.map_err(|error| subject.stop("`detach`", &error))?;
+    for what in ["a second `detach`", "a `detach` of what is detached"] {
         let detached = subject.detach(&mut made);
         detached.map_err(|error| subject.stop(what, &error))?;
     }
@@ -36,11 +43,10 @@ pub(super) fn resizing(subject: &mut Subject) -> Result<String, Stop> {
     };
     subject.plan(&mut made)?;
     let wanted = size.saturating_mul(2);
-    let mut resize = |what: &str| {
-        let resized = subject.resize(&made.volume, wanted);
-        resized.map_err(|error| subject.stop(what, &error))
-    };
-    let (first, again) = (resize("`resize`")?, resize("a second `resize`")?);
+    let first = subject.in_vain(|subject| subject.resize(&made.volume, wanted));
+    let first = first.map_err(|error| subject.stop("`resize`", &error))?;
+    let again = subject.resize(&made.volume, wanted);
+    let again = again.map_err(|error| subject.stop("a second `resize`", &error))?;
     same("`resize` to one size", &first.storage, &again.storage)?;
     ensure(differs_in_size_alone(&made.storage, &again.storage), || {
         "`resize` changes more of the storage than its size".to_owned()
@@ -53,7 +59,7 @@ pub(super) fn resizing(subject: &mut Subject) -> Result<String, Stop> {
     Ok(format!("from {size} to {wanted} bytes"))
 }
 
-/// If it comes again after a crash, what it wrote before is gone.
+/// Twice from the same state: if it comes again after a crash, what it wrote before is gone.
 pub(super) fn population(subject: &mut Subject) -> Result<String, Stop> {
     let mut made = subject.made()?;
     let fits = made.storage.check_fill();
@@ -61,16 +67,18 @@ pub(super) fn population(subject: &mut Subject) -> Result<String, Stop> {
     let host =
         |error: io::Error| Stop::Lacking(format!("no directory can be filled here: {error}"));
     let place = subject.setup.scratch.join("volume");
-    let mut files = 0;
-    for what in ["`populate`", "a second `populate`"] {
+    let fill = |subject: &mut Subject, what: &str| {
         fs::create_dir(&place).map_err(host)?;
         let directory = File::open(&place).map_err(host)?;
         let filled = subject.populate(&made.volume, directory.into());
         let count = count(&place);
         fs::remove_dir_all(&place).map_err(host)?;
-        made.volume.state = filled.map_err(|error| subject.stop(what, &error))?;
-        files = count.map_err(host)?;
-    }
+        let state = filled.map_err(|error| subject.stop(what, &error))?;
+        Ok((state, count.map_err(host)?))
+    };
+    subject.in_vain(|subject| fill(subject, "`populate`"))?;
+    let (state, files) = fill(subject, "a second `populate`")?;
+    made.volume.state = state;
     subject.plan(&mut made)?;
     Ok(match files {
         1 => "1 file".to_owned(),

@@ -14,11 +14,8 @@ pub(super) fn describe(subject: &mut Subject) -> Result<String, Stop> {
     let said = subject.driver().description();
     same("`describe`", said, &subject.again)?;
     let Description { name, version, help, options, grants } = said;
-    let parts: Vec<_> = version.split('.').collect();
-    let is_number = |part: &&str| part.starts_with(|c: char| c.is_ascii_digit());
-    ensure(parts.len() >= 3 && parts.iter().take(3).all(is_number), || {
-        format!("`{version}` is no semantic version")
-    })?;
+    semver::Version::parse(version)
+        .map_err(|error| Stop::Broken(format!("`{version}` is no semantic version: {error}")))?;
     is_help("the driver's", help)?;
     for OptionSpec { key, help, .. } in options {
         is_help(&format!("option `{key}`'s"), help)?;

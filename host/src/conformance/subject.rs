@@ -43,8 +43,9 @@ pub(crate) struct Setup {
 /// A driver that is checked.
 pub(crate) struct Subject {
     pub(super) driver: Driver,
-    /// What it said of itself at another load.
+    /// What it said of itself at another load, and how it is loaded once more.
     pub(super) again: Description,
+    load: Load,
     pub(super) setup: Setup,
     /// What was given, parsed.
     pub(super) options: Options,
@@ -58,12 +59,16 @@ pub(crate) struct Subject {
     told: BTreeMap<&'static str, Told>,
     /// Once one was not made, planned or removed, whoever needs that need not wait for it to fail again.
     pub(super) never: Never,
+    /// A volume that was planned, its plan, and when that was.
+    pub(super) planned: Option<(Volume, Plan, Instant)>,
 }
 
 /// What there is none of.
 #[derive(Debug, Default)]
 pub(super) struct Never {
     pub(super) made: bool,
+    /// By a second `create` of its id.
+    pub(super) made_again: bool,
     pub(super) planned: bool,
     removed: bool,
 }
@@ -73,7 +78,22 @@ pub(crate) struct Loaded {
     driver: Driver,
     /// What it said of itself at another load.
     again: Description,
+    load: Load,
     meter: Meter,
+}
+
+/// How a component is loaded.
+struct Load {
+    engine: Engine,
+    component: Vec<u8>,
+    settings: BTreeMap<String, String>,
+}
+
+impl Load {
+    fn named(&self, name: &str) -> Result<Driver, LoadError> {
+        let name = DriverName::parse(name).map_err(|error| LoadError::Export(error.to_string()))?;
+        self.engine.load(&name, &self.component, self.settings.clone())
+    }
 }
 
 impl Loaded {
@@ -85,13 +105,11 @@ impl Loaded {
         component: &[u8],
         settings: &BTreeMap<String, String>,
     ) -> Result<Self, LoadError> {
-        let name = |text: &str| {
-            DriverName::parse(text).map_err(|error| LoadError::Export(error.to_string()))
-        };
-        let first = engine.load(&name("unnamed")?, component, settings.clone())?;
-        let again = first.description().clone();
-        let driver = engine.load(&name(&again.name)?, component, settings.clone())?;
-        Ok(Self { driver, again, meter })
+        let (component, settings) = (component.to_vec(), settings.clone());
+        let load = Load { engine: engine.clone(), component, settings };
+        let again = load.named("unnamed")?.description().clone();
+        let driver = load.named(&again.name)?;
+        Ok(Self { driver, again, load, meter })
     }
 
     pub(crate) fn driver(&self) -> &Driver {
@@ -110,10 +128,11 @@ pub(super) struct Made {
 impl Subject {
     /// A driver with all that it is checked with: `options` are what `setup` gives, parsed.
     pub(crate) fn new(loaded: Loaded, setup: Setup, options: Options) -> std::io::Result<Self> {
-        let Loaded { driver, again, meter } = loaded;
+        let Loaded { driver, again, load, meter } = loaded;
         let mut subject = Self {
             driver,
             again,
+            load,
             setup,
             options,
             machine: Machine::new()?,
@@ -124,12 +143,24 @@ impl Subject {
             named: 0,
             told: BTreeMap::new(),
             never: Never::default(),
+            planned: None,
         };
-        let described = calls::json(subject.driver.description());
-        for cost in subject.meter.take() {
-            subject.count("describe", &cost, described);
-        }
+        subject.count_describe();
         Ok(subject)
+    }
+
+    /// What it says of itself when it is loaded now.
+    pub(super) fn describe(&mut self) -> Result<Description, LoadError> {
+        let description = self.load.named(self.driver.name().as_str())?.description().clone();
+        self.count_describe();
+        Ok(description)
+    }
+
+    fn count_describe(&mut self) {
+        let described = calls::json(self.driver.description());
+        for cost in self.meter.take() {
+            self.count("describe", &cost, described);
+        }
     }
 
     pub(crate) fn driver(&self) -> &Driver {

@@ -1,26 +1,33 @@
 //! The verbs of every driver: each in the ways in which it may come twice, and two volumes that must not meet.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use wasmvol_driver::{Cost, Found, Marked, OptionSpec, Reclaim, ValueType, Volume};
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{Fault, FaultKind, Plan, Source, Storage, VolumeName};
 
+use super::subject::Made;
 use super::{Stop, Subject, ensure, same};
 use crate::volumes::layers::check_below;
+
+/// After so long a clock of seconds shows another one.
+const LATER: Duration = Duration::from_millis(1100);
 
 /// As a host does that crashed in the middle, before it had kept what came of it, and after.
 pub(super) fn created(subject: &mut Subject) -> Result<String, Stop> {
     let volume = subject.new_volume()?;
-    let first = subject.create_in_vain(&volume);
+    let first = subject.in_vain(|subject| subject.create(&volume));
     subject.never.made = first.is_err();
     let first = first.map_err(|error| subject.stop("`create`", &error))?;
     let made = subject.make(volume);
     let made = made.map_err(|error| subject.stop("a second `create` of one id", &error))?;
+    subject.never.made_again = true;
     same("`create` of one id", &first.storage, &made.storage)?;
     let again = subject.create(&made.volume);
     let again = again.map_err(|error| subject.stop("a second `create` of one id", &error))?;
     same("`create` of one id", &first.storage, &again.storage)?;
+    subject.never.made_again = false;
     let storage = match made.storage {
         Storage::None => "no storage",
         Storage::Directory(_) => "a directory",
@@ -43,6 +50,7 @@ pub(super) fn planned(subject: &mut Subject) -> Result<String, Stop> {
         subject.never.planned = plan != again;
         same("`path` of one volume", &plan, &again)?;
     }
+    subject.planned = Some((made.volume.clone(), plan.clone(), Instant::now()));
     let source = match &plan.source {
         Source::Storage => "its storage",
         Source::Tmpfs(_) => "memory",
@@ -53,6 +61,24 @@ pub(super) fn planned(subject: &mut Subject) -> Result<String, Stop> {
         Source::Program(_) => "a program",
     };
     Ok(if plan.read_only { format!("{source}, read-only") } else { source.to_owned() })
+}
+
+/// At last, when a clock of seconds has gone on: `path` needs nothing but the volume, even where that is removed.
+pub(super) fn planned_later(subject: &mut Subject) -> Result<String, Stop> {
+    let Some((volume, plan, at)) = subject.planned.take() else {
+        return Err(Stop::Lacking("no plan is answered".into()));
+    };
+    std::thread::sleep(LATER.saturating_sub(at.elapsed()));
+    let again = subject.path(&volume).map_err(|error| subject.stop("a later `path`", &error))?;
+    same("a later `path` of one volume", &plan, &again)?;
+    let again = subject.describe();
+    let again = again.map_err(|error| Stop::Broken(format!("a later load: {error}")))?;
+    // What differed at once is told by the first check.
+    let said = subject.driver().description();
+    if *said == subject.again {
+        same("a later `describe`", said, &again)?;
+    }
+    Ok(String::new())
 }
 
 /// What is not granted is the operator's matter; what no host could serve is the driver's.
@@ -81,9 +107,30 @@ pub(super) fn two_volumes_are_apart(subject: &mut Subject) -> Result<String, Sto
     let (first, mut second) = (subject.made()?, subject.made()?);
     let before = subject.plan(&mut second)?;
     remove(subject, &first.volume)?;
-    let after = subject.plan(&mut second)?;
-    same("`path` across the removal of another volume", &before, &after)?;
+    as_before(subject, &mut second, &before, "after another volume was removed")?;
     Ok(String::new())
+}
+
+/// Sees that a volume is as it was. `path` knows nothing of others: what may is asked before it, and comes as it does after a crash.
+fn as_before(
+    subject: &mut Subject,
+    made: &mut Made,
+    before: &Plan,
+    when: &str,
+) -> Result<(), Stop> {
+    if subject.abilities().attachment {
+        let attached = subject.attach(made);
+        attached.map_err(|error| subject.stop(&format!("`attach` {when}"), &error))?;
+    }
+    let after = subject.plan(made)?;
+    same(&format!("`path` {when}"), before, &after)?;
+    if subject.never.made_again {
+        return Ok(());
+    }
+    let again = subject.create(&made.volume);
+    let again =
+        again.map_err(|error| subject.stop(&format!("a second `create` {when}"), &error))?;
+    same(&format!("`create` {when}"), &made.storage, &again.storage)
 }
 
 /// A name may come again, from another host or after a removal by force, and with other options.
@@ -106,12 +153,11 @@ pub(super) fn two_of_one_name_are_apart(subject: &mut Subject) -> Result<String,
         }
         None => detail.insert_str(0, if detail.is_empty() { "refused" } else { "refused, " }),
     }
-    let after = subject.plan(&mut first)?;
-    same("`path` beside another volume of that name", &before, &after)?;
+    as_before(subject, &mut first, &before, "after another volume of that name")?;
     Ok(detail)
 }
 
-/// An option that was not given so, and is no text: what a text may be only its driver knows.
+/// An option that was not given so. A text only where there is nothing else: what that may be its driver alone knows.
 fn another_option(subject: &Subject) -> Option<(String, String)> {
     let other = |spec: &OptionSpec| {
         let text = match spec.value_type {
@@ -119,7 +165,8 @@ fn another_option(subject: &Subject) -> Option<(String, String)> {
             ValueType::Size => ["96m", "64m"],
             ValueType::Number => ["7", "8"],
             ValueType::Duration => ["7s", "8s"],
-            ValueType::Text | ValueType::Secret => return None,
+            ValueType::Text => ["check", "other"],
+            ValueType::Secret => return None,
         };
         let now = subject.options.get(&spec.key);
         let differs = |text: &&str| {
@@ -129,7 +176,10 @@ fn another_option(subject: &Subject) -> Option<(String, String)> {
         };
         Some((spec.key.clone(), text.into_iter().find(differs)?.to_owned()))
     };
-    subject.driver().description().options.iter().find_map(other)
+    let options = subject.driver().description().options.iter();
+    let is_text = |spec: &&OptionSpec| spec.value_type == ValueType::Text;
+    let (texts, others): (Vec<_>, Vec<_>) = options.partition(is_text);
+    others.into_iter().chain(texts).find_map(other)
 }
 
 /// As a host does that crashed once in the middle, and once before `create` had returned.
@@ -158,7 +208,7 @@ pub(super) fn remove(subject: &mut Subject, volume: &Volume) -> Result<Reclaim, 
     subject.remove(volume).map_err(|error| subject.stop("`remove`", &error))
 }
 
-/// Names come once. What a host has marked beneath a granted root is found again, as it was made.
+/// Names come once. A volume that was made is found as it was made, if it is found; what a host has marked beneath a granted root is.
 pub(super) fn list(subject: &mut Subject) -> Result<String, Stop> {
     listed(subject, &[])?;
     let Ok(mut made) = subject.made() else { return Ok(String::new()) };
@@ -175,21 +225,31 @@ pub(super) fn list(subject: &mut Subject) -> Result<String, Stop> {
     if let Some(odd) = all.iter().find(nobody) {
         detail.push_str(&format!(", and no engine takes the name {}", Quoted::new(&odd.name)));
     }
-    if marked.is_none() {
+    let own = all.iter().find(|found| found.id == Some(id));
+    let own = own.or_else(|| all.iter().find(|found| found.name == made.volume.name.as_str()));
+    let Some(found) = own.cloned() else {
+        ensure(marked.is_none(), || {
+            "`list` does not find what is marked beneath its root".to_owned()
+        })?;
         return Ok(detail);
-    }
-    let Some(found) = all.into_iter().find(|found| found.id == Some(id)) else {
-        return Err(Stop::Broken("`list` does not find what is marked beneath its root".into()));
     };
     let plan = subject.plan(&mut made)?;
-    let Found { name, options, state, owned, .. } = found;
-    same("the name of what is marked", made.volume.name.as_str(), name.as_str())?;
-    same("options of what is marked", &made.volume.options, &options)?;
+    let Found { name, id: found_id, options, state, owned } = found;
+    same("the id of a volume that is found", &Some(id), &found_id)?;
+    same("the name of a volume that is found", made.volume.name.as_str(), name.as_str())?;
+    same("the options of a volume that is found", &made.volume.options, &options)?;
     ensure(owned, || "`list` does not own what the driver itself has made".to_owned())?;
     let volume = Volume { state, options, ..made.volume };
-    let again: Plan = subject.path(&volume).map_err(|error| subject.stop("`path`", &error))?;
-    same("`path` of what was found", &plan, &again)?;
-    Ok("what is marked is found".to_owned())
+    let mut again = Made { volume, storage: made.storage, attached: false };
+    let again = subject.try_plan(&mut again);
+    let again = again.map_err(|(verb, error)| {
+        subject.stop(&format!("{verb} of a volume that is found"), &error)
+    })?;
+    same("`path` of a volume that is found", &plan, &again)?;
+    if marked.is_some() {
+        detail = "what is marked is found".to_owned();
+    }
+    Ok(detail)
 }
 
 fn listed(subject: &mut Subject, marked: &[Marked]) -> Result<Vec<Found>, Stop> {

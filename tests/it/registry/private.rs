@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::{Value, json};
@@ -129,6 +130,75 @@ fn token_server(person: &Person, password: &str) -> (String, PathBuf) {
         }
     });
     (format!("http://{address}:{PORT}/token"), crt)
+}
+
+/// A server that answers each request by its path and whether it was sent a login; and the heads of what it was asked.
+fn server(
+    address: Ipv4Addr,
+    port: u16,
+    answer: impl Fn(&str, bool) -> String + Send + 'static,
+) -> Arc<Mutex<Vec<String>>> {
+    let (listener, asked) = (TcpListener::bind((address, port)).unwrap(), Arc::default());
+    let heads: Arc<Mutex<Vec<String>>> = Arc::clone(&asked);
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let lines = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok);
+            let head = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let has_login = head.to_lowercase().contains("authorization:");
+            let answer = answer(path, has_login);
+            heads.lock().unwrap().push(head);
+            let end = "Content-Length: 0\r\nConnection: close\r\n\r\n";
+            client.write_all(format!("HTTP/1.1 {answer}\r\n{end}").as_bytes()).unwrap();
+        }
+    });
+    asked
+}
+
+#[test]
+fn a_storage_that_a_registry_sends_to_gets_no_login_and_names_no_token_server() {
+    for is_same_host in [true, false] {
+        let (person, here) = (Person::new(), own_address());
+        let host = format!("{here}:5000");
+        let address = if is_same_host { here } else { own_address() };
+        let storage = format!("http://{address}:5002");
+        let to = format!("{storage}/blob");
+        let registry = server(here, 5000, move |_, has_login| match has_login {
+            true => format!("307 Temporary Redirect\r\nLocation: {to}"),
+            false => "401 Unauthorized\r\nWWW-Authenticate: Basic realm=here".to_owned(),
+        });
+        let challenge =
+            format!("401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"{storage}/token\"");
+        let asked = server(address, 5002, move |_, _| challenge.clone());
+        log_in(&person, &host, "open-sesame");
+        person.refused(&format!("wasmvol driver pull {host}/drivers/scratch:1.0"));
+        assert!(registry.lock().unwrap().last().unwrap().to_lowercase().contains("authorization:"));
+        let asked = asked.lock().unwrap();
+        let [one] = &asked[..] else { panic!("{asked:?}") };
+        assert!(one.starts_with("GET /blob ") || one.starts_with("HEAD /blob "), "{one}");
+        assert!(!one.to_lowercase().contains("authorization"), "{one}");
+    }
+}
+
+#[test]
+fn a_registry_that_sends_to_itself_gets_the_login_there_too() {
+    let (person, address) = (Person::new(), own_address());
+    let asked =
+        server(address, 5000, |path, has_login| match (has_login, path.contains("/old/")) {
+            (false, _) => "401 Unauthorized\r\nWWW-Authenticate: Basic realm=here".to_owned(),
+            (true, true) => {
+                format!("307 Temporary Redirect\r\nLocation: {}", path.replace("/old/", "/new/"))
+            }
+            (true, false) => "404 Not Found".to_owned(),
+        });
+    let host = format!("{address}:5000");
+    log_in(&person, &host, "open-sesame");
+    let error = person.refused(&format!("wasmvol driver pull {host}/drivers/old/scratch:1.0"));
+    assert!(error.contains("the registry has no such tag or digest"), "{error}");
+    let asked = asked.lock().unwrap();
+    let last = asked.last().unwrap();
+    assert!(last.contains("/new/") && last.to_lowercase().contains("authorization: "), "{asked:?}");
 }
 
 #[test]

@@ -1,19 +1,23 @@
 //! A shallow fetch of one commit over git's smart HTTP protocol, version 2, and the files of its tree; and archives, unpacked.
 //!
 //! Used by the driver `git`, in WebAssembly: it asks by a function that the driver hands it, writes into a directory, and keeps of the pack
-//! no more in memory than one object and what it is a delta of. It knows no history, no submodules and no repository on the disk.
+//! little more in memory than one object and what it is a delta of. It knows no history, no submodules and no repository on the disk.
 //! The formats are git's own documents `gitprotocol-v2`, `gitformat-pack` and `gitprotocol-http`.
 
 mod archive;
+mod budget;
+mod delta;
 mod pack;
 mod packet;
 mod tree;
+mod url;
 
 use std::fmt;
 use std::io::{self, Read, Seek, Write};
 
 pub use archive::unpack;
 pub use tree::{Files, check_out};
+pub use url::check_url;
 
 /// Longest name of a reference, in bytes.
 const NAME_MAX: usize = 1024;

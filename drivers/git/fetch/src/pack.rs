@@ -7,14 +7,18 @@ use std::rc::Rc;
 use flate2::bufread::ZlibDecoder;
 use sha1::{Digest, Sha1};
 
+use crate::delta::Delta;
 use crate::{Error, Oid};
 
-/// Largest object that is a delta, or what one is of, in bytes: both are held in memory, of which a call has 64 MiB.
-const DELTA_MAX: u64 = 20 << 20;
-/// Most bytes of objects that are kept because the next delta may want them.
-const KEPT_MAX: usize = 8 << 20;
+/// Largest object that is made by a delta, or that one is of, in bytes: both are held in memory, of which a call has 64 MiB. The names of
+/// all objects take up to 14 MiB of that.
+const DELTA_MAX: usize = 20 << 20;
+/// Most bytes of small objects that are kept because the next delta may want them.
+const KEPT_MAX: usize = 4 << 20;
+/// From so many bytes on an object is large: there are two at once.
+const LARGE: usize = 1 << 20;
 /// Most objects: their names are held in memory.
-const OBJECTS_MAX: u32 = 300_000;
+const OBJECTS_MAX: u32 = 200_000;
 /// Longest chain of deltas; git makes none over 250 by itself.
 const CHAIN_MAX: usize = 4096;
 
@@ -54,7 +58,7 @@ struct Entry {
 }
 
 /// An object that is held in memory, and what it is.
-type Held = (Kind, Rc<[u8]>);
+type Held = (Kind, Rc<Vec<u8>>);
 
 /// The objects of a pack that lies in a file.
 pub struct Objects<F> {
@@ -62,6 +66,9 @@ pub struct Objects<F> {
     found: BTreeMap<Oid, u64>,
     kept: HashMap<u64, Held>,
     kept_bytes: usize,
+    /// The last large objects, at their offsets. Their buffers have one size and are used again: memory that was given back would be
+    /// found in pieces.
+    large: Vec<(u64, Held)>,
 }
 
 fn odd(why: &str) -> Error {
@@ -72,7 +79,8 @@ fn odd(why: &str) -> Error {
 pub(crate) fn index<F: Read + Write + Seek>(mut file: F) -> Result<Objects<F>, Error> {
     let end = check_sum(&mut file)?;
     let (found, kept) = (BTreeMap::new(), HashMap::new());
-    let mut objects = Objects { file: BufReader::new(file), found, kept, kept_bytes: 0 };
+    let (file, large) = (BufReader::new(file), Vec::new());
+    let mut objects = Objects { file, found, kept, kept_bytes: 0, large };
     objects.file.seek(SeekFrom::Start(0))?;
     let mut head = [0; 12];
     objects.file.read_exact(&mut head)?;
@@ -104,7 +112,7 @@ pub(crate) fn index<F: Read + Write + Seek>(mut file: F) -> Result<Objects<F>, E
         for offset in deltas {
             match objects.at(offset)? {
                 Some((kind, bytes)) => {
-                    let oid = hash(kind, bytes.len() as u64, &mut &*bytes)?;
+                    let oid = hash(kind, bytes.len() as u64, &mut bytes.as_slice())?;
                     objects.found.insert(oid, offset);
                 }
                 None => later.push(offset),
@@ -177,21 +185,20 @@ impl<F: Read + Write + Seek> Objects<F> {
         take: impl FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let offset = *self.found.get(&oid).ok_or_else(|| odd("an object is missing"))?;
-        self.file.seek(SeekFrom::Start(offset))?;
-        let entry = self.entry(offset)?;
+        let entry = self.entry_at(offset)?;
         match entry.form {
             Form::Whole(Kind::Blob) => {
                 each(&mut ZlibDecoder::new(&mut self.file), entry.size, take)
             }
             _ => {
                 let bytes = self.bytes(oid, Kind::Blob)?;
-                each(&mut &*bytes, bytes.len() as u64, take)
+                each(&mut bytes.as_slice(), bytes.len() as u64, take)
             }
         }
     }
 
     /// An object that is held in memory whole.
-    pub(crate) fn bytes(&mut self, oid: Oid, wanted: Kind) -> Result<Rc<[u8]>, Error> {
+    pub(crate) fn bytes(&mut self, oid: Oid, wanted: Kind) -> Result<Rc<Vec<u8>>, Error> {
         let offset = *self.found.get(&oid).ok_or_else(|| odd("an object is missing"))?;
         match self.at(offset)? {
             Some((kind, bytes)) if kind == wanted => Ok(bytes),
@@ -206,53 +213,93 @@ impl<F: Read + Write + Seek> Objects<F> {
         Ok(kind)
     }
 
-    /// The object at an offset; none if what it is a delta of was not found yet.
+    /// The object at an offset; none if what it is a delta of was not found yet. Of the deltas on the way only the places are noted:
+    /// each is read while it is applied.
     fn at(&mut self, offset: u64) -> Result<Option<Held>, Error> {
         let (mut chain, mut offset) = (Vec::new(), offset);
         let (kind, mut bytes) = loop {
-            if let Some(kept) = self.kept.get(&offset) {
-                break kept.clone();
+            if let Some(kept) = self.kept(offset) {
+                break kept;
             }
-            self.file.seek(SeekFrom::Start(offset))?;
-            let Entry { form, size } = self.entry(offset)?;
-            if size > DELTA_MAX || chain.len() > CHAIN_MAX {
-                return Err(Error::Content(format!(
-                    "a file that git keeps as a difference has over {} MiB",
-                    DELTA_MAX >> 20
-                )));
-            }
-            let mut data = Vec::new();
-            each(&mut ZlibDecoder::new(&mut self.file), size, |piece| {
-                data.extend_from_slice(piece);
-                Ok(())
-            })?;
+            let Entry { form, size } = self.entry_at(offset)?;
             let next = match form {
-                Form::Whole(kind) => break (kind, Rc::from(data)),
+                Form::Whole(kind) => {
+                    let mut bytes = self.buffer(size)?;
+                    each(&mut ZlibDecoder::new(&mut self.file), size, |piece| {
+                        bytes.extend_from_slice(piece);
+                        Ok(())
+                    })?;
+                    break self.keep(offset, kind, bytes);
+                }
                 Form::Of(base) => base,
                 Form::OfNamed(oid) => match self.found.get(&oid) {
                     Some(base) => *base,
                     None => return Ok(None),
                 },
             };
-            chain.push((offset, data));
+            if chain.len() >= CHAIN_MAX {
+                return Err(odd("a chain of deltas is too long"));
+            }
+            chain.push(offset);
             offset = next;
         };
-        self.keep(offset, kind, &bytes);
-        for (offset, delta) in chain.into_iter().rev() {
-            bytes = Rc::from(apply(&bytes, &delta)?);
-            self.keep(offset, kind, &bytes);
+        for offset in chain.into_iter().rev() {
+            let Entry { size, .. } = self.entry_at(offset)?;
+            let place = self.file.stream_position()?;
+            // How large it becomes is said at its begin.
+            let becomes = Delta::begin(ZlibDecoder::new(&mut self.file), size)?.to;
+            let mut made = self.buffer(becomes)?;
+            self.file.seek(SeekFrom::Start(place))?;
+            Delta::begin(ZlibDecoder::new(&mut self.file), size)?.apply(&bytes, &mut made)?;
+            (_, bytes) = self.keep(offset, kind, made);
         }
         Ok(Some((kind, bytes)))
     }
 
-    fn keep(&mut self, offset: u64, kind: Kind, bytes: &Rc<[u8]>) {
-        if self.kept_bytes + bytes.len() > KEPT_MAX {
+    /// An object that is in memory.
+    fn kept(&self, offset: u64) -> Option<Held> {
+        let large = self.large.iter().find(|(at, _)| *at == offset).map(|(_, held)| held);
+        self.kept.get(&offset).or(large).cloned()
+    }
+
+    /// An empty buffer for an object of so many bytes.
+    fn buffer(&mut self, size: u64) -> Result<Vec<u8>, Error> {
+        let size = usize::try_from(size).ok().filter(|size| *size <= DELTA_MAX);
+        let size = size.ok_or_else(|| {
+            let most = DELTA_MAX >> 20;
+            Error::Content(format!("a file that git keeps as a difference has over {most} MiB"))
+        })?;
+        if size < LARGE {
+            return Ok(Vec::with_capacity(size));
+        }
+        let is_free = |(_, (_, bytes)): &(u64, Held)| Rc::strong_count(bytes) == 1;
+        let free = self.large.iter().position(is_free).map(|at| self.large.swap_remove(at));
+        let free = free.and_then(|(_, (_, bytes))| Rc::try_unwrap(bytes).ok());
+        let mut buffer = free.unwrap_or_else(|| Vec::with_capacity(DELTA_MAX));
+        buffer.clear();
+        Ok(buffer)
+    }
+
+    fn keep(&mut self, offset: u64, kind: Kind, bytes: Vec<u8>) -> Held {
+        let (size, held) = (bytes.len(), (kind, Rc::new(bytes)));
+        if size >= LARGE {
+            self.large.push((offset, held.clone()));
+            return held;
+        }
+        if self.kept_bytes + size > KEPT_MAX {
             self.kept.clear();
             self.kept_bytes = 0;
         }
-        if bytes.len() <= KEPT_MAX && self.kept.insert(offset, (kind, Rc::clone(bytes))).is_none() {
-            self.kept_bytes += bytes.len();
+        if self.kept.insert(offset, held.clone()).is_none() {
+            self.kept_bytes += size;
         }
+        held
+    }
+
+    /// The head of the object at an offset; its content is read next.
+    fn entry_at(&mut self, offset: u64) -> Result<Entry, Error> {
+        self.file.seek(SeekFrom::Start(offset))?;
+        self.entry(offset)
     }
 
     /// Reads the head of the object that begins here.
@@ -299,83 +346,5 @@ impl<F: Read + Write + Seek> Objects<F> {
         self.file.read_exact(&mut byte)?;
         let [byte] = byte;
         Ok(byte)
-    }
-}
-
-/// What a delta makes of an object.
-fn apply(base: &[u8], delta: &[u8]) -> Result<Vec<u8>, Error> {
-    let wrong = || odd("a delta is wrong");
-    let mut delta = delta.iter().copied();
-    let mut number = || {
-        let (mut number, mut shift) = (0, 0);
-        loop {
-            let byte = delta.next()?;
-            number |= u64::from(byte & 0x7f).checked_shl(shift)?;
-            shift += 7;
-            if byte & 0x80 == 0 {
-                return Some(number);
-            }
-        }
-    };
-    let (from, to) = (number().ok_or_else(wrong)?, number().ok_or_else(wrong)?);
-    if from != base.len() as u64 || to > DELTA_MAX {
-        return Err(wrong());
-    }
-    let to = usize::try_from(to).map_err(|_| wrong())?;
-    let mut made = Vec::with_capacity(to);
-    while let Some(order) = delta.next() {
-        if order & 0x80 == 0 {
-            let length = usize::from(order);
-            made.extend(delta.by_ref().take(length));
-            if length == 0 {
-                return Err(wrong());
-            }
-        } else {
-            // Seven bits say which bytes of an offset and a length follow.
-            let mut field = |bits: std::ops::Range<u32>| -> Option<usize> {
-                let mut value = 0;
-                for (at, bit) in bits.enumerate() {
-                    if order & (1 << bit) != 0 {
-                        value |= usize::from(delta.next()?) << (8 * at);
-                    }
-                }
-                Some(value)
-            };
-            let (start, length) = (field(0..4).ok_or_else(wrong)?, field(4..7).ok_or_else(wrong)?);
-            let length = if length == 0 { 0x10000 } else { length };
-            let end = start.checked_add(length).ok_or_else(wrong)?;
-            made.extend_from_slice(base.get(start..end).ok_or_else(wrong)?);
-        }
-        if made.len() > to {
-            return Err(wrong());
-        }
-    }
-    if made.len() == to { Ok(made) } else { Err(wrong()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_delta_copies_and_inserts() {
-        // 11 bytes become 14: the first 6, three new ones, the last 5.
-        let delta = [11, 14, 0x90, 6, 3, b'b', b'i', b'g', 0x91, 6, 5];
-        assert_eq!(apply(b"hello world", &delta).unwrap(), b"hello bigworld");
-    }
-
-    #[test]
-    fn a_delta_that_lies_about_a_length_or_leaves_its_base_is_refused() {
-        for delta in [
-            &[10, 2, 2, b'a', b'b'][..],
-            &[11, 3, 2, b'a', b'b'],
-            &[11, 1, 2, b'a', b'b'],
-            &[11, 6, 0x91, 9, 6],
-            &[11, 1, 0],
-            &[11],
-            &[],
-        ] {
-            assert!(apply(b"hello world", delta).is_err(), "{delta:?}");
-        }
     }
 }

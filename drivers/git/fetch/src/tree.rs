@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use crate::budget::Budget;
 use crate::pack::{Kind, Objects};
 use crate::{Error, Oid};
 
@@ -27,8 +28,17 @@ pub struct Files {
 /// done is the caller's.
 ///
 /// # Errors
-/// The pack lacks something, or holds what cannot be a file here.
+/// The pack lacks something, or holds what cannot be a file here, or too much.
 pub fn check_out<F: Read + Write + Seek>(
+    objects: &mut Objects<F>,
+    commit: Oid,
+    directory: &Path,
+) -> Result<Files, Error> {
+    check_out_within(Budget::default(), objects, commit, directory)
+}
+
+fn check_out_within<F: Read + Write + Seek>(
+    mut budget: Budget,
     objects: &mut Objects<F>,
     commit: Oid,
     directory: &Path,
@@ -41,8 +51,9 @@ pub fn check_out<F: Read + Write + Seek>(
     let mut files = Files::default();
     let mut trees = vec![(String::new(), root)];
     while let Some((at, tree)) = trees.pop() {
-        let bytes = objects.bytes(tree, Kind::Tree)?;
-        let mut rest = &*bytes;
+        // A copy: the objects have only two large buffers, and its files need both.
+        let bytes = objects.bytes(tree, Kind::Tree)?.to_vec();
+        let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             let (mode, name, oid, after) = entry(rest)?;
             rest = after;
@@ -51,6 +62,7 @@ pub fn check_out<F: Read + Write + Seek>(
             if path.len() > PATH_MAX {
                 return Err(Error::Content(format!("a path has over {PATH_MAX} bytes")));
             }
+            budget.entry()?;
             let place: PathBuf = directory.join(&path);
             match mode {
                 "40000" => {
@@ -64,7 +76,10 @@ pub fn check_out<F: Read + Write + Seek>(
                 }
                 _ => {
                     let mut file = File::create_new(&place)?;
-                    objects.blob(oid, |piece| Ok(file.write_all(piece)?))?;
+                    objects.blob(oid, |piece| {
+                        budget.bytes(piece.len())?;
+                        Ok(file.write_all(piece)?)
+                    })?;
                     if mode == "100755" {
                         files.executables.push(path);
                     }
@@ -114,4 +129,65 @@ fn check_name(name: &str) -> Result<(), Error> {
         return Err(Error::Content(format!("the repository holds a file named `{shown}`")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use sha1::{Digest, Sha1};
+
+    use super::*;
+    use crate::pack::index;
+
+    /// A pack of whole objects, none of which zlib has made smaller, and the name of the last one.
+    fn pack(objects: &[(u8, &str, &[u8])]) -> (Vec<u8>, Oid) {
+        let mut pack = b"PACK\0\0\0\x02".to_vec();
+        pack.extend((objects.len() as u32).to_be_bytes());
+        let mut last = Oid([0; 20]);
+        for (kind, name, content) in objects {
+            pack.push((kind << 4) | 0x80 | (content.len() & 15) as u8);
+            pack.push((content.len() >> 4) as u8);
+            let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::none());
+            zlib.write_all(content).unwrap();
+            pack.extend(zlib.finish().unwrap());
+            last = name_of(name, content);
+        }
+        let sum = Sha1::digest(&pack);
+        pack.extend(sum);
+        (pack, last)
+    }
+
+    fn name_of(kind: &str, content: &[u8]) -> Oid {
+        let head = format!("{kind} {}\0", content.len());
+        Oid(Sha1::digest([head.as_bytes(), content].concat()).into())
+    }
+
+    #[test]
+    fn a_commit_may_hold_as_much_as_a_volume_and_no_more() {
+        // One file of 100 bytes, ten times in a directory.
+        let blob = [7; 100];
+        let Oid(name) = name_of("blob", &blob);
+        let files = (0..10).flat_map(|n| [format!("100644 {n}\0").as_bytes(), &name].concat());
+        let files: Vec<u8> = files.collect();
+        let Oid(directory) = name_of("tree", &files);
+        let root = [b"40000 all\0".as_slice(), &directory].concat();
+        let commit = format!("tree {}\n\na commit", name_of("tree", &root));
+        let (bytes, commit) = pack(&[
+            (3, "blob", &blob),
+            (2, "tree", &files),
+            (2, "tree", &root),
+            (1, "commit", commit.as_bytes()),
+        ]);
+        let with = |bytes_left, entries_left| {
+            let mut objects = index(Cursor::new(bytes.clone())).unwrap();
+            let place = tempfile::tempdir().unwrap();
+            let budget = Budget { bytes_left, entries_left };
+            let files = check_out_within(budget, &mut objects, commit, place.path());
+            files.map_err(|error| error.to_string())
+        };
+        assert_eq!(with(1000, 11), Ok(Files::default()));
+        assert!(with(999, 11).unwrap_err().contains("more bytes"));
+        assert!(with(1000, 10).unwrap_err().contains("more entries"));
+    }
 }

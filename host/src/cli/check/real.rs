@@ -7,11 +7,12 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use tempfile::TempDir;
 use wasmvol_driver::Reclaim;
 
@@ -22,6 +23,10 @@ use crate::conformance::{Finding, SERVED, Stop, Subject, Verdict};
 
 /// Tells the first process of the namespaces its directory.
 const PLACE: &str = "WASMVOL_CHECK_PLACE";
+/// What its directories are called.
+const PREFIX: &str = "wasmvol-check-";
+/// How long one that was made may be without its lock.
+const UNLOCKED_MAX: Duration = Duration::from_secs(60);
 /// How long a wasmvol may take to answer that loads no driver by itself.
 const READY: Duration = Duration::from_secs(30);
 /// How often it is asked until then.
@@ -33,9 +38,46 @@ const VOLUME: &str = "checked";
 /// The file in it.
 const FILE: &str = "wasmvol-check";
 
-/// A new directory that only its owner can enter, and that goes when it is dropped. `TMPDIR` says on which disk.
-pub(super) fn directory() -> io::Result<TempDir> {
-    tempfile::Builder::new().prefix("wasmvol-check-").tempdir()
+/// A new directory that only its owner can enter, and that goes when it is dropped. `TMPDIR` says on which disk. It is locked meanwhile.
+pub(super) struct Directory {
+    directory: TempDir,
+    _lock: File,
+}
+
+impl Directory {
+    pub(super) fn new() -> io::Result<Self> {
+        sweep(&std::env::temp_dir());
+        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        let lock = File::open(directory.path())?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { directory, _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// Removes what checks of this user have left that were killed: nobody locks it any more.
+fn sweep(parent: &Path) {
+    let is_left = |path: &Path| -> io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let about = directory.metadata()?;
+        let age = about.modified()?.elapsed().unwrap_or_default();
+        let is_own = about.uid() == rustix::process::geteuid().as_raw();
+        Ok(is_own
+            && age >= UNLOCKED_MAX
+            && flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok())
+    };
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
+            && is_left(&entry.path()).unwrap_or(false)
+        {
+            // What cannot be removed now is found again.
+            let _left = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// The directory of this process, if it is the first one of namespaces that were made for it.
@@ -51,7 +93,7 @@ pub(super) fn enter() -> Result<ExitCode, CliError> {
         return Err(CliError::Refused(why.into()));
     }
     let program = std::env::current_exe().map_err(CliError::io("our own program"))?;
-    let place = directory().map_err(CliError::io("a directory for `--mount`"))?;
+    let place = Directory::new().map_err(CliError::io("a directory for `--mount`"))?;
     // Whichever of them is killed, the rest goes with it.
     let status = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private"])
@@ -62,7 +104,7 @@ pub(super) fn enter() -> Result<ExitCode, CliError> {
         .status()
         .map_err(CliError::io("`setpriv` and `unshare` of util-linux, which `--mount` needs"))?;
     let shown = place.path().display().to_string();
-    place.close().map_err(CliError::io(format!("`{shown}` stays")))?;
+    place.directory.close().map_err(CliError::io(format!("`{shown}` stays")))?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     code.map(ExitCode::from).ok_or_else(|| CliError::Refused(format!("it was ended: {status}")))
 }

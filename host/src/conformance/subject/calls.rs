@@ -40,15 +40,12 @@ impl Subject {
         self.ask("create", |driver, scope| driver.create(*id, name, options, scope))
     }
 
-    /// The same, as before a crash: what it wrote into its store is lost.
-    pub(in crate::conformance) fn create_in_vain(
-        &mut self,
-        volume: &Volume,
-    ) -> Result<Created, CallError> {
+    /// Asks as before a crash: what was written into the store is lost, and whoever asks keeps nothing of the answer.
+    pub(in crate::conformance) fn in_vain<T>(&mut self, ask: impl FnOnce(&mut Self) -> T) -> T {
         let store = Arc::clone(&self.store);
-        let created = self.create(volume);
+        let answer = ask(self);
         self.store = store;
-        created
+        answer
     }
 
     pub(in crate::conformance) fn remove(&mut self, volume: &Volume) -> Result<Reclaim, CallError> {

@@ -9,13 +9,14 @@ use std::fs;
 use std::hash::BuildHasher;
 use std::hint::black_box;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use wasmvol_sdk::contract::{Filesystem, Image};
 use wasmvol_sdk::{
     Attachment, Created, Description, Driver, Error, ErrorCode, Found, Health, Migration,
-    OptionSpec, Owner, Plan, Populated, Population, Progress, Reclaim, Report, Resized, Resizing,
-    Result, Storage, Volume, export_driver, http, log, secrets, settings, store,
+    OptionSpec, OptionValue, Owner, Plan, Populated, Population, Progress, Reclaim, Report,
+    Resized, Resizing, Result, Storage, Value, Volume, export_driver, http, log, secrets, settings,
+    store,
 };
 
 struct Able;
@@ -25,7 +26,11 @@ const MARK: &str = "able 1 ";
 
 impl Driver for Able {
     fn describe() -> Description {
-        let version = if has("version") { "1" } else { env!("CARGO_PKG_VERSION") };
+        let version = match fault().as_str() {
+            "version" => "1",
+            "long version" => "1.2.3.4",
+            _ => env!("CARGO_PKG_VERSION"),
+        };
         let help = match fault().as_str() {
             "help" => String::new(),
             "restless describe" => restless(),
@@ -50,6 +55,7 @@ impl Driver for Able {
                 return Err(Error::new(ErrorCode::AlreadyExists, "it is there"));
             }
             "message" => return Err(Error::new(ErrorCode::Internal, "two\nlines")),
+            "share" => return Err(Error::new(ErrorCode::Unavailable, r"`\\nas\team` is away")),
             "log" => (0..15).for_each(|line| log::info!("{line} {}", "x".repeat(900))),
             "memory" => drop(black_box(vec![1_u8; 56 << 20])),
             "http" => {
@@ -65,7 +71,11 @@ impl Driver for Able {
             assert!(!has("value"), "nothing has no size");
             return Err(Error::invalid_option("size", "must be at least 1 byte"));
         }
-        store::set(&key, &volume.name)?;
+        let signs = volume.if_given("key", Volume::secret)?.unwrap_or_default();
+        store::set(&key, format!("{}\n{}\n{signs}", volume.name, volume.size("size")?))?;
+        if has("one of a name") {
+            store::set(&format!("name/{}", volume.name), &volume.id)?;
+        }
         Ok(Created::from(image(volume.size("size")?)).state(format!("{MARK}made")))
     }
 
@@ -77,6 +87,9 @@ impl Driver for Able {
             return Err(Error::new(ErrorCode::Internal, "it is gone"));
         }
         store::delete(&format!("volume/{}", volume.id))?;
+        if has("remove all") {
+            store::keys("volume/").iter().try_for_each(|key| store::delete(key))?;
+        }
         Ok(Reclaim::Delete)
     }
 
@@ -89,35 +102,61 @@ impl Driver for Able {
         if state != "attached" {
             return Err(Error::new(ErrorCode::Unavailable, "it is not attached"));
         }
+        let noted = String::from_utf8_lossy(&volume.state);
+        let noted = noted.split_once('@').map_or("", |(_, noted)| noted);
         Ok(match fault().as_str() {
             "restless path" => Plan::storage().subpath(restless()),
+            "restless attach" => Plan::storage().subpath(noted),
+            "late path" if now() > noted.parse().unwrap_or(u128::MAX).saturating_add(1000) => {
+                Plan::storage().subpath("late")
+            }
             _ => Plan::storage(),
         })
     }
 
     fn list() -> Result<Vec<Found>> {
-        let mut names: Vec<_> =
-            store::keys("volume/").iter().filter_map(|key| store::text(key)).collect();
+        let mut all: Vec<_> = store::keys("volume/").iter().filter_map(|key| found(key)).collect();
         if has("list") {
-            names = vec!["one".to_owned(), "one".to_owned()];
+            let name = "one".to_owned();
+            let one = Found { name, id: None, options: Vec::new(), state: Vec::new(), owned: true };
+            all = vec![one.clone(), one];
         }
-        let found =
-            |name| Found { name, id: None, options: Vec::new(), state: Vec::new(), owned: true };
-        Ok(names.into_iter().map(found).collect())
+        for found in &mut all {
+            match fault().as_str() {
+                "list id" => found.id = None,
+                "list options" => found.options = Vec::new(),
+                "list state" => found.state = Vec::new(),
+                _ => {}
+            }
+        }
+        Ok(all)
     }
 }
 
 impl Attachment for Able {
     fn attach(volume: &Volume) -> Result<Progress> {
         let state = read(volume)?;
+        let key = format!("volume/{}", volume.id);
+        let of_name = || store::text(&format!("name/{}", volume.name));
         match (fault().as_str(), state) {
             ("attach", "attached") => Err(Error::new(ErrorCode::InUse, "it is attached")),
+            ("remove all", _) if store::get(&key).is_none() => {
+                Err(Error::new(ErrorCode::NotFound, "it went with another"))
+            }
+            ("one of a name", _) if of_name().as_deref() != Some(&*volume.id) => {
+                Err(Error::new(ErrorCode::NotFound, "another has its name"))
+            }
+            (_, "attached") => Ok(Progress::Done(volume.state.clone())),
             ("attach late", _) => {
                 Ok(Progress::again(format!("{MARK}made"), Duration::from_secs(31)))
             }
-            (_, "made") => {
+            (_, "made" | "filled") => {
                 Ok(Progress::again(format!("{MARK}attaching"), Duration::from_millis(1)))
             }
+            ("restless attach", _) => {
+                Ok(Progress::Done(format!("{MARK}attached@{}", restless()).into()))
+            }
+            ("late path", _) => Ok(Progress::Done(format!("{MARK}attached@{}", now()).into())),
             _ => Ok(Progress::Done(format!("{MARK}attached").into())),
         }
     }
@@ -142,11 +181,16 @@ impl Resizing for Able {
 
 impl Population for Able {
     fn populate(volume: &Volume, directory: &Path) -> Result<Populated> {
+        // A volume is filled once; before that is recorded nobody has filled it.
+        if read(volume)? != "made" {
+            return Err(Error::new(ErrorCode::AlreadyExists, "it is filled"));
+        }
         fs::create_dir(directory.join("bin"))?;
         fs::write(directory.join("bin/run"), "#!/bin/sh\n")?;
         fs::write(directory.join("hello"), "hello\n")?;
         let program = if has("populate") { "bin/walk" } else { "bin/run" };
-        Ok(Populated { state: volume.state.clone(), executables: vec![program.to_owned()] })
+        let state = format!("{MARK}filled").into();
+        Ok(Populated { state, executables: vec![program.to_owned()] })
     }
 }
 
@@ -168,10 +212,23 @@ fn image(size: u64) -> Storage {
     Storage::Image(Image { size, thin: true, filesystem: Filesystem::Ext4, encrypt: None, owner })
 }
 
-/// What its state says, behind the mark.
+/// A volume as it was made, by its key in the store.
+fn found(key: &str) -> Option<Found> {
+    let (id, text) = (key.strip_prefix("volume/")?.to_owned(), store::text(key)?);
+    let mut lines = text.split('\n');
+    let (name, size) = (lines.next()?.to_owned(), lines.next()?.parse().ok()?);
+    let value = |key: &str, value| OptionValue { key: key.to_owned(), value };
+    let signs = lines.next().filter(|name| !name.is_empty());
+    let signs = signs.map(|name| value("key", Value::Secret(name.to_owned())));
+    let options = signs.into_iter().chain([value("size", Value::Size(size))]).collect();
+    Some(Found { name, id: Some(id), options, state: format!("{MARK}made").into(), owned: true })
+}
+
+/// What its state says, behind the mark and before what was noted.
 fn read(volume: &Volume) -> Result<&str> {
     let text = std::str::from_utf8(&volume.state).ok().and_then(|text| text.strip_prefix(MARK));
-    let known = ["made", "attaching", "attached", "detaching"];
+    let text = text.map(|text| text.split_once('@').map_or(text, |(state, _)| state));
+    let known = ["made", "filled", "attaching", "attached", "detaching"];
     text.filter(|state| known.contains(state))
         .ok_or_else(|| Error::new(ErrorCode::Internal, "its state is not this driver's"))
 }
@@ -182,6 +239,11 @@ fn fault() -> String {
 
 fn has(one: &str) -> bool {
     fault() == one
+}
+
+/// Milliseconds.
+fn now() -> u128 {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis()
 }
 
 /// Never the same twice.
