@@ -66,7 +66,7 @@ pub(super) fn push(
     let progress = RefCell::new(Progress::new());
     let pushed =
         plain_http.open(reference).push(&bytes, imports, exports, key.as_ref(), &|done, size| {
-            progress.borrow_mut().show(done, size)
+            progress.borrow_mut().show(done, size);
         });
     progress.into_inner().end();
     let pushed = pushed?;
