@@ -214,7 +214,7 @@ impl Call<'_> {
             wasi: wasi.build(),
             table,
             limits: Limits::default(),
-            http: Http::new(http, self.verb.http, self.until),
+            http: Http::new(self.log, http, self.verb.http, self.until),
             until: self.until,
             journal: journal.clone(),
             settings: Arc::clone(self.settings),

@@ -28,6 +28,8 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpH
 use wasmvol_plan::Fault;
 use wasmvol_plan::kinds::http::{HttpGrant, Origin, check_address, check_origin};
 
+use crate::journal::Log;
+
 /// Most bytes of a request's or an answer's headers, in memory.
 const HEADERS_MAX: usize = 64 << 10;
 /// How much of a body waits to be sent: two pieces of it.
@@ -50,6 +52,7 @@ pub(crate) struct Http {
 
 /// Sends what is granted.
 pub(crate) struct Client {
+    log: Arc<Log>,
     grants: Arc<[HttpGrant]>,
     until: Instant,
     left: Arc<Left>,
@@ -64,13 +67,18 @@ struct Left {
 }
 
 impl Http {
-    pub(crate) fn new(grants: Arc<[HttpGrant]>, budget: Budget, until: Instant) -> Self {
+    pub(crate) fn new(
+        log: &Arc<Log>,
+        grants: Arc<[HttpGrant]>,
+        budget: Budget,
+        until: Instant,
+    ) -> Self {
         let mut context = WasiHttpCtx::new();
         context.set_field_size_limit(HEADERS_MAX);
         let left =
             Left { requests: AtomicU64::new(budget.requests), bytes: AtomicU64::new(budget.bytes) };
-        let (left, refusal) = (Arc::new(left), Arc::default());
-        Self { context, client: Client { grants, until, left, refusal } }
+        let (log, left, refusal) = (Arc::clone(log), Arc::new(left), Arc::default());
+        Self { context, client: Client { log, grants, until, left, refusal } }
     }
 
     /// Why a request of this call was refused by the host, if one was: a driver hears of an error code alone.
@@ -89,6 +97,7 @@ impl WasiHttpHooks for Client {
         _processed: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Sent> + Send> {
         let errand = Errand {
+            log: Arc::clone(&self.log),
             grants: Arc::clone(&self.grants),
             left: Arc::clone(&self.left),
             until: self.until,
@@ -135,6 +144,8 @@ impl From<Error> for Failure {
 
 /// One request on its way.
 struct Errand {
+    /// It knows whose the request is.
+    log: Arc<Log>,
     grants: Arc<[HttpGrant]>,
     left: Arc<Left>,
     until: Instant,
@@ -148,7 +159,7 @@ impl Errand {
     ) -> Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Failure>
     {
         let origin = origin_of(request.uri())?;
-        check_origin(&origin, &self.grants)
+        check_origin(&origin, &self.grants, self.log.driver())
             .map_err(|fault| Failure::Refused(fault, Error::HttpRequestDenied))?;
         self.left.take_request()?;
         // The scheme and the host are for a proxy, which there is none of.
@@ -194,7 +205,7 @@ impl Errand {
     async fn connect(&self, origin: &Origin) -> Result<Box<dyn Stream>, Failure> {
         let addresses = addresses(origin).await?;
         for address in &addresses {
-            check_address(origin, *address, &self.grants)
+            check_address(origin, *address, &self.grants, self.log.driver())
                 .map_err(|fault| Failure::Refused(fault, Error::DestinationIpProhibited))?;
         }
         let mut last = Error::DestinationNotFound;
