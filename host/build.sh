@@ -77,7 +77,10 @@ if [ "${1:-}" = tests ]; then
     place guests able
     place guests hostile
     place guests rogue
-    place guests examples/scratch
+    cargo build --profile driver --target wasm32-wasip2 -p version --examples
+    for example in scratch version1 version1greedy version2 version2later version3; do
+        place guests "examples/$example"
+    done
     # An example that is a workspace of its own, as a driver elsewhere is; tests build projects like it in the same place.
     CARGO_TARGET_DIR="$PWD/target/new/rust-target" make --directory drivers/examples/rust driver.wasm test
 fi

@@ -1,4 +1,4 @@
-//! Directories of the host that the operator granted, and the volumes that are marked beneath them: `--grant host-directory=ROOT`.
+//! Directories of the host that the operator granted, and the volumes that are marked beneath them: the grant `host-directory=ROOT`.
 //!
 //! Both answer in [`Driver::create`](crate::Driver::create) and [`Driver::list`](crate::Driver::list), and nothing in the other verbs.
 //! In a native test they come from [`testing::with_roots`](crate::testing::with_roots).
@@ -32,11 +32,13 @@ pub fn entries(root: &str) -> Result<Vec<Entry>> {
 pub fn choose(wanted: Option<&str>) -> Result<String> {
     let granted = granted();
     let Some(wanted) = wanted else {
-        let none = "no root is granted: load the driver again with `--grant host-directory=PATH`";
+        let none =
+            "no root is granted: `wasmvol driver grant NAME 'host-directory=PATH'` grants one";
         return granted.into_iter().next().ok_or_else(|| Error::new(ErrorCode::Denied, none));
     };
     granted.iter().find(|root| *root == wanted).cloned().ok_or_else(|| {
-        let cure = format!("load the driver again with `--grant host-directory={wanted}`");
+        let quoted = wanted.replace('\'', r"'\''");
+        let cure = format!("`wasmvol driver grant NAME 'host-directory={quoted}'` grants it");
         let granted = if granted.is_empty() { "none is".into() } else { granted.join(", ") };
         Error::new(ErrorCode::Denied, format!("root {wanted} is not granted ({granted}): {cure}"))
     })

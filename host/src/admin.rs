@@ -18,16 +18,19 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use wasmvol_plan::{DriverName, Id, NameError};
 
+use crate::asked;
 use crate::catalog::durable::Catalog;
 use crate::catalog::table::Table;
-use crate::catalog::{StoreError, transfer};
+use crate::catalog::{DriverRow, StoreError, transfer};
 use crate::drivers::loader::{self, Loader, LoaderError};
 use crate::drivers::{Drivers, Loaded};
 use crate::server::{Answer, Api, BodyError, Busy, NotTaken, Peer, parse, read_body};
 use crate::volumes::holders::Caller;
 use crate::volumes::world::World;
 use crate::volumes::{Insist, View, VolumeError, Volumes};
-use types::{Checked, Create, Driver, Kept, Load, Places, Purged, Refused, Resize, Status, Volume};
+use types::{
+    Checked, Create, Driver, Kept, Load, Places, Previous, Purged, Refused, Resize, Status, Volume,
+};
 
 /// Most bytes of a request: a component of 64 MiB and the line before it.
 const BODY_MAX: usize = (64 << 20) + (64 << 10);
@@ -121,6 +124,10 @@ impl<W: World> Admin<W> {
             ("POST", ["components"]) => self.check(&body).await,
             ("GET", ["drivers", name]) => self.driver(&DriverName::parse(name)?).await,
             ("DELETE", ["drivers", name]) => self.unload(DriverName::parse(name)?).await,
+            ("POST", ["drivers", name, "rollback"]) => {
+                self.rollback(DriverName::parse(name)?).await
+            }
+            ("POST", ["drivers", name, "grants"]) => self.regrant(DriverName::parse(name)?).await,
             _ => Err(Refusal::Unknown),
         }
     }
@@ -196,8 +203,28 @@ impl<W: World> Admin<W> {
     }
 
     async fn check(self: &Rc<Self>, body: &[u8]) -> Result<Vec<u8>, Refusal> {
-        let description = self.loader.describe(Arc::from(body)).await?;
-        json(&Checked { description })
+        self.drivers.until_taken_up().await;
+        json(&Checked::of(&self.loader.open(Arc::from(body)).await?))
+    }
+
+    async fn rollback(self: &Rc<Self>, name: DriverName) -> Result<Vec<u8>, Refusal> {
+        let this = Rc::clone(self);
+        self.finish(async move {
+            this.drivers.until_taken_up().await;
+            this.loader.rollback(&name).await?;
+            this.driver(&name).await
+        })
+        .await
+    }
+
+    async fn regrant(self: &Rc<Self>, name: DriverName) -> Result<Vec<u8>, Refusal> {
+        let this = Rc::clone(self);
+        self.finish(async move {
+            this.drivers.until_taken_up().await;
+            this.loader.regrant(&name).await?;
+            this.driver(&name).await
+        })
+        .await
     }
 
     async fn unload(self: &Rc<Self>, name: DriverName) -> Result<Vec<u8>, Refusal> {
@@ -222,17 +249,24 @@ impl<W: World> Admin<W> {
     }
 
     fn describe(&self, loaded: Loaded) -> Driver {
-        let volumes = self.volumes.of_driver(&loaded.row.name).len();
+        let Loaded { row, driver, .. } = loaded;
+        let granted = self.drivers.granted(&row.name);
+        let previous = |previous: Box<DriverRow>| {
+            let DriverRow { version, digest, loaded_at, settings, .. } = *previous;
+            Previous { version, digest, loaded_at, settings }
+        };
         Driver {
-            name: loaded.row.name,
-            version: loaded.row.version,
-            digest: loaded.row.digest,
-            first_party: loaded.row.first_party,
-            origin: loaded.row.origin,
-            loaded_at: loaded.row.loaded_at,
-            settings: loaded.row.settings,
-            volumes,
-            description: (*loaded.description).clone(),
+            volumes: self.volumes.of_driver(&row.name).len(),
+            missing: asked::missing(&driver.description().grants, &granted),
+            granted,
+            component: Checked::of(&driver),
+            name: row.name,
+            version: row.version,
+            first_party: row.first_party,
+            origin: row.origin,
+            loaded_at: row.loaded_at,
+            settings: row.settings,
+            previous: row.previous.map(previous),
         }
     }
 

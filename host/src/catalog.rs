@@ -64,6 +64,9 @@ pub(crate) struct DriverRow {
     /// Where it was pulled from; of what was a file nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<Origin>,
+    /// The one that it took the place of, whose component is kept: what a rollback brings back. That one remembers none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) previous: Option<Box<Self>>,
 }
 
 /// Where a component was pulled from, as the operator's command line says.

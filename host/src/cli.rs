@@ -10,11 +10,13 @@ mod component;
 mod doctor;
 mod driver;
 mod grants;
+mod inspect;
 mod namespace;
 mod new;
 mod output;
 mod progress;
 mod rooted;
+mod sandbox;
 mod secret;
 mod serve;
 mod status;
@@ -76,6 +78,9 @@ enum Command {
     /// Compile the component on stdin to machine code on stdout
     #[command(hide = true)]
     CompileDriver,
+    /// Say what the component on stdin is
+    #[command(hide = true)]
+    DescribeDriver,
 }
 
 /// Which configuration: the operator says it to `serve` and to what writes grants, and both take it for the same.
@@ -171,6 +176,7 @@ pub(crate) fn run() -> ExitCode {
             return daemon::run(*arguments);
         }
         Command::CompileDriver => return wasmvol_driver::compile_stdin_to_stdout(),
+        Command::DescribeDriver => sandbox::describe_stdin_to_stdout(),
         Command::Serve(_) if json => {
             let why = "`--json` is not for `serve`, which prints nothing but its log";
             Cli::command().error(clap::error::ErrorKind::ArgumentConflict, why).exit()

@@ -132,6 +132,16 @@ fn same<T: PartialEq + std::fmt::Debug + ?Sized>(
     })
 }
 
+/// Why something could not be asked, with the cure for who types the check: a driver that is loaded is granted things by a command of its
+/// own.
+fn needs_grant(why: &str) -> String {
+    let cure = why.split_once("`wasmvol driver grant ").and_then(|(before, line)| {
+        let (_name, grant) = line.split_once(' ')?;
+        Some(format!("{before}`--grant {grant}"))
+    });
+    format!("needs a grant: {}", cure.as_deref().unwrap_or(why))
+}
+
 /// A line for a table: whole answers can have 64 KiB.
 fn cut(mut line: String) -> String {
     const MOST: usize = 400;

@@ -22,8 +22,9 @@ use wasmvol_driver::{
     Abilities, Answer, CallError, Created, Description, Driver, Engine, Found, LoadError, Progress,
     Reclaim, Report, Resized, Root, Roots, Scope, Volume,
 };
-use wasmvol_plan::{DriverName, Fault, FaultKind, Grants, Id, Plan, VolumeName};
+use wasmvol_plan::{DriverName, Fault, FaultKind, Grants, Id, Plan, Storage, VolumeName};
 
+use crate::asked;
 use crate::catalog::DriverRow;
 use crate::mounter::Mounter;
 use crate::volumes::world;
@@ -93,7 +94,14 @@ impl Drivers {
         self.loaded.borrow().values().cloned().collect()
     }
 
-    fn put(&self, driver: Driver, row: DriverRow) {
+    fn put(&self, loaded: Loaded) {
+        self.loaded.borrow_mut().insert(loaded.row.name.clone(), loaded);
+        // Wakes who waits for this one.
+        self.taken_up.send_modify(|_| {});
+    }
+
+    /// One as it will be once it is put, with what is granted to its name now.
+    fn made_of(&self, driver: Driver, row: DriverRow) -> Loaded {
         use world::Drivers as _;
         // What cannot be read grants nothing, and each use of it says so.
         let granted = self.grants(&row.name).unwrap_or_default();
@@ -101,10 +109,14 @@ impl Drivers {
         let turns = Arc::new(Semaphore::new(driver.calls_max()));
         let fills = Rc::new(Semaphore::new(driver.fills_max()));
         let plans = Rc::default();
-        let loaded = Loaded { driver, description, row, granted, turns, fills, plans };
-        self.loaded.borrow_mut().insert(loaded.row.name.clone(), loaded);
-        // Wakes who waits for this one.
-        self.taken_up.send_modify(|_| {});
+        Loaded { driver, description, row, granted, turns, fills, plans }
+    }
+
+    /// Notes that what is granted to a name has changed.
+    fn note_grants(&self, name: &DriverName, granted: Grants) {
+        if let Some(loaded) = self.loaded.borrow_mut().get_mut(name) {
+            loaded.granted = granted;
+        }
     }
 
     /// From now on nobody waits for a driver that is not loaded.
@@ -118,6 +130,21 @@ impl Drivers {
         let mut taken_up = self.taken_up.subscribe();
         // The sender lives as long as this does.
         let _never_closed = taken_up.wait_for(|ended| *ended).await;
+    }
+
+    /// What a driver was granted, line by line as the operator wrote it.
+    pub(crate) fn granted(&self, name: &DriverName) -> Vec<String> {
+        asked::lines(&self.grants_file(name).unwrap_or_default())
+    }
+
+    fn grants_file(&self, driver: &DriverName) -> Result<String, Fault> {
+        match std::fs::read_to_string(self.grants.join(driver.as_str())) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            text => text.map_err(|e| {
+                let why = format!("grants of driver `{driver}` cannot be read: {e}");
+                Fault::new(FaultKind::Failed, why)
+            }),
+        }
     }
 
     fn take(&self, name: &DriverName) -> Option<Loaded> {
@@ -153,16 +180,21 @@ impl Drivers {
         mut scope: Scope,
         call: impl FnOnce(Driver, Scope) -> Result<T, CallError> + Send + 'static,
     ) -> Result<T, CallError> {
-        use world::Drivers as _;
         let loaded = self.get(name).ok_or_else(|| CallError::NotLoaded(name.to_string()))?;
-        if loaded.driver.speaks_http() {
-            // What cannot be read grants nothing.
-            scope.http = self.grants(name).unwrap_or_default().http.into();
-        }
-        if loaded.driver.reveals() {
-            scope.secrets = Some(self.revealer.of(name));
-        }
+        self.reach(&loaded, &mut scope);
         loaded.call(move |driver| call(driver, scope)).await
+    }
+
+    /// Gives a call of a version what its operator granted, as it is now.
+    fn reach(&self, Loaded { driver, row, .. }: &Loaded, scope: &mut Scope) {
+        use world::Drivers as _;
+        if driver.speaks_http() {
+            // What cannot be read grants nothing.
+            scope.http = self.grants(&row.name).unwrap_or_default().http.into();
+        }
+        if driver.reveals() {
+            scope.secrets = Some(self.revealer.of(&row.name));
+        }
     }
 }
 
@@ -196,6 +228,44 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
+/// A version of a driver that is weighed against another.
+struct Candidate<'a> {
+    drivers: &'a Drivers,
+    loaded: Loaded,
+}
+
+impl world::Version for Candidate<'_> {
+    fn kind(&self) -> &str {
+        &self.loaded.description.name
+    }
+
+    fn version(&self) -> &str {
+        &self.loaded.description.version
+    }
+
+    fn migrates(&self) -> bool {
+        self.loaded.driver.abilities().migration
+    }
+
+    async fn migrate(
+        &self,
+        volume: &Volume,
+        from: &str,
+        mut scope: Scope,
+    ) -> Result<Vec<u8>, CallError> {
+        self.drivers.reach(&self.loaded, &mut scope);
+        let (volume, from) = (volume.clone(), from.to_owned());
+        self.loaded.clone().call(move |driver| driver.migrate(&volume, &from, scope)).await
+    }
+
+    async fn mounts(&self, volume: &Volume, storage: &Storage) -> Result<(), String> {
+        let asked = volume.clone();
+        let plan = self.loaded.clone().call(move |driver| driver.path(&asked)).await;
+        let plan = plan.map_err(|error| error.to_string())?;
+        plan.check(storage, &self.loaded.granted).map_err(|fault| fault.to_string())
+    }
+}
+
 impl world::Drivers for Drivers {
     type Root = OwnedFd;
 
@@ -208,14 +278,7 @@ impl world::Drivers for Drivers {
     }
 
     fn grants(&self, driver: &DriverName) -> Result<Grants, Fault> {
-        match std::fs::read_to_string(self.grants.join(driver.as_str())) {
-            Ok(text) => Grants::parse(&text),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Grants::default()),
-            Err(e) => Err(Fault::new(
-                FaultKind::Failed,
-                format!("grants of driver `{driver}` cannot be read: {e}"),
-            )),
-        }
+        Grants::parse(driver, &self.grants_file(driver)?)
     }
 
     async fn until_loaded(&self, driver: &DriverName) {

@@ -5,6 +5,7 @@
 //! `mounter` asks mountd to act, `catalog` keeps.
 
 mod admin;
+mod asked;
 mod catalog;
 mod cli;
 mod config;

@@ -6,6 +6,7 @@
 pub(crate) mod attachment;
 mod create;
 pub(crate) mod discover;
+mod gate;
 mod health;
 pub(crate) mod holders;
 pub(crate) mod layers;
@@ -21,6 +22,7 @@ mod remove;
 pub(crate) mod resize;
 mod secrets;
 mod stores;
+pub(crate) mod swap;
 mod troubles;
 mod view;
 pub(crate) mod world;
@@ -38,6 +40,7 @@ use wasmvol_plan::{DriverName, Facts, Fault, Id, NameError, Plan, Usage, VolumeN
 use crate::catalog::durable::Contents;
 use crate::catalog::record::Record;
 use crate::catalog::{Change, MountRow, StoreError};
+use gate::Gates;
 use holders::Holders;
 use lock::Locks;
 pub(crate) use remove::Insist;
@@ -69,6 +72,7 @@ pub(crate) struct Volumes<W: World> {
     settings: Settings,
     state: RefCell<State>,
     locks: Locks,
+    gates: Gates,
     recovered: watch::Sender<bool>,
 }
 
@@ -236,6 +240,7 @@ impl<W: World> Volumes<W> {
             settings,
             state: RefCell::new(state),
             locks: Locks::default(),
+            gates: Gates::default(),
             recovered: watch::Sender::new(false),
         })
     }
@@ -327,8 +332,7 @@ impl Entry {
 
     /// The volume as its driver sees it.
     fn volume(&self) -> Volume {
-        let Record { id, name, options, state, .. } = &self.record;
-        Volume { id: *id, name: name.clone(), options: options.clone(), state: state.clone() }
+        self.record.volume()
     }
 
     /// Puts something off.
@@ -346,6 +350,16 @@ impl Entry {
     fn may_be_mounted(&self) -> bool {
         let is_there = self.facts.is_some() || self.last.is_some() || self.record.attached;
         is_there || self.waiting.is_some()
+    }
+
+    /// The mount that is there, or was a moment ago: it is taken back as it is, without a question to the driver.
+    fn mounted(&self) -> Option<(&Facts, &Plan)> {
+        self.facts.as_ref().or(self.last.as_ref()).zip(self.plan.as_ref())
+    }
+
+    /// Whether the end of its mount is told to its driver.
+    fn is_attached(&self) -> bool {
+        self.record.attached
     }
 
     /// Held, and not mounted.

@@ -200,7 +200,7 @@ fn a_secret_is_revealed_to_whom_it_was_granted_and_is_for_and_found_nowhere() {
     let reveal =
         |volume: &str, key: &str| create(&wasmvol, volume, &[("do", "reveal"), ("key", key)]);
     let mut said = vec![reveal("data", "key").unwrap_err()];
-    assert!(said[0].contains("`--grant reveal=key`"), "{}", said[0]);
+    assert!(said[0].contains("`wasmvol driver grant able 'reveal=key'`"), "{}", said[0]);
     load(&wasmvol, "--grant reveal=key --grant reveal=others");
     reveal("data", "key").unwrap();
     let bytes = canary.bytes().as_bytes();
@@ -213,7 +213,7 @@ fn a_secret_is_revealed_to_whom_it_was_granted_and_is_for_and_found_nowhere() {
     said.push(reveal("stolen", "others").unwrap_err());
     load(&wasmvol, "--revoke reveal=key");
     said.push(reveal("late", "key").unwrap_err());
-    assert!(said[2].contains("`--grant reveal=key`"), "{}", said[2]);
+    assert!(said[2].contains("`wasmvol driver grant able 'reveal=key'`"), "{}", said[2]);
     canary.is_nowhere(&wasmvol, &["data"], &said);
     wasmvol.plugin().unmount("data", "id").unwrap();
 }

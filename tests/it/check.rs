@@ -333,13 +333,13 @@ fn what_only_an_operator_gives_is_asked_for_and_is_no_failure() {
     };
     let driver = |name: &str| component(&format!("drivers/{name}.wasm"));
     let image = lacks(&driver("image"), &["-o", "size=8m"], SERVED);
-    assert!(image.starts_with("needs a grant: ") && image.contains("`--grant image`"), "{image}");
+    assert!(image.starts_with("needs a grant: ") && image.contains("`--grant 'image'`"), "{image}");
     let vfs = lacks(&driver("vfs"), &[], CREATED);
-    assert!(vfs.contains("`--grant host-directory=PATH`"), "{vfs}");
+    assert!(vfs.contains("`--grant 'host-directory=PATH'`"), "{vfs}");
     // One that asks a backend, and one that wants to know a secret.
     let http = ["--grant", "image", "--setting", "fault=http"];
     let http = lacks(&faulty(), &http, CREATED);
-    assert!(http.contains("`--grant http=https://backend.test`"), "{http}");
+    assert!(http.contains("`--grant 'http=https://backend.test'`"), "{http}");
     let reveals = ["--grant", "image", "--setting", "fault=reveal", "-o", "key=signing"];
     let reveal = lacks(&faulty(), &reveals, CREATED);
     assert!(reveal.contains("`--grant reveal=signing`"), "{reveal}");
@@ -507,7 +507,7 @@ fn what_cannot_be_used_for_real_fails_there_and_what_is_not_granted_is_not_tried
     let (skipped, code) = real(image, &["-o", "size=16m"], "skipped");
     let names: Vec<_> = skipped[1..].iter().map(|(check, _)| check.as_str()).collect();
     assert_eq!((names.as_slice(), code), (&REAL[..], Some(0)));
-    assert!(skipped[1].1.contains("`--grant image`"), "{skipped:?}");
+    assert!(skipped[1].1.contains("`--grant 'image'`"), "{skipped:?}");
     // No host has this directory: its plan is in order, and its mount is not.
     let bind = ["-o", "type=none", "-o", "o=bind", "-o", "device=/srv/no/such/place"];
     let bind = [&bind[..], &["--grant", "host-directory=/srv"]].concat();

@@ -287,6 +287,11 @@ fn mess(subject: &mut Subject, with_effects: bool) -> Vec<Verb> {
     ];
     let open: Vec<Socket> = doubts.iter().map(|verb| begin(subject, verb)).collect();
     until("the verbs have begun", SOON, || has_begun(subject).then_some(()));
+    let mut quiet = 0;
+    until("all of them wait for mountd", SOON, || {
+        quiet = if is_asleep(subject.wasmvol.daemon()) { quiet + 1 } else { 0 };
+        (quiet > 3).then_some(())
+    });
     checker::answers_from_memory(&subject.wasmvol, &subject.ledger);
     if with_effects {
         let_mountd_finish(subject);
@@ -314,6 +319,16 @@ fn has_begun(subject: &Subject) -> bool {
     troubles.contains("half made")
         && troubles.contains("being removed")
         && leaving["Status"]["holders"] == json!([])
+}
+
+/// Whether no thread of a process runs, or wants to, or waits for a disk.
+fn is_asleep(process: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let mut states = threads.flatten().filter_map(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
+        stat.rsplit(')').next()?.trim_start().chars().next()
+    });
+    states.all(|state| state == 'S')
 }
 
 /// Lets mountd do what it was asked while the daemon stands still.

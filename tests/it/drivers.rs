@@ -46,7 +46,7 @@ const MISDEEDS: [(&str, &str); 16] = [
     ("large-state", "driver broke the contract: state has 65537 bytes: at most 65536 are allowed"),
     ("giant-state", "driver asked for more than its limit of 1 MiB in one answer"),
     ("bad-mode", "driver broke the contract: mode 10755 is not allowed"),
-    ("image", "images are not granted: load the driver again with `--grant image`"),
+    ("image", "images are not granted: `wasmvol driver grant hostile 'image'`"),
     ("lie-over", "it names volume `bystander`, which no option of its user's does"),
     ("log-huge", "driver asked for more than its limit of 1 MiB in one answer"),
 ];
@@ -323,7 +323,7 @@ fn grants_come_one_after_the_other_and_none_goes_that_a_volume_needs() {
     wasmvol.cli("volume mount one").ok();
     wasmvol.cli("volume unmount one").ok();
     let error = wasmvol.cli("volume mount two").refused();
-    assert!(error.contains(&format!("`--grant {two}`")), "{error}");
+    assert!(error.contains(&format!("`wasmvol driver grant local '{two}'`")), "{error}");
     load(&format!("--grant {two}")).ok();
     for name in ["one", "two"] {
         wasmvol.cli(&format!("volume mount {name}")).ok();
@@ -349,7 +349,7 @@ fn a_load_says_which_grants_a_driver_may_ask_for_and_has_not() {
         outcome.stderr
     };
     let said = load("--grant share=nfs4:10.0.0.0/8");
-    assert!(said.contains("`--grant share=nfs:HOST`"), "{said}");
+    assert!(said.contains("`wasmvol driver grant nfs share=nfs:HOST`"), "{said}");
     assert!(!said.contains("share=nfs4"), "{said}");
     assert_eq!(load("--grant share=nfs:nas.example"), "");
 }

@@ -161,7 +161,10 @@ fn what_cannot_be_fetched_is_told_in_one_line_and_leaves_nothing() {
         (&[("archive", at("damaged.tar.gz"))], "the archive cannot be unpacked"),
         (&[("archive", at("out.tar"))], "the archive holds `../text`: that leads out"),
         (&[("archive", at("moved"))], "moved it to `/archive.tar`"),
-        (&[("archive", "http://127.1.2.3:1/a.tar".into())], "--grant http=http://127.1.2.3:1"),
+        (
+            &[("archive", "http://127.1.2.3:1/a.tar".into())],
+            "driver grant git 'http=http://127.1.2.3:1'",
+        ),
         (
             &[("archive", at("a.tar")), ("repository", at("site.git"))],
             "give one of `repository` and `archive`",

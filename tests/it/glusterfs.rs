@@ -125,6 +125,6 @@ fn it_is_refused_with_the_cure_where_it_was_not_granted() {
     let options = [("driver", "glusterfs"), ("servers", "10.0.0.1"), ("volume", "data")];
     let made = wasmvol.plugin().create("far", &options);
     let error = made.and_then(|()| wasmvol.plugin().mount("far", "id")).unwrap_err();
-    assert!(error.contains("`--grant program=glusterfs`"), "{error}");
+    assert!(error.contains("`wasmvol driver grant glusterfs 'program=glusterfs'`"), "{error}");
     assert_eq!(wasmvol.volume_mounts(), []);
 }

@@ -27,7 +27,7 @@ fn an_image_is_refused_until_the_operator_grants_it_and_names_the_grant() {
     let wasmvol = Wasmvol::start();
     let options = [("driver", "image"), ("size", "16m")];
     let error = wasmvol.plugin().create("early", &options).unwrap_err();
-    assert!(error.contains("load the driver again with `--grant image`"), "{error}");
+    assert!(error.contains("`wasmvol driver grant image 'image'`"), "{error}");
     grant(&wasmvol);
     wasmvol.plugin().create("early", &options).unwrap();
     for (size, reason) in

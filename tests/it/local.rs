@@ -108,7 +108,7 @@ fn what_is_not_granted_is_refused_with_the_grant_to_add<E: Engine>() {
         pair.engine.ok(&format!("volume create --driver wasmvol {options} {name}"));
         let error = pair.engine.refused(&format!("run --rm -v {name}:/data busybox true"));
         let grant = if name.starts_with("ext4") { "device=" } else { "host-directory=" };
-        assert!(error.contains(&format!("--grant {grant}")), "{name}: {error}");
+        assert!(error.contains(&format!("driver grant local '{grant}")), "{name}: {error}");
     }
     for (name, options, grant) in [
         (
@@ -129,7 +129,7 @@ fn what_is_not_granted_is_refused_with_the_grant_to_add<E: Engine>() {
     ] {
         pair.engine.ok(&format!("volume create --driver wasmvol {options} {name}"));
         let error = pair.engine.refused(&format!("run --rm -v {name}:/data busybox true"));
-        assert!(error.contains(&format!("--grant {grant}")), "{name}: {error}");
+        assert!(error.contains(&format!("driver grant local '{grant}")), "{name}: {error}");
     }
     assert!(pair.wasmvol.volume_mounts().is_empty());
     // What the operator grants later is there without a restart.

@@ -236,7 +236,7 @@ fn a_program_that_was_not_granted_is_refused_with_the_cure() {
     Canary::new().set(&wasmvol, "key", "sshfs", &format!("--peer {}", sshd.place().0));
     let made = create(&wasmvol, &sshd, "far", &[]);
     let error = made.and_then(|()| wasmvol.plugin().mount("far", "id")).unwrap_err();
-    assert!(error.contains("`--grant program=sshfs`"), "{error}");
+    assert!(error.contains("`wasmvol driver grant sshfs 'program=sshfs'`"), "{error}");
     assert_eq!(programs(&sshd), Vec::<u32>::new());
 }
 

@@ -273,6 +273,6 @@ fn it_is_refused_with_the_cure_where_it_was_not_granted() {
     keep(&wasmvol, "config", "[other]\ntype = memory\n");
     let made = create(&wasmvol, &webdav, "far", &[]);
     let error = made.and_then(|()| wasmvol.plugin().mount("far", "id")).unwrap_err();
-    assert!(error.contains("`--grant program=rclone`"), "{error}");
+    assert!(error.contains("`wasmvol driver grant rclone 'program=rclone'`"), "{error}");
     assert_eq!(programs(&webdav), Vec::<u32>::new());
 }

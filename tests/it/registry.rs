@@ -191,6 +191,10 @@ fn what_a_registry_has_is_inspected_without_being_loaded() {
     for part in ["memory, up to the operator's ceiling", &digest, "not verified"] {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }
+    let shown = person.json(&format!("driver inspect {reference}"));
+    let said = |key: &str| shown[key].as_str().unwrap();
+    assert!(said("pulled_from").ends_with(&format!("/scratch@{digest}")), "{shown}");
+    assert!(said("signature").contains("not verified"), "{shown}");
     assert!(!person.types("wasmvol driver ls").ok().contains("scratch"));
 }
 

@@ -188,6 +188,6 @@ fn it_is_refused_with_the_cure_where_it_was_not_granted() {
     keep(&wasmvol, "keys", &s3.keys, &s3.address.to_string());
     let made = create(&wasmvol, &s3, "far", &[]);
     let error = made.and_then(|()| wasmvol.plugin().mount("far", "id")).unwrap_err();
-    assert!(error.contains("`--grant program=s3fs`"), "{error}");
+    assert!(error.contains("`wasmvol driver grant s3fs 'program=s3fs'`"), "{error}");
     assert_eq!(programs(&s3), Vec::<u32>::new());
 }

@@ -287,7 +287,7 @@ fn what_cannot_be_made_is_refused_in_one_line_and_leaves_nothing() {
         assert_eq!(error.lines().count(), 1, "{error}");
     };
     for (key, value, reason) in [
-        ("root", "/etc", "--grant host-directory=/etc"),
+        ("root", "/etc", "driver grant NAME 'host-directory=/etc'"),
         ("path", "/etc", "option `path`"),
         ("path", "../etc", "is not allowed"),
         ("path", "link/ssl", "link"),
@@ -303,7 +303,7 @@ fn what_cannot_be_made_is_refused_in_one_line_and_leaves_nothing() {
     }
     let bare = Wasmvol::start();
     let error = create(&bare, "a", &[]).unwrap_err();
-    assert!(error.contains("--grant host-directory=PATH"), "{error}");
+    assert!(error.contains("driver grant NAME 'host-directory=PATH'"), "{error}");
     assert_eq!(wasmvol.plugin().list(), Vec::<String>::new());
     assert_eq!(entries(&root), [".wasmvol", "link", "stranger"]);
     assert_eq!(entries(&root.join(".wasmvol")), Vec::<String>::new());

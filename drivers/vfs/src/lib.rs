@@ -122,11 +122,11 @@ mod tests {
         for options in [[("root", "/etc")], [("root", "/srv/")]] {
             let error = created(&options).expect_err("not granted");
             assert_eq!(error.code, ErrorCode::Denied);
-            assert!(error.message.contains("--grant host-directory=/"), "{error}");
+            assert!(error.message.contains("driver grant NAME 'host-directory=/"), "{error}");
         }
         let volume = testing::volume::<Vfs>("data", []).expect("a volume");
         let error = Vfs::create(&volume).expect_err("nothing is granted");
-        assert!(error.message.contains("--grant host-directory=PATH"), "{error}");
+        assert!(error.message.contains("driver grant NAME 'host-directory=PATH'"), "{error}");
         let error = created(&[("path", "/etc")]).expect_err("elsewhere");
         assert_eq!(error.message, "option `path`: must be beneath /srv: `/etc`");
     }

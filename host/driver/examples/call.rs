@@ -47,7 +47,7 @@ fn create(component: PathBuf, words: impl Iterator<Item = OsString>) -> Result<(
     for word in words {
         let word = word.into_string().map_err(|_| "an option is text")?;
         match word.split_once('=').ok_or("an option is KEY=VALUE")? {
-            ("http", host) => http.push(HttpGrant::parse(host).ok_or("no grant")?),
+            ("http", host) => http.push(HttpGrant::parse(host)?),
             (key, value) => _ = options.insert(key.to_owned(), Value::Text(value.to_owned())),
         }
     }

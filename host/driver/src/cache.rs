@@ -7,6 +7,7 @@
 //!
 //! wasmtime must trust this code, so the directory is the daemon's own, and nothing is read that was not written here.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, Write};
@@ -105,6 +106,18 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
         }
+    }
+
+    /// Deletes what was compiled of every component but these.
+    pub(crate) fn keep_only(&self, digests: &BTreeSet<String>) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            let digest = name.to_str().and_then(|name| name.strip_suffix(&self.suffix));
+            if digest.is_some_and(|digest| !digests.contains(digest)) {
+                std::fs::remove_file(self.directory.join(name))?;
+            }
+        }
+        Ok(())
     }
 
     fn path(&self, digest: &str) -> PathBuf {

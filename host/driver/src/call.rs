@@ -271,7 +271,7 @@ impl Call<'_> {
             pace,
             reserve,
             over: None,
-            http: Http::new(http, self.verb.http, self.until, self.names),
+            http: Http::new(self.log, http, self.verb.http, self.until, self.names),
             until: self.until,
             journal: journal.clone(),
             settings: Arc::clone(self.settings),

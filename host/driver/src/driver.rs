@@ -26,6 +26,8 @@ use crate::types::{
     Progress, Reclaim, Report, Resized, Scope, Volume,
 };
 
+/// The interface that every driver exports.
+const VOLUMES: &str = "wasmvol:driver/volumes@";
 /// The interfaces by which a driver reaches what may know volumes that the host does not, or holds.
 const ROOTS: &str = "wasmvol:driver/roots@";
 const STORE: &str = "wasmvol:driver/store@";
@@ -102,6 +104,13 @@ impl Driver {
     #[must_use]
     pub fn size(&self) -> usize {
         self.facts().size
+    }
+
+    /// The line of the contract that it speaks: `0.1`.
+    #[must_use]
+    pub fn contract(&self) -> &str {
+        let version = self.exports().iter().find_map(|name| name.strip_prefix(VOLUMES));
+        version.and_then(|version| Some(version.rsplit_once('.')?.0)).unwrap_or_default()
     }
 
     /// The interfaces that its component imports, with their versions.

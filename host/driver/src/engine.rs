@@ -3,7 +3,7 @@
 //! Called by the daemon at start and by `driver load`, from threads that may block. It keeps no list of what is loaded: a
 //! [`Driver`] holds all that it needs, and unloading is dropping it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -227,6 +227,14 @@ impl Engine {
     /// The cache cannot be written.
     pub fn forget(&self, digest: &str) -> io::Result<()> {
         self.inner.cache.forget(digest)
+    }
+
+    /// Deletes what was compiled of every component but these.
+    ///
+    /// # Errors
+    /// The cache cannot be written.
+    pub fn keep_only(&self, digests: &BTreeSet<String>) -> io::Result<()> {
+        self.inner.cache.keep_only(digests)
     }
 
     fn compiled(&self, digest: &str, component: &[u8]) -> Result<Component, LoadError> {

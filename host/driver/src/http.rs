@@ -32,6 +32,8 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpH
 use wasmvol_plan::Fault;
 use wasmvol_plan::kinds::http::{HttpGrant, Origin, check_address, check_origin};
 
+use crate::journal::Log;
+
 /// Most bytes of a request's headers, in memory: servers take 8 to 16 KiB of them, and a driver may keep many that it never sends.
 pub(crate) const HEADERS_MAX: usize = 16 << 10;
 /// Most bytes of an answer's head, and of what is read of its body at once.
@@ -73,6 +75,8 @@ pub(crate) struct Client {
 
 /// What the requests of a call have in common.
 struct Shared {
+    /// It knows whose the requests are.
+    log: Arc<Log>,
     grants: Arc<[HttpGrant]>,
     names: Names,
     until: Instant,
@@ -159,6 +163,7 @@ const DNS_ERROR: Error = Error::DnsError { rcode: None, info_code: None };
 
 impl Http {
     pub(crate) fn new(
+        log: &Arc<Log>,
         grants: Arc<[HttpGrant]>,
         budget: Budget,
         until: Instant,
@@ -167,6 +172,7 @@ impl Http {
         let mut context = WasiHttpCtx::new();
         context.set_field_size_limit(HEADERS_MAX);
         let shared = Shared {
+            log: Arc::clone(log),
             grants,
             names: names.clone(),
             until,
@@ -250,7 +256,7 @@ async fn send(
     options: Option<RequestOptions>,
 ) -> Result<(Response<WasiBody>, Ended), Failure> {
     let origin = origin_of(request.uri())?;
-    check_origin(&origin, &shared.grants)
+    check_origin(&origin, &shared.grants, shared.log.driver())
         .map_err(|fault| Failure::denied(Error::HttpRequestDenied, fault))?;
     let seat = shared.take_request()?;
     // The scheme and the host are for a proxy, which there is none of.
@@ -296,7 +302,7 @@ async fn connect(
 ) -> Result<Box<dyn Stream>, Failure> {
     let addresses = shared.names.look_up(origin).await?;
     for address in &addresses {
-        check_address(origin, *address, &shared.grants)
+        check_address(origin, *address, &shared.grants, shared.log.driver())
             .map_err(|fault| Failure::denied(Error::DestinationIpProhibited, fault))?;
     }
     let mut last = Failure::new(Error::DestinationNotFound, "its name has no address");

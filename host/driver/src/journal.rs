@@ -69,6 +69,11 @@ impl Log {
         Arc::new(Self { driver, minute: Mutex::new(minute) })
     }
 
+    /// Whose it is.
+    pub(crate) fn driver(&self) -> &DriverName {
+        &self.driver
+    }
+
     /// Takes `bytes` from what is left of the minute. Says so once when a minute's first line is dropped, and how much it was
     /// when a later minute begins.
     fn admit(&self, bytes: usize, call_is_full: bool) -> bool {

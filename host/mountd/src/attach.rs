@@ -143,7 +143,7 @@ impl Mounter {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = openat2(&self.places.grants, driver.as_str(), flags, Mode::empty(), BENEATH);
         if matches!(opened, Err(Errno::NOENT)) {
-            return Ok(Grants::default());
+            return Grants::parse(driver, "");
         }
         let file = opened.trying(what)?;
         let stat = rustix::fs::fstat(&file).trying(what)?;
@@ -154,7 +154,7 @@ impl Mounter {
         }
         let mut text = String::new();
         File::from(file).take(GRANTS_MAX as u64 + 1).read_to_string(&mut text).trying(what)?;
-        Grants::parse(&text).map_err(|e| Fault::new(e.kind, format!("`{path}`: {e}")))
+        Grants::parse(driver, &text).map_err(|e| Fault::new(e.kind, format!("`{path}`: {e}")))
     }
 
     /// Refuses to answer an engine that would give a container the anchor's empty directory.

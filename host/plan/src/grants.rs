@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::kinds::host_directory::is_absolute;
 use crate::kinds::http::HttpGrant;
+use crate::kinds::program::is_program;
 use crate::kinds::share::ShareGrant;
 use crate::name::Quoted;
-use crate::{Fault, FaultKind, SecretName};
+use crate::{DriverName, Fault, FaultKind, SecretName};
 
 /// Most bytes of a grants file: two hundred lines with their comments. Who reads it stops one byte later.
 pub const GRANTS_MAX: usize = 16 * 1024;
 
-/// What a line may be.
-const GRANTS: &str = "use `suid`, `dev`, `image`, `host-directory=PATH`, `device=PATH`, `share=KIND:HOST`, `program=NAME`, `http=ORIGIN` or `reveal=SECRET`";
-
 /// What one driver was given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grants {
+    /// Whose they are.
+    pub driver: Option<DriverName>,
     /// Mounts keep set-user-id bits.
     pub suid: bool,
     /// Mounts keep device nodes.
@@ -45,12 +45,12 @@ impl Grants {
     ///
     /// # Errors
     /// `Invalid` with the line that is no grant, or if the text is longer than [`GRANTS_MAX`].
-    pub fn parse(text: &str) -> Result<Self, Fault> {
+    pub fn parse(driver: &DriverName, text: &str) -> Result<Self, Fault> {
         let invalid = |why| Fault::new(FaultKind::Invalid, why);
         if text.len() > GRANTS_MAX {
             return Err(invalid(format!("grants have over {GRANTS_MAX} bytes: shorten them")));
         }
-        let mut grants = Self::default();
+        let mut grants = Self { driver: Some(driver.clone()), ..Self::default() };
         for (number, line) in (1..).zip(text.lines().map(grant_of)) {
             let add = |why: &str| {
                 invalid(format!("line {number}, {}, is no grant: {why}", Quoted::new(line)))
@@ -67,24 +67,18 @@ impl Grants {
                 ("host-directory" | "device", _) => {
                     return Err(add("use an absolute path without `.`, `..` and `//`, not `/`"));
                 }
-                ("share", share) => {
-                    let parsed = ShareGrant::parse(share).ok_or_else(|| {
-                        add("use `share=KIND:` with a host name, an address or a network")
-                    });
-                    grants.shares.push(parsed?);
-                }
+                ("share", share) => grants.shares.push(ShareGrant::parse(share).map_err(add)?),
                 ("program", name) if is_program(name) => grants.programs.push(name.to_owned()),
-                ("http", origin) => {
-                    let parsed = HttpGrant::parse(origin).ok_or_else(|| {
-                        add("use `http=` with an origin, as in `https://api.example:8443`, or a network")
-                    });
-                    grants.http.push(parsed?);
-                }
+                ("http", origin) => grants.http.push(HttpGrant::parse(origin).map_err(add)?),
                 ("reveal", name) => {
                     let parsed = SecretName::parse(name);
                     grants.reveals.push(parsed.map_err(|error| add(&error.to_string()))?);
                 }
-                _ => return Err(add(GRANTS)),
+                _ => {
+                    return Err(add(
+                        "use `suid`, `dev`, `image`, `host-directory=PATH`, `device=PATH`, `share=KIND:HOST`, `program=NAME`, `http=ORIGIN` or `reveal=SECRET`",
+                    ));
+                }
             }
         }
         Ok(grants)
@@ -99,6 +93,9 @@ pub fn grant_of(line: &str) -> &str {
     comment.map_or(line, |at| &line[..at]).trim()
 }
 
-fn is_program(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+/// The command by which an operator grants something to a driver.
+#[must_use]
+pub fn cure(driver: Option<&DriverName>, grant: &str) -> String {
+    let name = driver.map_or("NAME", DriverName::as_str);
+    format!("`wasmvol driver grant {name} '{}'`", grant.replace('\'', r"'\''"))
 }

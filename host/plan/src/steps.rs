@@ -34,6 +34,9 @@ pub const ABILITIES: &[&str] = &[
 /// Steps of mountd that only volumes get to whose drivers fill them.
 pub const FILL: &[&str] = &["fill.handed", "fill.taken"];
 
+/// Steps of a load that puts one version of a driver in the place of another.
+pub const SWAP: &[&str] = &["swap.checked", "swap.migrated", "swap.committed"];
+
 /// Steps of a Mount that begins a layer anew.
 pub const LAYER: &[&str] = &["layer.emptied", "layer.made", "layer.synced"];
 

@@ -66,8 +66,8 @@ mod names {
 mod plan {
     use wasmvol_plan::path::PATH_MAX;
     use wasmvol_plan::{
-        Below, Directory, Grants, NamedDirectory, Overlay, Owner, Plan, Source, Storage, Tmpfs,
-        VolumeName,
+        Below, Directory, DriverName, Grants, NamedDirectory, Overlay, Owner, Plan, Source,
+        Storage, Tmpfs, VolumeName,
     };
 
     const OWNER: Owner = Owner { uid: 0, gid: 0, mode: 0o755 };
@@ -100,7 +100,8 @@ mod plan {
 
     #[test]
     fn a_limit_of_a_directory_is_at_least_one_byte_and_none_of_a_layer_or_a_chosen_place() {
-        let grants = Grants::parse("host-directory=/srv").unwrap();
+        let driver = DriverName::parse("vfs").unwrap();
+        let grants = Grants::parse(&driver, "host-directory=/srv").unwrap();
         let limited =
             |limit| Storage::Directory(Directory { owner: OWNER, limit: Some(limit), over: None });
         assert!(limited(1).check(&grants).is_ok());
@@ -171,27 +172,39 @@ mod plan {
 
 #[cfg(test)]
 mod grants {
-    use wasmvol_plan::grants::GRANTS_MAX;
-    use wasmvol_plan::{FaultKind, Grants};
+    use wasmvol_plan::grants::{GRANTS_MAX, cure};
+    use wasmvol_plan::{DriverName, FaultKind, Grants};
+
+    fn driver() -> DriverName {
+        DriverName::parse("nfs").unwrap()
+    }
+
+    #[test]
+    fn the_command_that_grants_something_is_typed_as_it_is_shown() {
+        assert_eq!(cure(Some(&driver()), "image"), "`wasmvol driver grant nfs 'image'`");
+        let odd = cure(None, "device=/dev/it's");
+        assert_eq!(odd, r"`wasmvol driver grant NAME 'device=/dev/it'\''s'`");
+    }
 
     #[test]
     fn comments_and_blank_lines_grant_nothing() {
         let text = "# dev\n\n   \n\tsuid # for the build farm\r\n";
-        assert_eq!(Grants::parse(text), Ok(Grants { suid: true, ..Grants::default() }));
-        assert_eq!(Grants::parse(""), Ok(Grants::default()));
+        let none = Grants { driver: Some(driver()), ..Grants::default() };
+        assert_eq!(Grants::parse(&driver(), text), Ok(Grants { suid: true, ..none.clone() }));
+        assert_eq!(Grants::parse(&driver(), ""), Ok(none));
     }
 
     #[test]
     fn an_unknown_line_is_named_and_grants_nothing() {
-        let fault = Grants::parse("dev\nsuid,dev\n").unwrap_err();
+        let fault = Grants::parse(&driver(), "dev\nsuid,dev\n").unwrap_err();
         assert_eq!(fault.kind, FaultKind::Invalid);
         assert!(fault.message.contains("line 2, `suid,dev`"), "{fault}");
     }
 
     #[test]
     fn a_file_beyond_the_limit_is_refused() {
-        assert!(Grants::parse(&"#".repeat(GRANTS_MAX)).is_ok());
-        assert!(Grants::parse(&"#".repeat(GRANTS_MAX + 1)).is_err());
+        assert!(Grants::parse(&driver(), &"#".repeat(GRANTS_MAX)).is_ok());
+        assert!(Grants::parse(&driver(), &"#".repeat(GRANTS_MAX + 1)).is_err());
     }
 }
 

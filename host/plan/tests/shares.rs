@@ -2,7 +2,12 @@
 
 use std::net::IpAddr;
 
-use wasmvol_plan::{Grants, MountOption, MountValue, Plan, Share, Source, Storage};
+use wasmvol_plan::{DriverName, Grants, MountOption, MountValue, Plan, Share, Source, Storage};
+
+fn granted(grants: &str) -> Result<Grants, String> {
+    let driver = DriverName::parse("nas").map_err(|error| error.to_string())?;
+    Grants::parse(&driver, grants).map_err(|fault| fault.message)
+}
 
 fn share(kind: &str, path: &str, options: &[(&str, MountValue)]) -> Share {
     let option = |(key, value): &(&str, MountValue)| MountOption {
@@ -17,7 +22,7 @@ fn share(kind: &str, path: &str, options: &[(&str, MountValue)]) -> Share {
 fn checked(share: Share) -> Result<(), String> {
     let grants =
         "share=nfs:files.test\nshare=nfs4:files.test\nshare=cifs:files.test\nshare=9p:files.test";
-    let grants = Grants::parse(grants).map_err(|fault| fault.message)?;
+    let grants = granted(grants)?;
     let source = Source::Share(share);
     let plan = Plan { source, read_only: false, no_exec: false, subpath: None, id_map: None };
     plan.check(&Storage::None, &grants).map_err(|fault| fault.message)
@@ -85,12 +90,12 @@ fn a_path_is_one_that_a_server_of_its_kind_can_share() {
 
 #[test]
 fn where_a_network_is_granted_each_address_of_a_name_must_lie_in_it() {
-    let grants = Grants::parse("share=nfs4:10.0.0.0/8\nshare=nfs4:files.test").expect("grants");
+    let grants = granted("share=nfs4:10.0.0.0/8\nshare=nfs4:files.test").expect("grants");
     let inside: IpAddr = "10.1.2.3".parse().expect("an address");
     let outside: IpAddr = "192.0.2.1".parse().expect("an address");
     assert_eq!(grants.share("nfs4", "other.test", inside), Ok(()));
     assert_eq!(grants.share("nfs4", "files.test", outside), Ok(()));
     let refused = grants.share("nfs4", "other.test", outside).expect_err("outside").message;
-    assert!(refused.contains("--grant share=nfs4:192.0.2.1"), "{refused}");
+    assert!(refused.contains("`wasmvol driver grant nas 'share=nfs4:192.0.2.1'`"), "{refused}");
     assert!(grants.share("cifs", "files.test", inside).is_err());
 }

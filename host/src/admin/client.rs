@@ -16,8 +16,9 @@ use super::types::Refused;
 
 /// The admin socket's name in the runtime directory.
 pub(crate) const SOCKET: &str = "admin.sock";
-/// Compiling a large component takes up to 6 minutes; no other request takes as long.
-const DEADLINE: Duration = Duration::from_secs(400);
+/// Compiling a large component takes up to 6 minutes, and what it makes of the volumes that are there as long again; no other request
+/// takes as long.
+const DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 /// Why the daemon did not do it.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use wasmvol_driver::Description;
+use wasmvol_driver::{Abilities, Description};
 use wasmvol_plan::{DriverName, Id, VolumeName};
 
 use crate::catalog::Counts;
@@ -29,10 +29,32 @@ pub(crate) struct Load {
     pub(crate) origin: Option<Origin>,
 }
 
-/// What a component says of itself.
+/// What a component is, and what it says of itself.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Checked {
+    /// The line of the contract that it speaks.
+    pub(crate) contract: String,
+    /// The interfaces that it imports, with their versions.
+    pub(crate) imports: Vec<String>,
+    pub(crate) abilities: Abilities,
+    /// Bytes.
+    pub(crate) size: usize,
+    /// sha256.
+    pub(crate) digest: String,
     pub(crate) description: Description,
+}
+
+impl Checked {
+    pub(crate) fn of(driver: &wasmvol_driver::Driver) -> Self {
+        Self {
+            contract: driver.contract().to_owned(),
+            imports: driver.imports().to_vec(),
+            abilities: driver.abilities(),
+            size: driver.size(),
+            digest: driver.digest().to_owned(),
+            description: driver.description().clone(),
+        }
+    }
 }
 
 /// Why not.
@@ -87,8 +109,8 @@ pub(crate) struct Purged {
 pub(crate) struct Driver {
     pub(crate) name: DriverName,
     pub(crate) version: String,
-    /// sha256 of its component.
-    pub(crate) digest: String,
+    #[serde(flatten)]
+    pub(crate) component: Checked,
     /// It came with wasmvol.
     pub(crate) first_party: bool,
     /// Where it was pulled from.
@@ -98,7 +120,22 @@ pub(crate) struct Driver {
     pub(crate) settings: BTreeMap<String, String>,
     /// Volumes that depend on it.
     pub(crate) volumes: usize,
-    pub(crate) description: Description,
+    /// What it was granted, as the operator wrote it.
+    pub(crate) granted: Vec<String>,
+    /// What it says that it needs, and was not granted.
+    pub(crate) missing: Vec<String>,
+    /// What a rollback brings back.
+    pub(crate) previous: Option<Previous>,
+}
+
+/// What was loaded before.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Previous {
+    pub(crate) version: String,
+    pub(crate) digest: String,
+    /// Seconds since 1970.
+    pub(crate) loaded_at: u64,
+    pub(crate) settings: BTreeMap<String, String>,
 }
 
 /// Where this daemon keeps things, as its operator knows them.

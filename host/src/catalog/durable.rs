@@ -308,11 +308,13 @@ mod tests {
             driver: DriverName::parse("local").unwrap(),
             driver_version: "1.2.3".into(),
             options: BTreeMap::new(),
+            options_version: None,
             reclaim: None,
             created_at: 1_700_000_000,
             phase: Phase::Ready,
             storage: Storage::None,
             state: vec![0, 255],
+            former: None,
             plugin: "wasmvol".into(),
             attached: false,
             extra: serde_json::Map::new(),
@@ -329,6 +331,7 @@ mod tests {
             first_party: true,
             unloaded: false,
             origin: None,
+            previous: None,
         }
     }
 

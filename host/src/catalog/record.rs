@@ -3,8 +3,8 @@
 //! Written by the verbs, read at start and by `catalog export`. Fields that this version does not know are kept as they are.
 
 use serde::{Deserialize, Serialize};
-use wasmvol_driver::Reclaim;
 use wasmvol_driver::types::Options;
+use wasmvol_driver::{Reclaim, Volume};
 use wasmvol_plan::{DriverName, Id, Storage, VolumeName};
 
 /// The version of the record's form that this program writes.
@@ -22,6 +22,9 @@ pub(crate) struct Record {
     pub(crate) driver_version: String,
     /// Parsed, with defaults filled in: what a second create is compared with.
     pub(crate) options: Options,
+    /// The driver's version whose defaults those are, where another one wrote `state`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) options_version: Option<String>,
     /// What the user asked for on removal, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reclaim: Option<Reclaim>,
@@ -32,6 +35,9 @@ pub(crate) struct Record {
     /// The driver's own bytes.
     #[serde(default, with = "hex_bytes")]
     pub(crate) state: Vec<u8>,
+    /// What a rollback of the driver brings back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) former: Option<Former>,
     /// The plugin name through which it was created.
     pub(crate) plugin: String,
     /// Its driver has made it reachable on this machine, or was about to: it is to be told when nobody uses it any more.
@@ -42,6 +48,14 @@ pub(crate) struct Record {
     pub(crate) extra: serde_json::Map<String, serde_json::Value>,
 }
 
+/// A state before a new version of the driver migrated it. It is of no use any more once that version has written another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Former {
+    pub(crate) driver_version: String,
+    #[serde(with = "hex_bytes")]
+    pub(crate) state: Vec<u8>,
+}
+
 /// The field that marks a volume that a backend knew first: the id that the backend knows it by, or `true` where it has none.
 const FOUND: &str = "found";
 
@@ -50,6 +64,51 @@ impl Record {
     pub(crate) fn mark_found(id: Option<Id>) -> serde_json::Map<String, serde_json::Value> {
         let mark = id.map_or(true.into(), |id| id.to_string().into());
         [(FOUND.to_owned(), mark)].into_iter().collect()
+    }
+
+    /// The volume as its driver sees it.
+    pub(crate) fn volume(&self) -> Volume {
+        let Self { id, name, options, state, .. } = self;
+        Volume { id: *id, name: name.clone(), options: options.clone(), state: state.clone() }
+    }
+
+    /// The driver's version whose defaults the options have.
+    pub(crate) fn options_version(&self) -> &str {
+        self.options_version.as_deref().unwrap_or(&self.driver_version)
+    }
+
+    /// Takes over a state that this version of the driver has answered.
+    pub(crate) fn set_state(&mut self, state: &[u8], version: &str) {
+        if self.state != state {
+            self.state = state.to_vec();
+            self.set_version(version);
+            self.former = None;
+        }
+    }
+
+    /// The same volume with the state that a new version has made of the one that it has, which is kept.
+    pub(crate) fn migrated(&self, state: Vec<u8>, version: &str) -> Self {
+        let Self { driver_version, state: former, .. } = self;
+        let former = Former { driver_version: driver_version.clone(), state: former.clone() };
+        let mut migrated = Self { state, former: Some(former), ..self.clone() };
+        migrated.set_version(version);
+        migrated
+    }
+
+    /// The same volume with the state of before its driver was replaced, if that is still right.
+    pub(crate) fn rolled_back(&self) -> Self {
+        let mut back = Self { former: None, ..self.clone() };
+        if let Some(Former { driver_version, state }) = self.former.clone() {
+            back.state = state;
+            back.set_version(&driver_version);
+        }
+        back
+    }
+
+    fn set_version(&mut self, version: &str) {
+        let before = std::mem::replace(&mut self.driver_version, version.to_owned());
+        let options = self.options_version.take().unwrap_or(before);
+        self.options_version = Some(options).filter(|options| options != version);
     }
 
     /// Whether it was found, and then the id that its backend knows it by.

@@ -128,7 +128,6 @@ impl Place {
 fn report(arguments: &Arguments, component: &[u8], place: &Place) -> Result<Report, CliError> {
     let refused = |why: String| CliError::Refused(why);
     let settings: BTreeMap<_, _> = arguments.settings.iter().cloned().collect();
-    let grants = Grants::parse(&arguments.grants.join("\n")).map_err(|f| refused(f.message))?;
     let asked = Asked::split(arguments.options.iter().cloned().collect());
     let asked = asked.map_err(|error| refused(error.to_string()))?;
     if let Some(driver) = &asked.driver {
@@ -148,6 +147,8 @@ fn report(arguments: &Arguments, component: &[u8], place: &Place) -> Result<Repo
     };
     let took = begin.elapsed();
     let driver = loaded.driver().clone();
+    let grants = Grants::parse(driver.name(), &arguments.grants.join("\n"));
+    let grants = grants.map_err(|fault| refused(fault.message))?;
     let options = parsed(&driver, &asked.given)?;
     let secrets = secrets(arguments, driver.name())?;
     let setup = Setup {

@@ -1,26 +1,26 @@
-//! `wasmvol driver …`: load, list and unload drivers while the daemon runs.
+//! `wasmvol driver …`: load, list, replace and unload drivers while the daemon runs, and let them ask for things.
 //!
 //! Grants are written from here, by root, and never by the daemon: what a driver may ask for is the operator's word alone.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::io::{IsTerminal, stderr, stdin};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use wasmvol_driver::{Description, OptionSpec, ValueType};
+use wasmvol_driver::Description;
 use wasmvol_plan::DriverName;
-use wasmvol_plan::grants::grant_of;
 use wasmvol_registry::Reference;
 
 use super::check;
 use super::component::{Component, Fetching, PlainHttp, Trust};
 use super::grants::GrantsDir;
-use super::output::{Output, say};
+use super::output::{Output, ask, say};
 use super::volume::option;
-use super::{CliError, ConfigFile, new, serve, transfer};
+use super::{CliError, ConfigFile, inspect, new, serve, transfer};
 use crate::admin::client::{Client, ClientError, parse};
 use crate::admin::types::{Checked, Driver, Load};
-use crate::catalog::SignedBy;
+use crate::asked;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -48,6 +48,34 @@ pub(super) enum Command {
         /// Something that it was granted, and may not ask for any more; may be repeated
         #[arg(long, value_name = "GRANT")]
         revoke: Vec<String>,
+        /// Something that it says it needs, and shall do without; may be repeated
+        #[arg(long, value_name = "GRANT")]
+        without: Vec<String>,
+    },
+    /// Bring back what the last load of a driver replaced, with its settings and what it knew of each volume
+    Rollback {
+        #[arg(value_parser = name)]
+        name: DriverName,
+    },
+    /// Let a driver ask for something more
+    Grant {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[arg(value_parser = name)]
+        name: DriverName,
+        /// As in `share=nfs4:10.0.0.0/8`
+        #[arg(required = true)]
+        grants: Vec<String>,
+    },
+    /// Let a driver not ask any more for something that it was granted
+    Revoke {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[arg(value_parser = name)]
+        name: DriverName,
+        /// As it was granted
+        #[arg(required = true)]
+        grants: Vec<String>,
     },
     /// Unload a driver that has no volumes
     Unload {
@@ -58,7 +86,7 @@ pub(super) enum Command {
     },
     /// Put a component through what a host may ask of it, without a daemon: exit status 1 if it breaks the contract
     Check(check::Arguments),
-    /// Show what a driver takes and what it was given; of a file or of what a registry has, what it says of itself
+    /// Show what a driver is, what it takes and what it was given; of a file or of what a registry has, what it would be
     Inspect {
         #[command(flatten)]
         fetching: Fetching,
@@ -108,15 +136,26 @@ pub(super) fn run(
 ) -> Result<ExitCode, CliError> {
     match command {
         Command::Ls => list(client, output)?,
-        Command::Load { fetching, component, unsigned, name, settings, grant, revoke } => {
+        Command::Load { fetching, component, unsigned, name, settings, grant, revoke, without } => {
             let granted = GrantsDir::of(&fetching.config, client)?;
             let component = Component::open(&component, &fetching, trust(unsigned))?;
-            let wanted = Wanted { name, settings: settings.into_iter().collect(), grant, revoke };
+            let settings = settings.into_iter().collect();
+            let wanted = Wanted { name, settings, grant, revoke, without };
             load(component, wanted, &granted, client, output)?;
+        }
+        Command::Rollback { name } => {
+            let answer = client.post(&format!("/drivers/{name}/rollback"), "")?;
+            output.answer(&answer, |driver| loaded(&driver, output))?;
+        }
+        Command::Grant { config, name, grants } => {
+            regrant(&name, &grants, &[], &config, client, output)?;
+        }
+        Command::Revoke { config, name, grants } => {
+            regrant(&name, &[], &grants, &config, client, output)?;
         }
         Command::Unload { config, name } => unload(&name, &config, client, output)?,
         Command::Check(arguments) => return check::run(&arguments, output),
-        Command::Inspect { fetching, driver } => inspect(&driver, &fetching, client, output)?,
+        Command::Inspect { fetching, driver } => inspect::run(&driver, &fetching, client, output)?,
         Command::Pull { fetching, reference, output: file, unsigned } => {
             let component = Component::pull(&reference, &fetching, trust(unsigned))?;
             let file = file.unwrap_or_else(|| format!("{}.wasm", reference.name()).into());
@@ -138,7 +177,7 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
             driver.version.clone(),
             from.to_owned(),
             driver.volumes.to_string(),
-            driver.description.help.clone(),
+            driver.component.description.help.clone(),
         ]
     };
     Ok(output.answer(&client.get("/drivers")?, |drivers: Vec<Driver>| {
@@ -158,6 +197,7 @@ struct Wanted {
     settings: BTreeMap<String, String>,
     grant: Vec<String>,
     revoke: Vec<String>,
+    without: Vec<String>,
 }
 
 fn load(
@@ -168,12 +208,22 @@ fn load(
     output: &Output,
 ) -> Result<(), CliError> {
     let Component { shown, bytes, pulled } = component;
-    let Wanted { name, settings, grant, revoke } = wanted;
+    // What the daemon says of a component names no file: it was given bytes.
+    let said = client.post("/components", bytes.clone()).map_err(CliError::about(&shown))?;
+    let Checked { description, digest, .. } = parse(&said)?;
+    let Wanted { name, settings, mut grant, revoke, without } = wanted;
     let name = match name {
         Some(name) => name,
-        None => DriverName::parse(&described(client, &shown, bytes.clone())?.name)?,
+        None => DriverName::parse(&description.name)?,
     };
     let before = granted.read(&name)?;
+    let had = asked::lines(&String::from_utf8_lossy(before.as_deref().unwrap_or_default()));
+    if !is_shipped(&name, &bytes) {
+        let mut has: Vec<_> = had.iter().filter(|had| !revoke.contains(had)).cloned().collect();
+        has.extend(grant.iter().chain(&without).cloned());
+        let missing = asked::missing(&description.grants, &has);
+        grant.extend(given(&name, &description, missing, client)?);
+    }
     let changes = !grant.is_empty() || !revoke.is_empty();
     if changes {
         granted.change(&name, before.as_deref(), &grant, &revoke)?;
@@ -189,37 +239,108 @@ fn load(
     let answer = match client.post("/drivers", body) {
         Ok(answer) => answer,
         Err(e) => {
-            if changes {
+            if changes && !is_loaded_though(&e, &name, &digest, client) {
                 granted.put_back(&name, before.as_deref())?;
             }
             return Err(CliError::about(shown)(e));
         }
     };
     let driver: Driver = parse(&answer)?;
-    let text = granted.read(&name)?.unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let has: Vec<_> = text.lines().map(grant_of).filter(|grant| !grant.is_empty()).collect();
     // Grants belong to a name, and this may be another's component.
-    if !changes && !has.is_empty() {
+    if !changes && !had.is_empty() {
         say(&format!(
-            "wasmvol: `{name}` keeps what it was granted: `{}`; `--revoke` takes one away, `driver unload` all",
-            has.join("`, `")
+            "wasmvol: `{name}` keeps what it was granted: `{}`; `driver revoke` takes one away, `driver unload` all",
+            had.join("`, `")
         ));
     }
-    let needs = driver.description.grants.iter().map(String::as_str);
-    let lacks: Vec<_> = needs.filter(|need| !has.iter().any(|has| meets(has, need))).collect();
+    let lacks = driver.missing.iter().filter(|missing| !without.contains(missing));
+    let lacks: Vec<_> = lacks.map(|lack| asked::word(lack)).collect();
     if !lacks.is_empty() {
-        let lacks = lacks.join("`, `--grant ");
-        say(&format!("wasmvol: it may ask for what it was not granted: `--grant {lacks}`"));
+        say(&format!(
+            "wasmvol: it may ask for what it was not granted: `wasmvol driver grant {name} {}`",
+            lacks.join(" ")
+        ));
     }
-    let line = |driver: Driver| output.line(&format!("{} {}", driver.name, driver.version));
-    Ok(output.answer(&answer, line)?)
+    Ok(output.answer(&answer, |driver| loaded(&driver, output))?)
 }
 
-/// Whether a grant is one that a driver says it asks for: capitals at the end of that stand for what the operator writes there.
-fn meets(granted: &str, asked: &str) -> bool {
-    let fixed = asked.trim_end_matches(|c: char| c.is_ascii_uppercase());
-    if fixed.len() == asked.len() { granted == asked } else { granted.starts_with(fixed) }
+fn loaded(driver: &Driver, output: &Output) {
+    output.line(&format!("{} {}", driver.name, driver.version));
+}
+
+/// What of the missing grants the operator gives, who is asked where somebody can answer. A version that wants no more than the one that
+/// is loaded has been decided on before.
+fn given(
+    name: &DriverName,
+    description: &Description,
+    mut missing: Vec<String>,
+    client: &Client,
+) -> Result<Vec<String>, CliError> {
+    let drivers: Vec<Driver> = parse(&client.get("/drivers")?)?;
+    let is_before = |driver: &Driver| {
+        driver.name == *name && driver.component.description.name == description.name
+    };
+    let before = drivers.into_iter().find(is_before);
+    if let Some(before) = &before {
+        missing.retain(|missing| !before.component.description.grants.contains(missing));
+    }
+    let shown = missing.iter().map(|missing| format!("`{missing}`")).collect::<Vec<_>>().join(", ");
+    let is_open = missing.iter().any(|missing| asked::is_open(missing));
+    let asks = stdin().is_terminal() && stderr().is_terminal();
+    match &before {
+        _ if missing.is_empty() => return Ok(missing),
+        None if asks && !is_open && agrees(&format!("grant {shown} to `{name}`?"))? => {
+            return Ok(missing);
+        }
+        _ => {}
+    }
+    let wants = match before {
+        Some(before) => format!("wants more than version {} did, so that stays", before.version),
+        None => "needs what it was not granted".to_owned(),
+    };
+    let fill = if is_open { "; capitals stand for what you fill in" } else { "" };
+    Err(CliError::Refused(format!(
+        "`{name}` {}, {wants}: {shown}: `{}`{fill}; `--without` instead of `--grant` where it shall do without",
+        description.version,
+        typed(&missing)
+    )))
+}
+
+/// Asks a person at a terminal; what is not a yes is a no.
+fn agrees(question: &str) -> Result<bool, CliError> {
+    let answer = ask(&format!("wasmvol: {question} [y/N] ")).map_err(CliError::io("the answer"))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// The command as it was typed, with these grants.
+fn typed(grants: &[String]) -> String {
+    let words = std::env::args().map(|word| asked::word(&word));
+    let grants = grants.iter().flat_map(|grant| ["--grant".to_owned(), asked::word(grant)]);
+    words.chain(grants).collect::<Vec<_>>().join(" ")
+}
+
+/// Changes what a driver that is loaded may ask for. A volume that could be mounted before, and could not be any more, refuses it.
+fn regrant(
+    name: &DriverName,
+    grant: &[String],
+    revoke: &[String],
+    config: &ConfigFile,
+    client: &Client,
+    output: &Output,
+) -> Result<(), CliError> {
+    let granted = GrantsDir::of(config, client)?;
+    client.get(&format!("/drivers/{name}"))?;
+    let before = granted.read(name)?;
+    granted.change(name, before.as_deref(), grant, revoke)?;
+    match client.post(&format!("/drivers/{name}/grants"), "") {
+        Ok(answer) => Ok(output.answer(&answer, |driver: Driver| {
+            driver.granted.iter().for_each(|granted| output.line(granted));
+        })?),
+        Err(e) => {
+            granted.put_back(name, before.as_deref())?;
+            Err(e.into())
+        }
+    }
 }
 
 /// Its grants go with it: the next component of that name is another, and starts with none.
@@ -248,86 +369,17 @@ fn shipped(name: &DriverName) -> Option<PathBuf> {
     component.is_file().then_some(component)
 }
 
-/// What the daemon says of a component names no file: it was given bytes.
-fn described(client: &Client, shown: &str, component: Vec<u8>) -> Result<Description, CliError> {
-    let answer = client.post("/components", component).map_err(CliError::about(shown))?;
-    Ok(parse::<Checked>(&answer)?.description)
+/// Whether a component is the one of that name that came with this program: that one is loaded at each start without a grant.
+fn is_shipped(name: &DriverName, component: &[u8]) -> bool {
+    shipped(name).and_then(|file| std::fs::read(file).ok()).is_some_and(|bytes| bytes == component)
 }
 
-fn inspect(
-    driver: &Path,
-    fetching: &Fetching,
-    client: &Client,
-    output: &Output,
-) -> Result<(), CliError> {
-    let shown = driver.display().to_string();
-    if shown.contains(['/', '.']) {
-        let Component { shown, bytes, pulled } =
-            Component::open(driver, fetching, Trust::ToBeSeen)?;
-        let answer = client.post("/components", bytes).map_err(CliError::about(shown))?;
-        return Ok(output.answer(&answer, |component: Checked| {
-            let of_registry = pulled
-                .map(|pulled| [("pulled from", pulled.pinned), ("signature", pulled.signature)]);
-            describe(&component.description, of_registry.as_slice().as_flattened(), output);
-        })?);
+/// Whether a component is loaded although no answer has come: a daemon that was killed may have done all of it. It is up again in a moment.
+fn is_loaded_though(error: &ClientError, name: &DriverName, digest: &str, client: &Client) -> bool {
+    if !matches!(error, ClientError::Broken(_) | ClientError::TimedOut) {
+        return false;
     }
-    let answer = client.get(&format!("/drivers/{}", DriverName::parse(&shown)?))?;
-    Ok(output.answer(&answer, |driver: Driver| {
-        let settings: Vec<_> = driver.settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let loaded = [
-            ("loaded as", driver.name.to_string()),
-            ("digest", driver.digest),
-            ("settings", listed(&settings)),
-            ("volumes", driver.volumes.to_string()),
-        ];
-        let origin = driver.origin.map(|origin| {
-            let key = |by: SignedBy| format!("{} ({})", by.key, by.fingerprint);
-            [
-                ("pulled from", origin.reference),
-                ("manifest", origin.digest),
-                ("signed by", origin.signed_by.map_or_else(|| "nobody known".to_owned(), key)),
-            ]
-        });
-        describe(
-            &driver.description,
-            &[&loaded, origin.as_slice().as_flattened()].concat(),
-            output,
-        );
-    })?)
-}
-
-/// Prints what a component says of itself, and what is known of it since it was loaded.
-fn describe(description: &Description, loaded: &[(&str, String)], output: &Output) {
-    let own = [
-        ("name", description.name.clone()),
-        ("version", description.version.clone()),
-        ("what it is", description.help.clone()),
-        ("grants needed", listed(&description.grants)),
-    ];
-    output.fields(&[&own, loaded].concat());
-    output.line("");
-    let rows: Vec<_> = description.options.iter().map(option_row).collect();
-    output.table(["OPTION", "TYPE", "DEFAULT", "WHAT IT DOES"], &rows, "it takes no options");
-}
-
-/// A list in a line; `none` where nothing is in it.
-fn listed(items: &[String]) -> String {
-    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
-}
-
-fn option_row(option: &OptionSpec) -> [String; 4] {
-    let kind = match option.value_type {
-        ValueType::Text => "text",
-        ValueType::Size => "size",
-        ValueType::Number => "number",
-        ValueType::Boolean => "boolean",
-        ValueType::Duration => "duration",
-        ValueType::Secret => "secret",
-    };
-    let default = match (&option.default, option.required) {
-        (Some(default), _) => default.clone(),
-        (None, true) => "(required)".to_owned(),
-        (None, false) => "-".to_owned(),
-    };
-    [option.key.clone(), kind.to_owned(), default, option.help.clone()]
+    let answer = client.get(&format!("/drivers/{name}"));
+    let driver = answer.and_then(|answer| parse::<Driver>(&answer));
+    driver.is_ok_and(|driver| driver.component.digest == digest)
 }

@@ -56,7 +56,7 @@ impl GrantsDir {
             before.lines().filter(|line| !revoke.iter().any(|r| grant_of(r) == grant_of(line)));
         let new = grant.iter().map(String::as_str).filter(|new| !has.contains(&grant_of(new)));
         let text: String = kept.chain(new).map(|line| format!("{line}\n")).collect();
-        Grants::parse(&text).map_err(|fault| CliError::Refused(fault.message))?;
+        Grants::parse(name, &text).map_err(|fault| CliError::Refused(fault.message))?;
         self.0.write(name.as_str(), text.as_bytes(), MODE).map_err(CliError::io(self.shown(name)))
     }
 

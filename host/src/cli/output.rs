@@ -167,6 +167,15 @@ pub(super) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// Asks a person, and answers the line that is typed.
+pub(super) fn ask(question: &str) -> std::io::Result<String> {
+    let mut stderr = std::io::stderr();
+    stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush())?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    Ok(line)
+}
+
 fn print(bytes: &[u8]) {
     let mut stdout = std::io::stdout().lock();
     // The reader of a pipe may have had enough.

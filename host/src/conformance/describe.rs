@@ -1,9 +1,10 @@
 //! What a driver says of itself, and what the host makes of it.
 
 use wasmvol_driver::{Description, OptionSpec, ValueType};
-use wasmvol_plan::Grants;
+use wasmvol_plan::{DriverName, Grants};
 
 use super::{Stop, Subject, ensure, is_no_sentence, same};
+use crate::asked;
 use crate::volumes::options;
 
 /// How long a line of help is that the engine has cut.
@@ -21,7 +22,9 @@ pub(super) fn describe(subject: &mut Subject) -> Result<String, Stop> {
         is_help(&format!("option `{key}`'s"), help)?;
     }
     for grant in grants {
-        ensure(can_be_granted(grant), || format!("`{grant}` is no grant that a host knows"))?;
+        ensure(can_be_granted(subject.driver().name(), grant), || {
+            format!("`{grant}` is no grant that a host knows")
+        })?;
     }
     let count = match options.len() {
         1 => "1 option".to_owned(),
@@ -37,10 +40,10 @@ fn is_help(whose: &str, help: &str) -> Result<(), Stop> {
 }
 
 /// Whether an operator can grant what a driver asks for: capitals at its end stand for what they write there.
-fn can_be_granted(grant: &str) -> bool {
-    let fixed = grant.trim_end_matches(|c: char| c.is_ascii_uppercase());
-    let filled = |with: &str| Grants::parse(&format!("{fixed}{with}")).is_ok();
-    if fixed.len() == grant.len() { filled("") } else { filled("/x") || filled("x") }
+fn can_be_granted(driver: &DriverName, grant: &str) -> bool {
+    let fixed = asked::fixed(grant);
+    let filled = |with: &str| Grants::parse(driver, &format!("{fixed}{with}")).is_ok();
+    if asked::is_open(grant) { filled("/x") || filled("x") } else { filled("") }
 }
 
 pub(super) fn defaults(subject: &mut Subject) -> Result<String, Stop> {

@@ -20,7 +20,7 @@ use wasmvol_plan::{DriverName, Grants, Plan, Secret, SecretName, Storage, Volume
 
 pub(crate) use calls::Told;
 
-use super::{Stop, is_no_sentence, refusal};
+use super::{Stop, is_no_sentence, needs_grant, refusal};
 use crate::machine::Machine;
 use crate::volumes::attachment::{ATTACH, DETACH};
 use crate::volumes::options;
@@ -302,7 +302,7 @@ impl Subject {
         if let Some(what) = &*self.lacking() {
             Stop::Lacking(what.clone())
         } else if *code == ErrorCode::Denied && is_rootless {
-            Stop::Lacking(format!("needs a grant: {message}"))
+            Stop::Lacking(needs_grant(message))
         } else if let Some(wrong) = is_no_sentence(message) {
             Stop::Broken(format!("{what} is refused, and why {wrong}: `{message}`"))
         } else {

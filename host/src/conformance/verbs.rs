@@ -8,7 +8,7 @@ use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{Fault, FaultKind, Plan, Source, Storage, VolumeName};
 
 use super::subject::Made;
-use super::{Stop, Subject, ensure, same};
+use super::{Stop, Subject, ensure, needs_grant, same};
 use crate::volumes::layers::check_below;
 
 /// After so long a clock of seconds shows another one.
@@ -97,7 +97,7 @@ pub(super) fn served(subject: &mut Subject) -> Result<String, Stop> {
 
 fn unserved(what: &str, fault: &Fault) -> Stop {
     match fault.kind {
-        FaultKind::Denied => Stop::Lacking(format!("needs a grant: {fault}")),
+        FaultKind::Denied => Stop::Lacking(needs_grant(&fault.message)),
         _ => Stop::Broken(format!("its {what} is refused: {fault}")),
     }
 }

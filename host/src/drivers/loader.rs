@@ -1,26 +1,25 @@
 //! How drivers come and go while the daemon runs: taken up at start, loaded, replaced, unloaded.
 //!
-//! Called by the daemon at start and by the admin API. One change at a time. A driver that live volumes depend on is replaced only
-//! by one whose plan for each of them passes its grants; otherwise the old one stays.
+//! Called by the daemon at start and by the admin API. One change of a driver at a time; those of two never wait for each other. A driver that live volumes depend on is replaced only
+//! by one that reads what the old one wrote of them and whose plan for each passes its grants; otherwise the old one stays. Its component
+//! is kept until the next load, for a rollback.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use wasmvol_driver::{Description, Driver, LoadError, Volume};
-use wasmvol_plan::{DriverName, Fault, Grants, NameError};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use wasmvol_driver::{Driver, LoadError};
+use wasmvol_plan::{DriverName, Fault, NameError};
 
 use crate::catalog::durable::Catalog;
-use crate::catalog::record::{Phase, Record};
 use crate::catalog::{Change, DriverRow, Origin, StoreError};
-use crate::drivers::{Drivers, blocking, shelf};
+use crate::drivers::{Candidate, Drivers, Loaded, blocking, shelf};
 use crate::volumes::Volumes;
+use crate::volumes::swap::{States, Swap, SwapError, some_of};
 use crate::volumes::world::{Catalog as _, Drivers as _, Machine as _, World};
-
-/// Volumes named in a refusal; the rest is counted.
-const NAMED_MAX: usize = 3;
 
 /// Loads and unloads.
 pub(crate) struct Loader<W: World> {
@@ -30,8 +29,12 @@ pub(crate) struct Loader<W: World> {
     machine: Rc<crate::machine::Machine>,
     /// What came with wasmvol, each with the digest of its component.
     shipped: RefCell<BTreeMap<DriverName, String>>,
-    /// Held for one change.
-    turn: tokio::sync::Mutex<()>,
+    /// Each held for one change of a driver.
+    turns: RefCell<HashMap<DriverName, Arc<Mutex<()>>>>,
+    /// Components that are kept for drivers which are not loaded yet.
+    coming: RefCell<Vec<String>>,
+    /// Held while a component is written to the shelf, or taken from it.
+    shelf: Mutex<()>,
 }
 
 /// Why a driver was not loaded or unloaded. One line each.
@@ -41,12 +44,10 @@ pub(crate) enum LoaderError {
     Load(#[from] LoadError),
     #[error("the driver calls itself {0}: give it another name with `--name`")]
     OwnName(NameError),
-    #[error(
-        "it calls itself `{new}`, and the volumes of `{name}` were made by `{old}`: load it under another name"
-    )]
-    Another { name: DriverName, old: String, new: String },
-    #[error("volume `{volume}` could not be mounted with it, so the old version stays: {why}")]
-    Volume { volume: String, why: String },
+    #[error(transparent)]
+    Swap(#[from] SwapError),
+    #[error("volume `{volume}` could not be mounted any more: {why}")]
+    Needed { volume: String, why: String },
     #[error(transparent)]
     Grants(#[from] Fault),
     #[error("component cannot be kept: {0}")]
@@ -55,6 +56,10 @@ pub(crate) enum LoaderError {
     Store(#[from] StoreError),
     #[error("no driver `{0}` is loaded: see `wasmvol driver ls`")]
     NotLoaded(DriverName),
+    #[error(
+        "driver `{0}`: there is nothing to go back to: what a load replaced is kept until the next load, or a rollback"
+    )]
+    NothingBefore(DriverName),
     #[error("driver `{0}` has {1}: remove them first")]
     InUse(DriverName, String),
 }
@@ -77,8 +82,26 @@ impl<W: World> Loader<W> {
         drivers: Rc<Drivers>,
         machine: Rc<crate::machine::Machine>,
     ) -> Rc<Self> {
-        let (shipped, turn) = (RefCell::default(), tokio::sync::Mutex::default());
-        Rc::new(Self { volumes, catalog, drivers, machine, shipped, turn })
+        Rc::new(Self {
+            volumes,
+            catalog,
+            drivers,
+            machine,
+            shipped: RefCell::default(),
+            turns: RefCell::default(),
+            coming: RefCell::default(),
+            shelf: Mutex::default(),
+        })
+    }
+
+    /// Waits until nobody else changes a driver.
+    async fn turn(&self, name: &DriverName) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.borrow_mut();
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(name.clone()).or_default())
+        };
+        turn.lock_owned().await
     }
 
     /// Takes up what was loaded before, then what came with wasmvol in `first_party`. What fails is logged: its volumes wait.
@@ -107,46 +130,124 @@ impl<W: World> Loader<W> {
                 tracing::error!("driver {name} that came with wasmvol is not loaded: {e}");
             }
         }
+        self.sweep().await;
         self.drivers.end_take_up();
+    }
+
+    /// Deletes the components that a crash has left behind.
+    async fn sweep(&self) {
+        let needed: BTreeSet<String> = match self.catalog.contents().await {
+            Ok(contents) => contents.drivers.iter().flat_map(digests).map(str::to_owned).collect(),
+            Err(_) => return,
+        };
+        let (shelf, engine) = (self.drivers.shelf.clone(), self.drivers.engine.clone());
+        let sweep = move || shelf.keep_only(&needed).and_then(|()| engine.keep_only(&needed));
+        if let Err(e) = blocking(sweep).await {
+            tracing::warn!("components that are not used any more cannot be deleted: {e}");
+        }
     }
 
     /// Loads a driver, or replaces the one of that name.
     pub(crate) async fn load(&self, request: Request) -> Result<DriverRow, LoaderError> {
-        let _turn = self.turn.lock().await;
-        let name = match request.name {
+        let Request { name, settings, origin, component } = request;
+        let name = match name {
             Some(name) => name,
-            None => self.own_name(&request.component).await?,
+            None => self.own_name(&component).await?,
         };
-        let component = Arc::clone(&request.component);
-        let driver = self.drivers.prepare(&name, component, request.settings.clone()).await?;
-        self.check_volumes(&name, &driver).await?;
+        let _turn = self.turn(&name).await;
+        let prepared = self.drivers.prepare(&name, Arc::clone(&component), settings.clone());
+        let driver = prepared.await?;
+        let old = self.drivers.get(&name).map(|loaded| loaded.row);
+        // Who loads it again, for its grants perhaps, wants to go back to what was there before it.
+        let is_same = |old: &DriverRow| old.digest == driver.digest() && old.settings == settings;
+        let (states, previous) = match old {
+            Some(old) if is_same(&old) => (States::Stay, old.previous),
+            Some(old) => (States::Forward, Some(Box::new(DriverRow { previous: None, ..old }))),
+            None => (States::Forward, None),
+        };
         let row = DriverRow {
-            name: name.clone(),
+            name,
             digest: driver.digest().to_owned(),
             version: driver.description().version.clone(),
-            settings: request.settings,
+            settings,
             loaded_at: self.machine.now(),
-            // Who unloaded it, and loads it again, has it as it was.
-            first_party: self.shipped.borrow().get(&name).is_some_and(|d| d == driver.digest()),
+            first_party: false,
             unloaded: false,
-            origin: request.origin,
+            origin,
+            previous,
         };
+        let coming = Coming::new(&self.coming, &row.digest);
+        self.keep_component(&row.digest, component).await?;
+        self.replace(driver, row, states, coming).await
+    }
+
+    /// Brings back what was loaded before, with its settings and the states that it left.
+    pub(crate) async fn rollback(&self, name: &DriverName) -> Result<DriverRow, LoaderError> {
+        let _turn = self.turn(name).await;
+        let loaded = self.drivers.get(name).ok_or_else(|| LoaderError::NotLoaded(name.clone()))?;
+        let previous = loaded.row.previous;
+        let row = *previous.ok_or_else(|| LoaderError::NothingBefore(name.clone()))?;
         let (shelf, digest) = (self.drivers.shelf.clone(), row.digest.clone());
-        let component = request.component;
-        blocking(move || shelf.keep(&digest, &component)).await?;
-        self.catalog.commit(Change::PutDriver(Box::new(row.clone()))).await?;
+        let component = blocking(move || shelf.read(&digest)).await?.into();
+        let driver = self.drivers.prepare(name, component, row.settings.clone()).await?;
+        let row = DriverRow { loaded_at: self.machine.now(), ..row };
+        let coming = Coming::new(&self.coming, &row.digest);
+        self.replace(driver, row, States::Back, coming).await
+    }
+
+    /// Puts one version in the place of another, or of none. What is not needed any more, or was refused, is deleted.
+    async fn replace(
+        &self,
+        driver: Driver,
+        row: DriverRow,
+        states: States,
+        coming: Coming<'_>,
+    ) -> Result<DriverRow, LoaderError> {
+        let (name, digest) = (row.name.clone(), row.digest.clone());
+        // Who unloaded it, and loads it again, has it as it was.
+        let first_party = self.shipped.borrow().get(&name).is_some_and(|d| *d == digest);
+        let row = DriverRow { first_party, ..row };
+        self.drivers.grants(&name)?;
         let old = self.drivers.get(&name);
-        self.drivers.put(driver, row.clone());
-        if let Some(old) = old {
-            self.forget_component(&old.row.digest).await;
+        let loaded = self.drivers.made_of(driver, row.clone());
+        let candidate = |loaded| Candidate { drivers: &self.drivers, loaded };
+        let swap = Swap {
+            driver: &name,
+            old: old.clone().map(candidate),
+            new: candidate(loaded.clone()),
+            states,
+        };
+        let swapped =
+            self.volumes.swap(swap, row.clone(), || self.drivers.put(loaded.clone())).await;
+        drop(coming);
+        let before = old.map(|old| digests(&old.row).map(str::to_owned).collect::<Vec<_>>());
+        for digest in before.into_iter().flatten().chain([digest]) {
+            self.forget_component(&digest).await;
         }
+        swapped?;
         tracing::info!("driver {name} {} is loaded", row.version);
         Ok(row)
     }
 
+    /// Takes note of grants that the operator has changed, unless a volume could be mounted before and could not be any more.
+    pub(crate) async fn regrant(&self, name: &DriverName) -> Result<(), LoaderError> {
+        let _turn = self.turn(name).await;
+        let loaded = self.drivers.get(name).ok_or_else(|| LoaderError::NotLoaded(name.clone()))?;
+        let granted = self.drivers.grants(name)?;
+        let candidate = |loaded| Candidate { drivers: &self.drivers, loaded };
+        let new = candidate(Loaded { granted: granted.clone(), ..loaded.clone() });
+        let (old, states) = (Some(candidate(loaded)), States::Stay);
+        self.volumes.check(Swap { driver: name, old, new, states }).await.map_err(|e| match e {
+            SwapError::Volume { volume, why, .. } => LoaderError::Needed { volume, why },
+            other => other.into(),
+        })?;
+        self.drivers.note_grants(name, granted);
+        Ok(())
+    }
+
     /// Unloads a driver that has no volumes. What came with wasmvol under that name stays away after a restart, too.
     pub(crate) async fn unload(&self, name: &DriverName) -> Result<(), LoaderError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn(name).await;
         if self.drivers.get(name).is_none() {
             return Err(LoaderError::NotLoaded(name.clone()));
         }
@@ -158,7 +259,7 @@ impl<W: World> Loader<W> {
         let Some(old) = self.drivers.take(name) else { return Ok(()) };
         let change = if old.row.first_party || self.shipped.borrow().contains_key(name) {
             // Its row stays, and what it stored goes.
-            let row = DriverRow { unloaded: true, ..old.row.clone() };
+            let row = DriverRow { unloaded: true, previous: None, ..old.row.clone() };
             Change::Together(vec![
                 Change::DeleteDriver(name.clone()),
                 Change::PutDriver(Box::new(row)),
@@ -167,11 +268,13 @@ impl<W: World> Loader<W> {
             Change::DeleteDriver(name.clone())
         };
         if let Err(e) = self.catalog.commit(change).await {
-            self.drivers.put(old.driver, old.row);
+            self.drivers.put(old);
             return Err(e.into());
         }
         self.volumes.forget_store(name);
-        self.forget_component(&old.row.digest).await;
+        for digest in digests(&old.row) {
+            self.forget_component(digest).await;
+        }
         tracing::info!("driver {name} is unloaded");
         Ok(())
     }
@@ -180,7 +283,7 @@ impl<W: World> Loader<W> {
         let (shelf, digest) = (self.drivers.shelf.clone(), row.digest.clone());
         let component: Arc<[u8]> = blocking(move || shelf.read(&digest)).await?.into();
         let driver = self.drivers.prepare(&row.name, component, row.settings.clone()).await?;
-        self.drivers.put(driver, row);
+        self.drivers.put(self.drivers.made_of(driver, row));
         Ok(())
     }
 
@@ -197,49 +300,29 @@ impl<W: World> Loader<W> {
     }
 
     async fn own_name(&self, component: &Arc<[u8]>) -> Result<DriverName, LoaderError> {
-        let description = self.describe(Arc::clone(component)).await?;
-        DriverName::parse(&description.name).map_err(LoaderError::OwnName)
+        let driver = self.open(Arc::clone(component)).await?;
+        DriverName::parse(&driver.description().name).map_err(LoaderError::OwnName)
     }
 
-    /// What a component says of itself, without loading it.
-    pub(crate) async fn describe(&self, component: Arc<[u8]>) -> Result<Description, LoaderError> {
+    /// What a component is, without loading it.
+    pub(crate) async fn open(&self, component: Arc<[u8]>) -> Result<Driver, LoaderError> {
         // Only the log shows this name.
         let unnamed = DriverName::parse("unnamed").map_err(LoaderError::OwnName)?;
-        let driver = self.drivers.prepare(&unnamed, component, BTreeMap::new()).await?;
-        Ok(driver.description().clone())
+        Ok(self.drivers.prepare(&unnamed, component, BTreeMap::new()).await?)
     }
 
-    /// Asks the new driver for its plan of every live volume of that name and checks each against the grants: who could be mounted
-    /// before must still be. Who could not, for a grant that comes later, holds up nobody. A driver of another kind is not asked: its
-    /// plans would pass, and show other data.
-    async fn check_volumes(&self, name: &DriverName, driver: &Driver) -> Result<(), LoaderError> {
-        let mut records = self.catalog.contents().await?.records;
-        records.retain(|r| r.driver == *name && r.phase == Phase::Ready);
-        let old = self.drivers.get(name);
-        if let Some(old) = &old
-            && !records.is_empty()
-            && old.description.name != driver.description().name
-        {
-            let (old, new) = (old.description.name.clone(), driver.description().name.clone());
-            return Err(LoaderError::Another { name: name.clone(), old, new });
-        }
-        let grants = self.drivers.grants(name)?;
-        let (driver, old) = (driver.clone(), old.map(|old| (old.driver, old.granted)));
-        blocking(move || {
-            for record in &records {
-                let Err(why) = mounts(&driver, record, &grants) else { continue };
-                if old.as_ref().is_none_or(|(old, had)| mounts(old, record, had).is_ok()) {
-                    return Err(LoaderError::Volume { volume: record.name.to_string(), why });
-                }
-            }
-            Ok(())
-        })
-        .await
+    async fn keep_component(&self, digest: &str, component: Arc<[u8]>) -> std::io::Result<()> {
+        let _shelf = self.shelf.lock().await;
+        let (shelf, digest) = (self.drivers.shelf.clone(), digest.to_owned());
+        blocking(move || shelf.keep(&digest, &component)).await
     }
 
-    /// Deletes a component that no loaded driver has any more.
+    /// Deletes a component that no driver needs any more, loaded or about to be.
     async fn forget_component(&self, digest: &str) {
-        if self.drivers.all().iter().any(|loaded| loaded.row.digest == digest) {
+        let _shelf = self.shelf.lock().await;
+        let needed = |loaded: &Loaded| digests(&loaded.row).any(|needed| needed == digest);
+        let is_coming = self.coming.borrow().iter().any(|coming| coming == digest);
+        if is_coming || self.drivers.all().iter().any(needed) {
             return;
         }
         let (shelf, engine) = (self.drivers.shelf.clone(), self.drivers.engine.clone());
@@ -251,19 +334,32 @@ impl<W: World> Loader<W> {
     }
 }
 
-/// Whether a driver's plan for a volume passes these grants, or why not.
-fn mounts(driver: &Driver, record: &Record, grants: &Grants) -> Result<(), String> {
-    let plan = driver.path(&volume_of(record)).map_err(|e| e.to_string())?;
-    plan.check(&record.storage, grants).map_err(|e| e.to_string())
+/// A component that is kept although no driver that is loaded needs it, until this is dropped.
+struct Coming<'a> {
+    all: &'a RefCell<Vec<String>>,
+    digest: String,
 }
 
-fn volume_of(record: &Record) -> Volume {
-    Volume {
-        id: record.id,
-        name: record.name.clone(),
-        options: record.options.clone(),
-        state: record.state.clone(),
+impl<'a> Coming<'a> {
+    fn new(all: &'a RefCell<Vec<String>>, digest: &str) -> Self {
+        all.borrow_mut().push(digest.to_owned());
+        Self { all, digest: digest.to_owned() }
     }
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut all = self.all.borrow_mut();
+        if let Some(at) = all.iter().position(|digest| *digest == self.digest) {
+            all.swap_remove(at);
+        }
+    }
+}
+
+/// The components that a row needs: what is loaded, and what a rollback brings back.
+fn digests(row: &DriverRow) -> impl Iterator<Item = &str> {
+    let previous = row.previous.iter().map(|previous| previous.digest.as_str());
+    [row.digest.as_str()].into_iter().chain(previous)
 }
 
 /// The components in a directory, by name; what cannot be read or has no driver's name is logged.
@@ -289,25 +385,4 @@ fn components_in(dir: &Path) -> BTreeMap<DriverName, Vec<u8>> {
         }
     }
     found
-}
-
-fn some_of(volumes: &[String]) -> String {
-    let named: Vec<_> = volumes.iter().take(NAMED_MAX).map(|v| format!("`{v}`")).collect();
-    let count = volumes.len();
-    let rest = count.saturating_sub(NAMED_MAX);
-    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-    let noun = if count == 1 { "volume" } else { "volumes" };
-    format!("{count} {noun}: {}{more}", named.join(", "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::some_of;
-
-    #[test]
-    fn a_refusal_names_three_volumes_and_counts_the_rest() {
-        let names: Vec<_> = ["a", "b", "c", "d", "e"].map(String::from).into();
-        assert_eq!(some_of(&names), "5 volumes: `a`, `b`, `c` and 2 more");
-        assert_eq!(some_of(&names[..1]), "1 volume: `a`");
-    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Used by the loader, on threads that may block. The directory is the daemon's own and nobody else writes to it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -51,6 +52,21 @@ impl Shelf {
         }
     }
 
+    /// Forgets every component that is not among these, and what a crash has left of another.
+    pub(super) fn keep_only(&self, digests: &BTreeSet<String>) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            let (digest, ending) =
+                name.to_str().and_then(|name| name.split_once('.')).unwrap_or_default();
+            let is_ours = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let is_needed = ending == "wasm" && digests.contains(digest);
+            if is_ours && !is_needed {
+                std::fs::remove_file(self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
     fn path(&self, digest: &str) -> PathBuf {
         self.dir.join(format!("{digest}.wasm"))
     }
@@ -76,6 +92,21 @@ mod tests {
         shelf.forget(&name).unwrap();
         shelf.forget(&name).unwrap();
         assert_eq!(shelf.read(&name).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_nothing_needs_any_more_goes_and_the_rest_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(dir.path());
+        let [kept, gone] = [b"kept", b"gone"].map(|bytes| {
+            shelf.keep(&digest(bytes), bytes).unwrap();
+            digest(bytes)
+        });
+        std::fs::write(dir.path().join(format!("{gone}.new")), "half").unwrap();
+        std::fs::write(dir.path().join("somebody's.wasm"), "").unwrap();
+        shelf.keep_only(&[kept.clone()].into()).unwrap();
+        assert_eq!(shelf.read(&kept).unwrap(), b"kept");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -23,7 +23,6 @@ impl<W: World> Volumes<W> {
     pub(super) async fn reach(&self, name: &VolumeName) -> Result<(), VolumeError> {
         let Some(record) = self.read(name, |entry| entry.record.clone()) else { return Ok(()) };
         let driver = &record.driver;
-        self.world.drivers().until_loaded(driver).await;
         match self.world.drivers().abilities(driver) {
             Some(abilities) if abilities.attachment => {}
             Some(_) => return Ok(()),
@@ -52,7 +51,6 @@ impl<W: World> Volumes<W> {
         let found = self.read(name, |entry| entry.record.clone());
         let Some(record) = found.filter(|record| record.attached) else { return Ok(()) };
         let driver = &record.driver;
-        self.world.drivers().until_loaded(driver).await;
         self.step("let-go.begin").await;
         self.until_done(name, DETACH, async |volume, scope| {
             self.world.drivers().detach(driver, volume, scope).await
@@ -79,15 +77,16 @@ impl<W: World> Volumes<W> {
             let found = self.read(name, |entry| (entry.volume(), entry.record.driver.clone()));
             let Some((volume, driver)) = found else { return Ok(()) };
             let call = async |scope| step(&volume, scope).await;
+            let version = self.version_of(&driver);
             let progress = self.ask(name, &driver, call, |progress, record| {
-                record.state = state_of(progress).to_vec();
+                record.set_state(state_of(progress), &version);
             });
             let progress = progress.await?;
             let state = state_of(&progress);
             let mut record = self.read(name, |entry| entry.record.clone());
-            if let Some(record) = record.take_if(|record| record.state != state) {
-                let state = state.to_vec();
-                self.put(crate::catalog::record::Record { state, ..record }).await?;
+            if let Some(mut record) = record.take_if(|record| record.state != state) {
+                record.set_state(state, &version);
+                self.put(record).await?;
             }
             let Progress::Again { after, .. } = progress else { return Ok(()) };
             if Instant::now() + after > until {

@@ -14,13 +14,13 @@ use super::options::{self, Asked};
 use super::remove::Insist;
 use super::secrets;
 use super::world::{Drivers, Machine, Mounter, World};
-use super::{State, VOLUMES_MAX, VolumeError, Volumes};
+use super::{Entry, State, VOLUMES_MAX, VolumeError, Volumes};
 use crate::catalog::record::{Phase, RECORD_VERSION, Record};
 
 /// Whether the volume that is there is the one that was asked for.
 fn is_the_same(there: &Record, record: &Record, asked: &Asked) -> Result<(), VolumeError> {
     // Another version of the driver may have other defaults: what was given must be so, what was left out stays as it is.
-    let is_same_driver = there.driver_version == record.driver_version;
+    let is_same_driver = there.options_version() == record.driver_version;
     let counts = |key: &str| is_same_driver || asked.given.contains_key(key);
     if let Some(difference) = options::difference(&there.options, &record.options, counts) {
         return Err(VolumeError::Exists(difference));
@@ -55,16 +55,16 @@ impl<W: World> Volumes<W> {
         let name = VolumeName::parse(name)?;
         let asked = Asked::split(given)?;
         self.until_recovered().await?;
-        let _lock = self.locks.hold(&name).await?;
+        let driver = asked.driver.as_ref().unwrap_or(&self.settings.default_driver);
+        let is_half_done = |entry: &Entry| entry.record.phase != Phase::Ready;
+        let _entered = self.enter(&name, Some(driver), is_half_done).await?;
         self.finish(&name, Insist::No).await?;
 
-        let driver = asked.driver.as_ref().unwrap_or(&self.settings.default_driver);
         if let Some(there) = self.read(&name, |entry| entry.record.driver.clone())
             && there != *driver
         {
             return Err(VolumeError::Exists(format!("its driver is `{there}`, not `{driver}`")));
         }
-        self.world.drivers().until_loaded(driver).await;
         let record = self.intend(&name, driver, &asked)?;
         if let Some(there) = self.read(&name, |entry| entry.record.clone()) {
             return is_the_same(&there, &record, &asked);
@@ -130,11 +130,13 @@ impl<W: World> Volumes<W> {
             driver: driver.clone(),
             driver_version: description.version.clone(),
             options: options::parse(driver, &description, &asked.given)?,
+            options_version: None,
             reclaim: asked.reclaim,
             created_at: self.now(),
             phase: Phase::Creating,
             storage: Storage::None,
             state: Vec::new(),
+            former: None,
             plugin: self.settings.plugin.clone(),
             attached: false,
             extra: serde_json::Map::new(),

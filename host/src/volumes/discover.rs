@@ -127,6 +127,7 @@ impl<W: World> Volumes<W> {
     }
 
     async fn scan_of(&self, driver: &DriverName) -> Result<Vec<Sighting>, VolumeError> {
+        let _kept = self.keep(driver).await?;
         // What comes while the driver is asked cannot be in its answer.
         let before = self.names(|entry| entry.record.is_listed_by(driver));
         let listed = self.list_of(driver, LIST).await?;
@@ -202,7 +203,7 @@ impl<W: World> Volumes<W> {
         };
         let volume = listed.into_iter().find(|volume| volume.name == name.as_str())?;
         match self.kept(driver, volume.id) {
-            Some(kept) => Some(Record { phase: Phase::Ready, ..kept }),
+            Some(kept) => Some(self.brought_back(kept, &volume)),
             None => Some(self.found_record(driver, name.clone(), volume)),
         }
     }
@@ -256,6 +257,22 @@ impl<W: World> Volumes<W> {
         kept.find(|record| id.is_some() && record.is_it(driver, id)).cloned()
     }
 
+    /// A volume that was kept here is there again. What another version of its driver has written of it, this one may not be able to read.
+    fn brought_back(&self, kept: Record, volume: &Found) -> Record {
+        let mut record = Record { phase: Phase::Ready, ..kept };
+        let version = self.version_of(&record.driver);
+        if record.driver_version != version {
+            record.set_state(&volume.state, &version);
+        }
+        record
+    }
+
+    /// The version of a driver that is loaded; empty if there is none.
+    pub(super) fn version_of(&self, driver: &DriverName) -> String {
+        let description = self.world.drivers().description(driver);
+        description.map(|description| description.version.clone()).unwrap_or_default()
+    }
+
     /// What was found once, removed here, and is gone from its backend is nothing to remember.
     async fn forget_kept(&self, driver: &DriverName, listed: &BTreeSet<Id>) {
         let gone: Vec<Record> = {
@@ -285,19 +302,20 @@ impl<W: World> Volumes<W> {
     }
 
     fn found_record(&self, driver: &DriverName, name: VolumeName, volume: Found) -> Record {
-        let version = self.world.drivers().description(driver).map(|d| d.version.clone());
         Record {
             v: RECORD_VERSION,
             id: self.world.machine().mint(),
             name,
             driver: driver.clone(),
-            driver_version: version.unwrap_or_default(),
+            driver_version: self.version_of(driver),
             options: volume.options,
+            options_version: None,
             reclaim: Some(Reclaim::Retain),
             created_at: self.now(),
             phase: Phase::Ready,
             storage: Storage::None,
             state: volume.state,
+            former: None,
             plugin: self.settings.plugin.clone(),
             attached: false,
             extra: Record::mark_found(volume.id),

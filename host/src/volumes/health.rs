@@ -37,8 +37,10 @@ impl<W: World> Volumes<W> {
     }
 
     async fn examine(&self, name: VolumeName) {
-        let found = self.read(&name, |entry| (entry.record.driver.clone(), entry.volume()));
-        let Some((driver, volume)) = found else { return };
+        let driver = self.read(&name, |entry| entry.record.driver.clone());
+        let Some(driver) = driver else { return };
+        let Ok(_kept) = self.keep(&driver).await else { return };
+        let Some(volume) = self.read(&name, super::Entry::volume) else { return };
         let scope = self.scope(&driver);
         let said = match self.world.drivers().check(&driver, &volume, scope).await {
             Ok(report) => match report.condition {

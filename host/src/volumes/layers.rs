@@ -49,12 +49,12 @@ impl<W: World> Volumes<W> {
             found.filter(|(there, _)| there.phase == Phase::Ready)
         };
         let nobody = || refused("there is none of that name");
-        look().ok_or_else(nobody)?;
+        let (there, _) = look().ok_or_else(nobody)?;
+        let drivers = self.world.drivers();
+        drivers.until_loaded(&there.driver).await;
         // Who has the lock of a volume that is ready waits for no volume that is being made.
         let _lock = self.locks.hold(&name).await?;
         let (there, volume) = look().ok_or_else(nobody)?;
-        let drivers = self.world.drivers();
-        drivers.until_loaded(&there.driver).await;
         let plan = drivers.path(&there.driver, &volume).await;
         let plan =
             plan.map_err(|error| VolumeError::Driver { driver: there.driver.clone(), error })?;

@@ -9,6 +9,7 @@ mod drivers;
 mod engines;
 mod kernel;
 mod ledger;
+mod swaps;
 mod world;
 
 use std::cell::RefCell;
@@ -42,6 +43,11 @@ fn whatever_engines_do_and_wherever_the_daemon_dies_the_invariants_hold() {
 #[test]
 fn where_nothing_fails_every_call_of_a_polite_engine_succeeds() {
     (10_000..10_003).for_each(|seed| run(seed, Odds::SMOOTH));
+}
+
+#[test]
+fn whatever_replaces_a_driver_every_call_of_a_polite_engine_succeeds() {
+    (20_000..20_020).for_each(|seed| run(seed, Odds::SWAPPED));
 }
 
 #[tokio::test(start_paused = true)]

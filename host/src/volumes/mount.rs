@@ -6,9 +6,10 @@
 
 use wasmvol_plan::{Evidence, Facts, Plan, Release, Storage, VolumeName};
 
+use super::gate::Entered;
 use super::holders::{Caller, HOLDER_ID_MAX, HOLDERS_MAX, Holders};
 use super::world::{Drivers, MountRequest, Mounter, Table, World};
-use super::{VolumeError, Volumes};
+use super::{Entry, VolumeError, Volumes};
 use crate::catalog::record::Phase;
 use crate::catalog::{MountRow, TableChange};
 
@@ -23,7 +24,8 @@ impl<W: World> Volumes<W> {
         let name = VolumeName::parse(name)?;
         check_holder(holder)?;
         self.until_recovered().await?;
-        let _lock = self.locks.hold(&name).await?;
+        let asks = |entry: &Entry| entry.mounted().is_none() || entry.is_attached();
+        let mut entered = self.enter(&name, None, asks).await?;
         let found = self.read(&name, |entry| {
             (entry.record.phase, entry.mountpoint.clone(), entry.holders.clone())
         });
@@ -43,7 +45,7 @@ impl<W: World> Volumes<W> {
         }
         self.step("mount.begin").await;
         let held = async {
-            self.attach(&name, caller.pid()).await?;
+            self.attach(&name, caller.pid(), &mut entered).await?;
             self.step("mount.attached").await;
             self.hold(&name, holders).await
         };
@@ -65,7 +67,7 @@ impl<W: World> Volumes<W> {
         let name = VolumeName::parse(name)?;
         check_holder(holder)?;
         self.until_recovered().await?;
-        let _lock = self.locks.hold(&name).await?;
+        let _entered = self.enter(&name, None, Entry::is_attached).await?;
         let found = self.read(&name, |entry| entry.holders.clone());
         let Some(mut holders) = found else { return Ok(()) };
         if holders.release(holder) {
@@ -73,7 +75,7 @@ impl<W: World> Volumes<W> {
             self.hold(&name, holders).await?;
             self.step("unmount.released").await;
         }
-        if self.read(&name, super::Entry::is_draining) == Some(true) {
+        if self.read(&name, Entry::is_draining) == Some(true) {
             self.drain(&name).await;
             self.step("unmount.gone").await;
         }
@@ -108,11 +110,12 @@ impl<W: World> Volumes<W> {
         &self,
         name: &VolumeName,
         peer: Option<u32>,
+        entered: &mut Entered<'_>,
     ) -> Result<Facts, VolumeError> {
         let found = self.read(name, |entry| {
             let record = &entry.record;
             let last = entry.facts.clone().or_else(|| entry.last.clone());
-            let plan = last.as_ref().and(entry.plan.clone());
+            let plan = entry.mounted().map(|(_, plan)| plan.clone());
             (record.id, record.driver.clone(), record.storage.clone(), plan, last)
         });
         let Some((id, driver, storage, plan, last)) = found else {
@@ -123,9 +126,8 @@ impl<W: World> Volumes<W> {
             Some(plan) => plan,
             None => {
                 self.reach(name).await?;
-                let found = self.read(name, super::Entry::volume);
+                let found = self.read(name, Entry::volume);
                 let volume = found.ok_or(VolumeError::NotFound)?;
-                drivers.until_loaded(&driver).await;
                 let plan = drivers.path(&driver, &volume).await;
                 plan.map_err(|error| VolumeError::Driver { driver: driver.clone(), error })?
             }
@@ -133,6 +135,10 @@ impl<W: World> Volumes<W> {
         let checked = plan.check(&storage, &drivers.grants(&driver)?);
         checked.map_err(|fault| VolumeError::Refused { driver: driver.clone(), fault })?;
         self.step("mount.planned").await;
+        if self.read(name, Entry::is_attached) != Some(true) {
+            // A server that hangs keeps no other version of the driver from being loaded.
+            entered.leave();
+        }
         let request = MountRequest {
             id,
             driver: &driver,
@@ -164,7 +170,7 @@ impl<W: World> Volumes<W> {
             Err(fault) => Some(fault.to_string()),
         };
         if held.is_none() {
-            self.write(name, super::Entry::unmounted);
+            self.write(name, Entry::unmounted);
         }
         let why = match held {
             None => self.let_go(name).await.err().map(|error| error.to_string()),
@@ -177,7 +183,7 @@ impl<W: World> Volumes<W> {
     }
 }
 
-impl super::Entry {
+impl Entry {
     /// There is no mount any more, and nothing to remember of it.
     pub(super) fn unmounted(&mut self) {
         self.facts = None;

@@ -3,11 +3,10 @@
 //! Called by the admin API for an operator, never for an engine. The only verb that takes an id: the name may be another volume's
 //! by now, and nothing but a kept volume has an id here, so that no spelling of anything deletes a volume that is there.
 
-use wasmvol_driver::Volume;
 use wasmvol_plan::{Id, Storage, VolumeName};
 
 use super::remove::Insist;
-use super::world::{Catalog, World};
+use super::world::{Catalog, Drivers, World};
 use super::{Time, VolumeError, Volumes, Waiting};
 use crate::catalog::Change;
 use crate::catalog::record::{Phase, Record};
@@ -44,6 +43,8 @@ impl<W: World> Volumes<W> {
             return Err(VolumeError::Elsewhere);
         }
         let _lock = self.locks.hold(&kept.name).await?;
+        self.world.drivers().until_loaded(&kept.driver).await;
+        let _kept = self.keep(&kept.driver).await?;
         // Another purge may have ended meanwhile.
         let purging = Record { phase: Phase::Purging, ..find()? };
         let name = purging.name.clone();
@@ -56,15 +57,16 @@ impl<W: World> Volumes<W> {
 
     /// Finishes what was being purged when the daemon ended, or could not be.
     pub(super) async fn finish_purges(&self) {
-        let begun: Vec<(Id, VolumeName)> = {
+        let begun: Vec<Record> = {
             let state = self.state.borrow();
             let is_due = |id: &Id| state.purges.get(id).is_none_or(Waiting::is_due);
             let begun = state.retained.values().filter(|record| record.phase == Phase::Purging);
-            let begun = begun.filter(|record| is_due(&record.id));
-            begun.map(|record| (record.id, record.name.clone())).collect()
+            begun.filter(|record| is_due(&record.id)).cloned().collect()
         };
-        for (id, name) in begun {
+        for Record { id, name, driver, .. } in begun {
+            self.world.drivers().until_loaded(&driver).await;
             if let Some(_lock) = self.locks.try_hold(&name)
+                && let Some(_inside) = self.gates.try_enter(&driver, &name)
                 && let Err(error) = self.finish_purge(id).await
             {
                 let why = error.to_string();
@@ -86,9 +88,7 @@ impl<W: World> Volumes<W> {
         let kept = self.state.borrow().retained.get(&id).cloned();
         let Some(record) = kept else { return Ok(()) };
         if record.storage == Storage::None {
-            let Record { id, name, options, state, driver, .. } = record.clone();
-            let volume = Volume { id, name, options, state };
-            self.tell_driver(&driver, &volume, Insist::No).await?;
+            self.tell_driver(&record.driver, &record.volume(), Insist::No).await?;
         }
         self.discard(&record).await?;
         self.step("purge.trashed").await;

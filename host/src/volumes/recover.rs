@@ -11,11 +11,12 @@ use futures_util::{StreamExt, stream};
 use wasmvol_plan::frame::Inventory;
 use wasmvol_plan::{Facts, Fault, Id, Release, Storage, VolumeName};
 
+use super::gate::Entered;
 use super::mount::describe;
 use super::remove::Insist;
 use super::troubles::Trouble;
-use super::world::{Mounter, Table, World};
-use super::{Settings, Volumes, Waiting, holders::Holders};
+use super::world::{Drivers, Mounter, Table, World};
+use super::{Entry, Settings, Volumes, Waiting, holders::Holders};
 use crate::catalog::TableChange;
 use crate::catalog::record::{Phase, Record};
 
@@ -88,8 +89,17 @@ impl<W: World> Volumes<W> {
     /// Resumes each of these volumes that no verb is busy with.
     async fn take_up(&self, names: Vec<VolumeName>) {
         let resume = |name: VolumeName| async move {
-            if let Some(_lock) = self.locks.try_hold(&name) {
-                self.resume(&name).await;
+            let asks = |entry: &Entry| match entry.record.phase {
+                Phase::Ready if entry.is_lost() => entry.mounted().is_none() || entry.is_attached(),
+                Phase::Ready => entry.is_attached(),
+                _ => true,
+            };
+            let driver = self.read(&name, |e| asks(e).then(|| e.record.driver.clone()));
+            if let Some(driver) = driver.flatten() {
+                self.world.drivers().until_loaded(&driver).await;
+            }
+            if let Some(mut entered) = self.try_enter(&name, asks) {
+                self.resume(&name, &mut entered).await;
             }
         };
         stream::iter(names).for_each_concurrent(AT_ONCE, resume).await;
@@ -103,7 +113,7 @@ impl<W: World> Volumes<W> {
         self.discover().await;
         // A volume whose server is gone holds up no other's.
         let look = |name: VolumeName| async move {
-            if let Some(_lock) = self.locks.try_hold(&name) {
+            if let Some(_entered) = self.try_enter(&name, Entry::is_attached) {
                 self.expire(&name).await;
                 self.refresh_usage(&name).await;
             }
@@ -143,7 +153,7 @@ impl<W: World> Volumes<W> {
 
     /// Notes whose program has ended; asks nothing where no program serves a volume.
     pub(crate) async fn look_after_programs(&self) {
-        let program = |entry: &super::Entry| {
+        let program = |entry: &Entry| {
             let facts = entry.facts.as_ref()?;
             facts
                 .filesystem
@@ -230,14 +240,14 @@ impl<W: World> Volumes<W> {
     }
 
     /// Names of the volumes of which `wanted` is true.
-    pub(super) fn names(&self, wanted: impl Fn(&super::Entry) -> bool) -> Vec<VolumeName> {
+    pub(super) fn names(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<VolumeName> {
         let state = self.state.borrow();
         let names = state.volumes.iter().filter(|(_, entry)| wanted(entry));
         names.map(|(name, _)| name.clone()).collect()
     }
 
     /// Does what is due for one volume; why it could not be done is kept in its entry.
-    async fn resume(&self, name: &VolumeName) {
+    async fn resume(&self, name: &VolumeName, entered: &mut Entered<'_>) {
         let found = self.read(name, |entry| {
             (entry.record.phase, entry.holders.is_empty(), entry.facts.is_some())
         });
@@ -249,15 +259,15 @@ impl<W: World> Volumes<W> {
             }
             // Also where nothing was heard of a request: it may be mounted all the same.
             Some((_, true, _)) => self.drain(name).await,
-            Some((.., false)) => self.remount(name).await,
+            Some((.., false)) => self.remount(name, entered).await,
             _ => self.write(name, |entry| entry.waiting = None),
         }
     }
 
     /// A volume has holders and no mount: it lost it while we were away. Mounted again, with the superblock that a container still
     /// holds where there is one.
-    async fn remount(&self, name: &VolumeName) {
-        match self.attach(name, None).await {
+    async fn remount(&self, name: &VolumeName, entered: &mut Entered<'_>) {
+        match self.attach(name, None, entered).await {
             Ok(_) => {
                 let holders = self.read(name, |entry| entry.holders.clone()).unwrap_or_default();
                 match self.hold(name, holders).await {
@@ -274,7 +284,7 @@ impl<W: World> Volumes<W> {
     /// Drops holders whose engines have ended, once the kernel shows that nobody has the volume.
     async fn expire(&self, name: &VolumeName) {
         let now = self.now_and_uptime();
-        let expired = |entry: &super::Entry| entry.holders.have_expired(now, self.is_running());
+        let expired = |entry: &Entry| entry.holders.have_expired(now, self.is_running());
         if self.read(name, expired) != Some(true) {
             return;
         }

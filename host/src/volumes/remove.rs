@@ -33,7 +33,7 @@ impl<W: World> Volumes<W> {
     ) -> Result<(), VolumeError> {
         let name = VolumeName::parse(name)?;
         self.until_recovered().await?;
-        let _lock = self.locks.hold(&name).await?;
+        let _entered = self.enter(&name, None, |_| true).await?;
         if self.read(&name, |_| ()).is_none() {
             return Err(VolumeError::NotFound);
         }
@@ -174,7 +174,6 @@ impl<W: World> Volumes<W> {
         insist: Insist,
     ) -> Result<Reclaim, VolumeError> {
         let drivers = self.world.drivers();
-        drivers.until_loaded(driver).await;
         let call = async |scope| drivers.remove(driver, volume, scope).await;
         match (self.ask(&volume.name, driver, call, |_, _| ()).await, insist) {
             (Ok(reclaim), _) => Ok(reclaim),

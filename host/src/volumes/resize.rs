@@ -23,7 +23,7 @@ impl<W: World> Volumes<W> {
             VolumeError::Option("a size is a number of bytes, or one with k, m, g or t".into())
         })?;
         self.until_recovered().await?;
-        let _lock = self.locks.hold(&name).await?;
+        let _entered = self.enter(&name, None, |_| true).await?;
         let found = self.read(&name, |entry| entry.record.clone());
         let Some(mut record) = found.filter(|record| record.phase == Phase::Ready) else {
             return Err(VolumeError::NotFound);
@@ -74,8 +74,9 @@ impl<W: World> Volumes<W> {
         let volume = self.read(name, super::Entry::volume).ok_or(VolumeError::NotFound)?;
         let drivers = self.world.drivers();
         let call = async |scope| drivers.resize(driver, &volume, wanted, scope).await;
+        let version = self.version_of(driver);
         let resized = self.ask(name, driver, call, |resized, record| {
-            record.state.clone_from(&resized.state);
+            record.set_state(&resized.state, &version);
         });
         let resized = resized.await?;
         if !differs_in_size_alone(&record.storage, &resized.storage) {
@@ -84,7 +85,9 @@ impl<W: World> Volumes<W> {
             return Err(VolumeError::Driver { driver: driver.clone(), error });
         }
         let Resized { storage, state } = resized;
-        Ok(Record { storage, state, ..record.clone() })
+        let mut record = Record { storage, ..record.clone() };
+        record.set_state(&state, &version);
+        Ok(record)
     }
 }
 

@@ -208,6 +208,25 @@ pub(crate) trait Drivers {
     ) -> Result<Report, CallError>;
 }
 
+/// A version of a driver and its grants, whether it is the one that is loaded or not.
+pub(crate) trait Version {
+    /// What it calls itself.
+    fn kind(&self) -> &str;
+    /// Its version, as its description says.
+    fn version(&self) -> &str;
+    /// Whether it can take over what another version wrote.
+    fn migrates(&self) -> bool;
+    /// Asks for a volume's state as this version writes it.
+    async fn migrate(
+        &self,
+        volume: &Volume,
+        from: &str,
+        scope: Scope,
+    ) -> Result<Vec<u8>, CallError>;
+    /// Whether a volume can be mounted with it, or why not.
+    async fn mounts(&self, volume: &Volume, storage: &Storage) -> Result<(), String>;
+}
+
 /// Clock, entropy and processes.
 pub(crate) trait Machine {
     /// Seconds since 1970.

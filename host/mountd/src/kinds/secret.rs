@@ -9,6 +9,7 @@ use std::io::Read;
 use rustix::fs::{FileType, Mode, OFlags, openat2};
 use rustix::io::Errno;
 use wasmvol_plan::frame::{REVEAL_MAX, Revealed};
+use wasmvol_plan::grants::cure;
 use wasmvol_plan::secret::{Bytes, FILE_MAX, set};
 use wasmvol_plan::{DriverName, Fault, FaultKind, Grants, Secret, SecretName, Server};
 
@@ -44,7 +45,7 @@ impl Places {
         grants: &Grants,
     ) -> Result<Revealed, Fault> {
         if !grants.reveals.contains(name) {
-            let cure = format!("load the driver again with `--grant reveal={name}`");
+            let cure = cure(Some(driver), &format!("reveal={name}"));
             let why = format!("secret `{name}` may not be revealed to driver `{driver}`: {cure}");
             return fault(FaultKind::Denied, why);
         }

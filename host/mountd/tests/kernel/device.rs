@@ -151,7 +151,10 @@ fn a_device_that_is_not_granted_is_refused() {
     grant(&machine, "/dev/loop-control");
     let fault = machine.mount(id(1), of(&disk.0, &[])).unwrap_err();
     assert_eq!(fault.kind, FaultKind::Denied, "{fault}");
-    assert!(fault.message.contains(&format!("`--grant device={}`", disk.0)), "{fault}");
+    assert!(
+        fault.message.contains(&format!("`wasmvol driver grant local 'device={}'`", disk.0)),
+        "{fault}"
+    );
     for path in [machine.dir.join("disk").to_str().unwrap(), "/dev", "/dev/../etc", "sda"] {
         let fault = machine.mount(id(1), of(path, &[])).unwrap_err();
         assert_eq!(fault.kind, FaultKind::Invalid, "{path}: {fault}");

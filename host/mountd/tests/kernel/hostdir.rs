@@ -88,7 +88,7 @@ fn a_directory_that_is_not_granted_is_refused() {
     for path in [&beside, &machine.dir.join("etc"), &PathBuf::from("/etc")] {
         let fault = machine.mount(id(1), of(path, None)).unwrap_err();
         assert_eq!(fault.kind, FaultKind::Denied, "{fault}");
-        assert!(fault.message.contains("--grant host-directory="), "{fault}");
+        assert!(fault.message.contains("driver grant local 'host-directory="), "{fault}");
     }
     for path in ["srv", "", "/", &format!("{}/../etc", srv.display())] {
         let fault = machine.mount(id(1), of(path, None)).unwrap_err();

@@ -422,6 +422,6 @@ fn images_need_their_grant() {
     let mut machine = Machine::start();
     let fault = make(&mut machine, id(1), &ext4()).unwrap_err();
     assert_eq!(fault.kind, FaultKind::Denied, "{fault}");
-    assert!(fault.message.contains("--grant image"), "{fault}");
+    assert!(fault.message.contains("driver grant local 'image'"), "{fault}");
     assert_eq!(machine.survey(Inventory::Volumes).0, []);
 }

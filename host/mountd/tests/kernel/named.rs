@@ -280,7 +280,7 @@ fn a_root_that_is_not_granted_is_refused_for_each_request() {
     ] {
         let fault = fault.unwrap_err();
         assert_eq!(fault.kind, FaultKind::Denied, "{fault}");
-        assert!(fault.message.contains("--grant host-directory="), "{fault}");
+        assert!(fault.message.contains("driver grant local 'host-directory="), "{fault}");
     }
     assert_eq!(listed(&mut machine), [""; 0]);
     // What is beneath a granted root is none itself: who shares it would look for markers elsewhere.

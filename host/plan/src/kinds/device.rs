@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::host_directory::is_absolute;
 use super::options::{self, MountOption, MountValue};
 use super::{denied, invalid};
+use crate::grants::cure;
 use crate::name::Quoted;
 use crate::path::rest;
 use crate::{Fault, Grants, Owner};
@@ -253,10 +254,8 @@ impl Device {
         if grants.devices.iter().any(|granted| rest(granted, &self.path).is_some()) {
             return Ok(());
         }
-        let bare = &self.path;
-        denied(format!(
-            "device {path} is not granted: load the driver again with `--grant device={bare}`"
-        ))
+        let cure = cure(grants.driver.as_ref(), &format!("device={}", self.path));
+        denied(format!("device {path} is not granted: {cure}"))
     }
 
     fn check_option(

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{denied, invalid};
+use crate::grants::cure;
 use crate::name::{Quoted, escaped};
 use crate::path::{PATH_MAX, is_plain, rest};
 use crate::{Fault, Grants, Owner};
@@ -52,8 +53,7 @@ impl Grants {
         }
         // Whole, also where it is long: it is to be typed.
         let bare: String = path.chars().flat_map(escaped).collect();
-        denied(format!(
-            "a directory of the host is not granted: load the driver again with `--grant host-directory={bare}`, or with one above it"
-        ))
+        let cure = cure(self.driver.as_ref(), &format!("host-directory={bare}"));
+        denied(format!("a directory of the host is not granted: {cure}, or one above it"))
     }
 }

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::peer::Peer;
 use super::{denied, invalid};
-use crate::Fault;
+use crate::grants::cure;
 use crate::name::Quoted;
+use crate::{DriverName, Fault};
 
 /// Where a request goes: scheme, host and port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,40 +87,56 @@ impl fmt::Display for Origin {
 
 impl HttpGrant {
     /// What stands behind `http=`: an origin such as `https://api.example`, whose scheme may be left out, or a network.
-    pub fn parse(text: &str) -> Option<Self> {
+    ///
+    /// # Errors
+    /// What may stand there.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
         match text.parse::<Peer>() {
-            Ok(network @ Peer::Network(..)) if text.contains('/') => Some(Self::Network(network)),
-            _ => Origin::parse(text).map(Self::Origin),
+            Ok(network @ Peer::Network(..)) if text.contains('/') => Ok(Self::Network(network)),
+            _ => Origin::parse(text).map(Self::Origin).ok_or(
+                "use `http=` with an origin, as in `https://api.example:8443`, or a network",
+            ),
         }
     }
 }
 
-/// Says whether requests to an origin are granted.
+/// Says whether requests to an origin are granted to a driver.
 ///
 /// # Errors
 /// `Denied` names the grant to add.
-pub fn check_origin(origin: &Origin, grants: &[HttpGrant]) -> Result<(), Fault> {
+pub fn check_origin(
+    origin: &Origin,
+    grants: &[HttpGrant],
+    driver: &DriverName,
+) -> Result<(), Fault> {
     let is_it =
         |grant: &HttpGrant| matches!(grant, HttpGrant::Origin(granted) if granted == origin);
     if grants.iter().any(is_it) {
         return Ok(());
     }
-    denied(format!("`{origin}` is not granted: load the driver again with `--grant http={origin}`"))
+    let cure = cure(Some(driver), &format!("http={origin}"));
+    denied(format!("`{origin}` is not granted: {cure}"))
 }
 
 /// Says whether a granted origin may be spoken with at this address, which its name was resolved to.
 ///
 /// # Errors
 /// `Denied` names the grant to add.
-pub fn check_address(origin: &Origin, address: IpAddr, grants: &[HttpGrant]) -> Result<(), Fault> {
+pub fn check_address(
+    origin: &Origin,
+    address: IpAddr,
+    grants: &[HttpGrant],
+    driver: &DriverName,
+) -> Result<(), Fault> {
     let has =
         |grant: &HttpGrant| matches!(grant, HttpGrant::Network(network) if network.has(address));
     if is_public(address) || origin.address() == Some(address) || grants.iter().any(has) {
         return Ok(());
     }
     let bits = if address.is_ipv4() { 32 } else { 128 };
+    let cure = cure(Some(driver), &format!("http={address}/{bits}"));
     denied(format!(
-        "`{origin}` has the address {address}, which is not public: if it may be, load the driver again with `--grant http={address}/{bits}`"
+        "`{origin}` has the address {address}, which is not public: if it may be, {cure}"
     ))
 }
 
@@ -191,7 +208,8 @@ mod tests {
     fn what_is_granted_is_that_origin_and_no_other() {
         let grants = ["https://api.example", "http://10.0.0.5:9000", "10.1.0.0/16"]
             .map(|text| HttpGrant::parse(text).unwrap());
-        let check = |text: &str| check_origin(&origin(text), &grants).is_ok();
+        let driver = DriverName::parse("ebs").unwrap();
+        let check = |text: &str| check_origin(&origin(text), &grants, &driver).is_ok();
         assert!(check("https://api.example") && check("http://10.0.0.5:9000"));
         for other in [
             "http://api.example",
@@ -206,8 +224,9 @@ mod tests {
     #[test]
     fn a_name_leads_to_public_addresses_unless_others_are_granted() {
         let grants = ["https://api.example", "10.1.0.0/16"].map(|t| HttpGrant::parse(t).unwrap());
+        let driver = DriverName::parse("ebs").unwrap();
         let check = |host: &str, address: &str| {
-            check_address(&origin(host), address.parse().unwrap(), &grants).is_ok()
+            check_address(&origin(host), address.parse().unwrap(), &grants, &driver).is_ok()
         };
         for public in ["93.184.216.34", "2606:2800:220:1::1", "10.1.2.3", "::ffff:93.184.216.34"] {
             assert!(check("https://api.example", public), "{public}");

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{denied, invalid};
+use crate::grants::cure;
 use crate::{Fault, Grants, Owner};
 
 const MIB: u64 = 1 << 20;
@@ -67,7 +68,8 @@ impl Image {
 
     pub(crate) fn check(&self, grants: &Grants) -> Result<(), Fault> {
         if !grants.image {
-            return denied("images are not granted: load the driver again with `--grant image`");
+            let cure = cure(grants.driver.as_ref(), "image");
+            return denied(format!("images are not granted: {cure}"));
         }
         let (name, smallest) = (self.filesystem.name(), self.filesystem.smallest() + self.header());
         let kind = if self.encrypt.is_some() { "an encrypted" } else { "a" };

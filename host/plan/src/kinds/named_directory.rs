@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::check_limit;
 use super::{denied, invalid};
+use crate::grants::cure;
 use crate::name::Quoted;
 use crate::path::{PATH_MAX, is_plain};
 use crate::{DriverName, Fault, Grants, Id, Owner, VolumeName};
@@ -45,8 +46,8 @@ impl NamedDirectory {
         let Self { root, name, directory, adopt, limit, .. } = self;
         if !grants.host_directories.contains(root) {
             let root = Quoted::new(root);
-            let cure = "use one that is, or load the driver again with `--grant host-directory=PATH` for it";
-            return denied(format!("{root} is no granted root: {cure}"));
+            let cure = cure(grants.driver.as_ref(), "host-directory=PATH");
+            return denied(format!("{root} is no granted root: use one that is, or {cure} for it"));
         }
         let hidden = |part: &str| part == MARKS || part == TRASH;
         if !is_plain(directory) || directory.split('/').any(hidden) {

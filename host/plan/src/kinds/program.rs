@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::options::{self, MountOption};
 use super::{denied, invalid};
+use crate::grants::cure;
 use crate::name::Quoted;
 use crate::path::PATH_MAX;
 use crate::{Fault, Grants};
@@ -21,8 +22,7 @@ pub struct Program {
 
 impl Program {
     pub(crate) fn check(&self, grants: &Grants) -> Result<(), Fault> {
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        if self.name.is_empty() || self.name.len() > 32 || !self.name.bytes().all(plain) {
+        if self.name.len() > 32 || !is_program(&self.name) {
             return invalid(format!("{} is no program's name", Quoted::new(&self.name)));
         }
         let source = &self.source;
@@ -39,8 +39,12 @@ impl Program {
             return Ok(());
         }
         let name = &self.name;
-        denied(format!(
-            "program `{name}` is not granted: load the driver again with `--grant program={name}`"
-        ))
+        let cure = cure(grants.driver.as_ref(), &format!("program={name}"));
+        denied(format!("program `{name}` is not granted: {cure}"))
     }
+}
+
+/// Whether a text may name a program.
+pub(crate) fn is_program(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::options::{self, MountOption, MountValue};
 use super::peer::{Peer, is_name};
 use super::{denied, invalid};
+use crate::grants::cure;
 use crate::name::Quoted;
 use crate::path::{PATH_MAX, is_plain};
 use crate::{Fault, Grants, Owner};
@@ -139,10 +140,13 @@ pub struct ShareGrant {
 
 impl ShareGrant {
     /// Reads `KIND:PEER`.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (kind, peer) = text.split_once(':')?;
-        let plain = !kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        Some(Self { kind: kind.to_owned(), peer: peer.parse().ok()? }).filter(|_| plain)
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+        let parse = || {
+            let (kind, peer) = text.split_once(':')?;
+            let plain = !kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            Some(Self { kind: kind.to_owned(), peer: peer.parse().ok()? }).filter(|_| plain)
+        };
+        parse().ok_or("use `share=KIND:` with a host name, an address or a network")
     }
 }
 
@@ -180,7 +184,7 @@ impl Share {
             grant.peer.is(&self.server) || (!is_address && matches!(grant.peer, Peer::Network(..)))
         };
         if !kinds.any(may) {
-            return not_granted(&self.kind, &self.server);
+            return not_granted(grants, &self.kind, &self.server);
         }
         self.make.map_or(Ok(()), Owner::check)
     }
@@ -245,14 +249,13 @@ impl Grants {
         if kinds.any(|grant| grant.peer.is(server) || grant.peer.has(address)) {
             return Ok(());
         }
-        not_granted(kind, &address.to_string())
+        not_granted(self, kind, &address.to_string())
     }
 }
 
-fn not_granted(kind: &str, server: &str) -> Result<(), Fault> {
+fn not_granted(grants: &Grants, kind: &str, server: &str) -> Result<(), Fault> {
     let kind = Quoted::new(kind).to_string();
     let kind = kind.trim_matches('`');
-    denied(format!(
-        "server `{server}` is not granted: load the driver again with `--grant share={kind}:{server}` or its network"
-    ))
+    let cure = cure(grants.driver.as_ref(), &format!("share={kind}:{server}"));
+    denied(format!("server `{server}` is not granted: {cure}, or its network"))
 }

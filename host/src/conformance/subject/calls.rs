@@ -16,7 +16,7 @@ use wasmvol_plan::secret::Bytes;
 use wasmvol_plan::{Fault, FaultKind, Plan, SecretName};
 
 use super::Subject;
-use crate::conformance::{milliseconds, refusal};
+use crate::conformance::{milliseconds, needs_grant, refusal};
 
 /// What the calls of one verb took at most; of those alone that were answered.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -111,7 +111,7 @@ impl Subject {
         let answer = call(&self.driver, scope);
         for cost in self.meter.take() {
             if let Some(why) = &cost.refusal {
-                *self.lacking() = Some(format!("needs a grant: {why}"));
+                *self.lacking() = Some(needs_grant(why));
             }
             let answered = answer.as_ref().map(|answer| answer.value.weigh());
             if answered.is_ok() || answered.is_err_and(|error| refusal(error).is_some()) {

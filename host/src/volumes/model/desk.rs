@@ -132,7 +132,7 @@ impl Desk {
     pub(super) fn tinker(&self) {
         match self.sim.pick(4) {
             0 => self.sim.turn_opaque(),
-            1 => self.sim.change_driver(&self.volumes),
+            1 => self.sim.unload_driver(&self.volumes),
             _ => {
                 let name = EXPORTED[self.sim.pick(EXPORTED.len())];
                 self.sim.change_exports(name);

@@ -2,6 +2,9 @@
 //!
 //! After a start one may be loaded late or never; later it may be replaced, unloaded and loaded again. A call may fail before or
 //! after its effect. The backend of `tmpfs` knows volumes that we did not make.
+//!
+//! A version is MAJOR.MINOR. What a driver writes into a volume's state begins with its major version, and no other can read it; some can
+//! take over what an earlier one wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -19,8 +22,10 @@ use wasmvol_plan::{
 
 use super::kernel::{Fill, Root};
 use super::world::Sim;
+use crate::catalog::DriverRow;
 use crate::volumes::Volumes;
-use crate::volumes::world::Drivers;
+use crate::volumes::swap::{States, Swap, SwapError};
+use crate::volumes::world::{Drivers, Version};
 
 pub(super) const DRIVERS: [&str; 2] = ["local", "tmpfs"];
 /// Only a Create waits less for a list.
@@ -42,9 +47,80 @@ pub(super) struct Backend {
     pub(super) taken_in: Option<BTreeSet<String>>,
     /// A Create has asked since the last round: what it found may have come after the round's own `list`.
     was_asked_by_create: bool,
-    /// When each driver is loaded. Those that are not here never are.
-    loaded: BTreeMap<DriverName, Instant>,
-    version: u32,
+    /// When each driver is loaded, and its version. Those that are not here never are.
+    loaded: BTreeMap<DriverName, (Instant, String)>,
+}
+
+/// The rows of the drivers at the very first start.
+pub(super) fn first_drivers() -> BTreeMap<DriverName, DriverRow> {
+    let rows = DRIVERS.map(|name| {
+        let name = DriverName::parse(name).expect("a name");
+        let row = DriverRow {
+            name: name.clone(),
+            digest: String::new(),
+            version: "1.0".into(),
+            settings: BTreeMap::new(),
+            loaded_at: 0,
+            first_party: true,
+            unloaded: false,
+            origin: None,
+            previous: None,
+        };
+        (name, row)
+    });
+    rows.into()
+}
+
+/// What a version begins a state with.
+pub(super) fn major(version: &str) -> &str {
+    version.split('.').next().expect("the first part")
+}
+
+/// Whether a version can read a state.
+pub(super) fn reads(version: &str, state: &[u8]) -> bool {
+    state.split(|byte| *byte == b'/').next() == Some(major(version).as_bytes())
+}
+
+/// A version that is, or is to be, loaded.
+pub(super) struct SimVersion<'a> {
+    sim: &'a Sim,
+    driver: DriverName,
+    version: String,
+    migrates: bool,
+}
+
+impl Version for SimVersion<'_> {
+    fn kind(&self) -> &str {
+        self.driver.as_str()
+    }
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn migrates(&self) -> bool {
+        self.migrates
+    }
+
+    async fn migrate(&self, volume: &Volume, from: &str, _: Scope) -> Result<Vec<u8>, CallError> {
+        self.sim.point().await;
+        if self.sim.chance(self.sim.odds.driver) {
+            return Err(CallError::TimedOut(Duration::from_secs(2)));
+        }
+        assert!(
+            reads(from, &volume.state),
+            "{} has a state that {from} did not write",
+            volume.name
+        );
+        // The rest stays as it is.
+        let rest = volume.state.iter().copied().skip_while(|byte| *byte != b'/');
+        Ok(major(&self.version).bytes().chain(rest).collect())
+    }
+
+    async fn mounts(&self, volume: &Volume, _: &Storage) -> Result<(), String> {
+        self.sim.point().await;
+        reads(&self.version, &volume.state).then_some(()).ok_or_else(|| "unreadable".into())
+    }
 }
 
 impl Sim {
@@ -64,21 +140,67 @@ impl Sim {
             }
             let late = if is_late { 1 + self.pick(60) as u64 } else { 0 };
             let at = Instant::now() + Duration::from_secs(late);
-            backend.loaded.insert(self.driver(name), at);
+            let name = self.driver(name);
+            let version = self.drivers.borrow()[&name].version.clone();
+            backend.loaded.insert(name, (at, version));
         }
     }
 
-    /// The operator loads, replaces or unloads a driver, as the loader allows it.
-    pub(super) fn change_driver(&self, volumes: &Volumes<Self>) {
+    /// The operator unloads a driver, as the loader allows it.
+    pub(super) fn unload_driver(&self, volumes: &Volumes<Self>) {
         let name = self.driver(DRIVERS[self.pick(2)]);
-        let mut backend = self.backend.borrow_mut();
-        if !self.chance(300) {
-            backend.loaded.insert(name, Instant::now());
-            backend.version += 1;
-        } else if volumes.of_driver(&name).is_empty() {
+        if volumes.of_driver(&name).is_empty() {
             self.tell(|| format!("driver {name} is unloaded"));
-            backend.loaded.remove(&name);
+            self.backend.borrow_mut().loaded.remove(&name);
+            self.drivers.borrow_mut().get_mut(&name).expect("a row").previous = None;
         }
+    }
+
+    /// The operator loads another version of a driver, or goes back to the one before, as the loader does it.
+    pub(super) async fn swap_driver(&self, volumes: &Volumes<Self>) -> Result<(), SwapError> {
+        let name = self.driver(DRIVERS[self.pick(2)]);
+        let _turn = self.turn.lock().await;
+        self.until_loaded(&name).await;
+        let before = self.drivers.borrow()[&name].clone();
+        let is_loaded = self.is_loaded(&name);
+        let goes_back = is_loaded && self.chance(400);
+        let (states, row) = match before.previous.clone().filter(|_| goes_back) {
+            Some(previous) => (States::Back, *previous),
+            None => {
+                let [major, minor] = self.next_version(&before.version);
+                let previous = DriverRow { previous: None, ..before.clone() };
+                let previous = is_loaded.then(|| Box::new(previous));
+                let version = format!("{major}.{minor}");
+                (States::Forward, DriverRow { version, previous, ..before.clone() })
+            }
+        };
+        let version = |version: &str, migrates| SimVersion {
+            sim: self,
+            driver: name.clone(),
+            version: version.to_owned(),
+            migrates,
+        };
+        let old = is_loaded.then(|| version(&before.version, false));
+        let new = version(&row.version, self.chance(700));
+        let (is_same, migrates) = (major(&row.version) == major(&before.version), new.migrates);
+        self.tell(|| format!("{name} {} -> {}, {states:?}", before.version, row.version));
+        let loaded = (name.clone(), row.version.clone());
+        let swap = Swap { driver: &name, old, new, states };
+        let swapped = volumes.swap(swap, row, || {
+            let (name, version) = loaded;
+            self.backend.borrow_mut().loaded.insert(name, (Instant::now(), version));
+        });
+        let swapped = swapped.await;
+        if !self.is_rude() && states == States::Forward && (is_same || migrates) {
+            assert!(swapped.is_ok(), "nothing fails, and yet {name} stays: {swapped:?}");
+        }
+        swapped
+    }
+
+    fn next_version(&self, version: &str) -> [u32; 2] {
+        let mut parts = version.split('.').map(|part| part.parse::<u32>().expect("a number"));
+        let [major, minor] = [(); 2].map(|()| parts.next().expect("two parts"));
+        if self.chance(400) { [major, minor + 1] } else { [major + 1, 0] }
     }
 
     /// A volume appears in the backend of `tmpfs`, or vanishes from it.
@@ -103,7 +225,21 @@ impl Sim {
     }
 
     pub(super) fn is_loaded(&self, driver: &DriverName) -> bool {
-        self.backend.borrow().loaded.get(driver).is_some_and(|at| *at <= Instant::now())
+        self.version(driver).is_some()
+    }
+
+    /// The version of a driver that is loaded.
+    fn version(&self, driver: &DriverName) -> Option<String> {
+        let backend = self.backend.borrow();
+        let (_, version) = backend.loaded.get(driver).filter(|(at, _)| *at <= Instant::now())?;
+        Some(version.clone())
+    }
+
+    /// Asks a driver about a volume that is ready: whatever is loaded meanwhile, it is one that can read what it gets.
+    fn reads(&self, driver: &DriverName, volume: &Volume) {
+        let version = self.version(driver).expect("it is loaded");
+        let state = String::from_utf8_lossy(&volume.state);
+        assert!(reads(&version, &volume.state), "{driver} {version} cannot read `{state}`");
     }
 
     /// Begins a call: a driver that is not loaded is not asked, one in a thousand times [`super::world::Odds::driver`] it fails.
@@ -139,18 +275,19 @@ impl Drivers for Sim {
             default: None,
             help: String::new(),
         };
-        let description = Description {
-            name: driver.to_string(),
-            version: format!("1.0.{}", self.backend.borrow().version),
-            help: String::new(),
-            options: vec![size],
-            grants: Vec::new(),
-        };
-        self.is_loaded(driver).then(|| Rc::new(description))
+        self.version(driver).map(|version| {
+            Rc::new(Description {
+                name: driver.to_string(),
+                version,
+                help: String::new(),
+                options: vec![size],
+                grants: Vec::new(),
+            })
+        })
     }
 
     async fn until_loaded(&self, driver: &DriverName) {
-        let at = self.backend.borrow().loaded.get(driver).copied();
+        let at = self.backend.borrow().loaded.get(driver).map(|(at, _)| *at);
         if let Some(at) = at {
             tokio::time::sleep_until(at.min(Instant::now() + TAKE_UP)).await;
         }
@@ -169,6 +306,7 @@ impl Drivers for Sim {
         _: Scope,
     ) -> Result<Answer<Created>, CallError> {
         let error = self.call(driver).await?;
+        let version = self.version(driver).expect("it is loaded");
         if error.is_none() || self.chance(500) {
             self.backend.borrow_mut().made.insert(id);
         }
@@ -181,7 +319,7 @@ impl Drivers for Sim {
             "tmpfs" => Storage::None,
             _ => Storage::Directory(Directory { owner, limit: None, over: None }),
         };
-        Ok(Created { storage, state: Vec::new() }.into())
+        Ok(Created { storage, state: major(&version).into() }.into())
     }
 
     async fn populate(
@@ -200,7 +338,7 @@ impl Drivers for Sim {
         }
         self.kernel.borrow_mut().fills.insert(root.1, Fill::Filled);
         self.point().await;
-        Ok([&volume.state, &b"filled"[..]].concat().into())
+        Ok([&volume.state, &b"/filled"[..]].concat().into())
     }
 
     async fn remove(
@@ -225,10 +363,11 @@ impl Drivers for Sim {
         Ok(if Self::retains(volume.id) { Reclaim::Retain } else { Reclaim::Delete }.into())
     }
 
-    async fn path(&self, driver: &DriverName, _: &Volume) -> Result<Plan, CallError> {
+    async fn path(&self, driver: &DriverName, volume: &Volume) -> Result<Plan, CallError> {
         if let Some(error) = self.call(driver).await? {
             return Err(error);
         }
+        self.reads(driver, volume);
         let owner = Owner { uid: 0, gid: 0, mode: 0o1777 };
         let source = match driver.as_str() {
             "tmpfs" => Source::Tmpfs(Tmpfs { size: None, inodes: None, owner }),
@@ -253,6 +392,7 @@ impl Drivers for Sim {
         if driver.as_str() != "tmpfs" {
             return Ok(Vec::new());
         }
+        let version = self.version(driver).expect("it is loaded");
         let mut backend = self.backend.borrow_mut();
         if within < SLOW {
             (backend.was_asked_by_create, backend.taken_in) = (true, None);
@@ -264,7 +404,7 @@ impl Drivers for Sim {
             // Some backends know ids, some names alone.
             id: (name == "ee").then(|| Id::from_bits(0xee)),
             options: [("size".to_owned(), Value::Size(1 << 20))].into(),
-            state: Vec::new(),
+            state: major(&version).into(),
             owned: false,
         });
         Ok(found.collect())
@@ -284,11 +424,13 @@ impl Drivers for Sim {
         _: Scope,
     ) -> Result<Answer<Progress>, CallError> {
         let error = self.call(driver).await?;
+        self.reads(driver, volume);
         if error.is_none() || self.chance(500) {
             self.backend.borrow_mut().attached.insert(volume.id);
         }
+        let version = self.version(driver).expect("it is loaded");
         self.point().await;
-        error.map_or_else(|| Ok(self.step_of(volume).into()), Err)
+        error.map_or_else(|| Ok(self.step_of(&version).into()), Err)
     }
 
     async fn detach(
@@ -300,7 +442,8 @@ impl Drivers for Sim {
         if let Some(error) = self.call(driver).await? {
             return Err(error);
         }
-        let progress = self.step_of(volume);
+        let version = self.version(driver).expect("it is loaded");
+        let progress = self.step_of(&version);
         if matches!(progress, Progress::Done(_)) {
             self.backend.borrow_mut().attached.remove(&volume.id);
         }
@@ -325,11 +468,11 @@ impl Drivers for Sim {
 
 impl Sim {
     /// Some steps are the last; after the others the driver wants to be asked again.
-    fn step_of(&self, volume: &Volume) -> Progress {
+    fn step_of(&self, version: &str) -> Progress {
+        let state = format!("{}/{}", major(version), self.pick(3)).into_bytes();
         if self.chance(700) {
-            return Progress::Done(volume.state.clone());
+            return Progress::Done(state);
         }
-        let state = vec![u8::try_from(self.pick(3)).unwrap_or(0)];
         Progress::Again { state, after: Duration::from_secs(1 + self.pick(5) as u64) }
     }
 }

@@ -45,6 +45,7 @@ enum Action {
     Nothing { name: &'static str },
     Purge,
     Tinker,
+    Swap,
     Wait,
 }
 
@@ -177,11 +178,12 @@ impl Engines {
             (!free.is_empty()).then(|| free[sim.pick(free.len())].clone())
         };
         let rude = sim.is_rude();
-        Some(match sim.pick(14) {
+        Some(match sim.pick(15) {
             0 | 1 if chosen.iter().any(|action| action.insists_on(name)) => return None,
             0 | 1 => {
                 let size = if rude { ["1m", "2m"][sim.pick(2)] } else { "1m" };
-                let driver = if rude { driver } else { "local" };
+                // A polite engine knows what it has made.
+                let driver = if rude { driver } else { DRIVERS[usize::from(name < "cc")] };
                 Action::Create { name, driver, size, is_kept: rude && sim.chance(200) }
             }
             2 => {
@@ -214,6 +216,7 @@ impl Engines {
             10 => Action::Nothing { name },
             11 if rude => Action::Tinker,
             12 if rude => Action::Purge,
+            14 if sim.odds.swaps => Action::Swap,
             _ if chosen.iter().any(|action| matches!(action, Action::Wait)) => return None,
             _ => Action::Wait,
         })
@@ -310,6 +313,12 @@ impl Engines {
                 Action::Purge => desk.purge().await,
                 Action::Tinker => {
                     desk.tinker();
+                    Ok(())
+                }
+                Action::Swap => {
+                    // What is refused leaves everything as it was.
+                    let swapped = desk.sim.swap_driver(&desk.volumes).await;
+                    desk.sim.tell(|| format!("{swapped:?}"));
                     Ok(())
                 }
                 Action::Wait => {

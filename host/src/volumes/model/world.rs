@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use wasmvol_plan::Id;
+use wasmvol_plan::{DriverName, Id};
 
-use super::drivers::Backend;
+use super::drivers::{Backend, first_drivers};
 use super::kernel::Kernel;
 use crate::catalog::durable::Contents;
 use crate::catalog::record::{Phase, Record};
-use crate::catalog::{Change, MountRow, StoreError, TableChange};
+use crate::catalog::{Change, DriverRow, MountRow, StoreError, TableChange};
 use crate::volumes::holders::Process;
 use crate::volumes::world::{Catalog, Machine, Table, World};
 
@@ -33,11 +33,14 @@ pub(super) struct Odds {
     pub(super) driver: u32,
     /// Engines and operators misbehave.
     pub(super) rude: bool,
+    /// Drivers are replaced while they are in use.
+    pub(super) swaps: bool,
 }
 
 impl Odds {
-    pub(super) const ROUGH: Self = Self { kill: 6, fail: 25, driver: 40, rude: true };
-    pub(super) const SMOOTH: Self = Self { kill: 0, fail: 0, driver: 0, rude: false };
+    pub(super) const ROUGH: Self = Self { kill: 6, fail: 25, driver: 40, rude: true, swaps: true };
+    pub(super) const SMOOTH: Self = Self { kill: 0, fail: 0, driver: 0, rude: false, swaps: false };
+    pub(super) const SWAPPED: Self = Self { swaps: true, ..Self::SMOOTH };
 }
 
 pub(super) struct Inner {
@@ -55,8 +58,11 @@ pub(super) struct Inner {
     watch: RefCell<Option<Rc<dyn Fn()>>>,
     pub(super) records: RefCell<BTreeMap<Id, Record>>,
     pub(super) rows: RefCell<BTreeMap<Id, MountRow>>,
+    pub(super) drivers: RefCell<BTreeMap<DriverName, DriverRow>>,
     pub(super) kernel: RefCell<Kernel>,
     pub(super) backend: RefCell<Backend>,
+    /// Held for one change of the drivers.
+    pub(super) turn: tokio::sync::Mutex<()>,
     minted: RefCell<BTreeSet<Id>>,
 }
 
@@ -84,8 +90,10 @@ impl Sim {
             watch: RefCell::default(),
             records: RefCell::default(),
             rows: RefCell::default(),
+            drivers: RefCell::new(first_drivers()),
             kernel: RefCell::default(),
             backend: RefCell::default(),
+            turn: tokio::sync::Mutex::default(),
             minted: RefCell::default(),
         }))
     }
@@ -176,7 +184,7 @@ impl Sim {
 
     /// Everything that outlives the daemon, to be compared.
     pub(super) fn snapshot(&self) -> String {
-        let durable = (&*self.records.borrow(), &*self.rows.borrow());
+        let durable = (&*self.records.borrow(), &*self.rows.borrow(), &*self.drivers.borrow());
         format!("{durable:?} {:?} {:?}", self.backend.borrow().made, self.kernel.borrow())
     }
 
@@ -262,10 +270,10 @@ impl Catalog for Sim {
                     drop(records.insert(record.id, *record));
                 }
                 Change::Delete(id) => drop(records.remove(&id)),
-                Change::PutDriver(_)
-                | Change::DeleteDriver(_)
-                | Change::Write(..)
-                | Change::Together(_) => {}
+                Change::PutDriver(row) => {
+                    drop(self.drivers.borrow_mut().insert(row.name.clone(), *row));
+                }
+                Change::DeleteDriver(_) | Change::Write(..) | Change::Together(_) => {}
             });
         }
         self.point().await;
