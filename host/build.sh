@@ -78,7 +78,7 @@ if [ "${1:-}" = tests ]; then
     place guests hostile
     place guests rogue
     cargo build --profile driver --target wasm32-wasip2 -p version --examples
-    for example in scratch version1 version1greedy version2 version2later version3; do
+    for example in scratch version1 version1greedy version2 version2later version3 version4; do
         place guests "examples/$example"
     done
     # An example that is a workspace of its own, as a driver elsewhere is; tests build projects like it in the same place.

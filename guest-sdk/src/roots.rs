@@ -40,7 +40,7 @@ pub fn choose(wanted: Option<&str>) -> Result<String> {
         let quoted = wanted.replace('\'', r"'\''");
         let cure = format!("`wasmvol driver grant NAME 'host-directory={quoted}'` grants it");
         let granted = if granted.is_empty() { "none is".into() } else { granted.join(", ") };
-        Error::new(ErrorCode::Denied, format!("root {wanted} is not granted ({granted}): {cure}"))
+        Error::new(ErrorCode::Denied, format!("root `{wanted}` is not granted ({granted}): {cure}"))
     })
 }
 

@@ -118,7 +118,8 @@ impl<W: World> Admin<W> {
                 json(&self.volumes.scan(Some(DriverName::parse(driver)?)).await?)
             }
             ("GET", ["kept"]) => json(&self.kept()),
-            ("DELETE", ["kept", id]) => self.purge(Id::parse(id)?).await,
+            ("DELETE", ["kept", id]) => self.purge(Id::parse(id)?, Insist::No).await,
+            ("DELETE", ["kept", id, "force"]) => self.purge(Id::parse(id)?, Insist::Yes).await,
             ("GET", ["drivers"]) => json(&self.all_drivers().await),
             ("POST", ["drivers"]) => self.load(&body).await,
             ("POST", ["components"]) => self.check(&body).await,
@@ -178,10 +179,10 @@ impl<W: World> Admin<W> {
         .await
     }
 
-    async fn purge(self: &Rc<Self>, id: Id) -> Result<Vec<u8>, Refusal> {
+    async fn purge(self: &Rc<Self>, id: Id, insist: Insist) -> Result<Vec<u8>, Refusal> {
         let this = Rc::clone(self);
         self.finish(async move {
-            let name = this.volumes.purge(id).await?;
+            let name = this.volumes.purge(id, insist).await?;
             json(&Purged { purged: id, name })
         })
         .await

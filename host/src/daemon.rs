@@ -277,8 +277,8 @@ async fn settle(
     tokio::task::spawn_local(async move {
         loader.take_up(rows, first_party.as_deref()).await;
     });
-    volumes.recover().await;
-    volumes.keep_up().await;
+    // What recovery waits for holds up no round.
+    tokio::join!(volumes.recover(), volumes.keep_up());
 }
 
 fn engine_options(arguments: &Arguments) -> EngineOptions {

@@ -198,6 +198,10 @@ impl Drivers {
     }
 }
 
+/// How long a call waits for one of its driver's turns: as long as the longest of those that are asked while somebody waits. Else calls of a
+/// backend that hangs would queue up, and nothing could replace their driver.
+const TURN: Duration = Duration::from_secs(30);
+
 /// A plan, and the fingerprint of the volume that it is for: the same id may get other state.
 struct Known {
     volume: u64,
@@ -210,7 +214,8 @@ impl Loaded {
         call: impl FnOnce(Driver) -> Result<T, CallError> + Send + 'static,
     ) -> Result<T, CallError> {
         // The semaphore is never closed. The turn ends with the call, also when nobody waits for the answer any more.
-        let turn = self.turns.acquire_owned().await;
+        let turn = tokio::time::timeout(TURN, self.turns.acquire_owned()).await;
+        let turn = turn.map_err(|_| CallError::TimedOut(TURN))?;
         let driver = self.driver;
         blocking(move || {
             let _turn = turn;

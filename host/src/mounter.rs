@@ -15,7 +15,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::sync::oneshot;
-use wasmvol_plan::frame::{FRAME_MAX, Frame, Inventory, Mount};
+use wasmvol_plan::frame::{Attached, FRAME_MAX, Frame, Inventory, Mount};
 use wasmvol_plan::kinds::named_directory::{Look, Mark, Page};
 use wasmvol_plan::secret::Bytes;
 use wasmvol_plan::{
@@ -251,15 +251,15 @@ impl world::Mounter for Mounter {
         }
     }
 
-    async fn unmount(&self, id: Id) -> Result<Release, Fault> {
-        match self.ask(Request::Unmount(id), RELEASE_DEADLINE).await? {
+    async fn unmount(&self, id: Id, attached: Option<Attached>) -> Result<Release, Fault> {
+        match self.ask(Request::Unmount { id, attached }, RELEASE_DEADLINE).await? {
             Reply::Unmounted(release) => Ok(release),
             other => Err(unexpected(&other)),
         }
     }
 
-    async fn scan(&self, id: Id) -> Result<Evidence, Fault> {
-        match self.ask(Request::Scan(id), RELEASE_DEADLINE).await? {
+    async fn scan(&self, id: Id, attached: Option<Attached>) -> Result<Evidence, Fault> {
+        match self.ask(Request::Scan { id, attached }, RELEASE_DEADLINE).await? {
             Reply::Scanned(evidence) => Ok(evidence),
             other => Err(unexpected(&other)),
         }
@@ -391,12 +391,13 @@ mod tests {
             let mountd = async {
                 let questions = [mountd.question().await, mountd.question().await];
                 for Frame { number, body } in questions.into_iter().rev() {
-                    let unknown = u32::from(body == Request::Scan(two));
+                    let unknown = u32::from(body == Request::Scan { id: two, attached: None });
                     let evidence = Evidence { unknown, ..Evidence::default() };
                     mountd.answer(number, Reply::Scanned(evidence)).await;
                 }
             };
-            let (first, second, ()) = tokio::join!(mounter.scan(one), mounter.scan(two), mountd);
+            let (first, second, ()) =
+                tokio::join!(mounter.scan(one, None), mounter.scan(two, None), mountd);
             assert_eq!((first.unwrap().unknown, second.unwrap().unknown), (0, 1));
         });
     }
@@ -436,7 +437,7 @@ mod tests {
                 let number = mountd.question().await.number;
                 mountd.answer(number, Reply::Unmounted(Release::Gone)).await;
             };
-            let (released, ()) = tokio::join!(mounter.unmount(id), mountd);
+            let (released, ()) = tokio::join!(mounter.unmount(id, None), mountd);
             assert_eq!(released, Ok(Release::Gone));
         });
     }

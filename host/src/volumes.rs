@@ -35,6 +35,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use wasmvol_driver::{CallError, Volume};
+use wasmvol_plan::frame::Attached;
 use wasmvol_plan::{DriverName, Facts, Fault, Id, NameError, Plan, Usage, VolumeName};
 
 use crate::catalog::durable::Contents;
@@ -360,6 +361,12 @@ impl Entry {
     /// Whether the end of its mount is told to its driver.
     fn is_attached(&self) -> bool {
         self.record.attached
+    }
+
+    /// The same for mountd.
+    fn attached(&self) -> Option<Attached> {
+        let last = self.facts.as_ref().or(self.last.as_ref());
+        self.is_attached().then(|| Attached { last: last.cloned() })
     }
 
     /// Held, and not mounted.

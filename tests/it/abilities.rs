@@ -167,17 +167,28 @@ fn what_a_driver_stores_is_there_after_a_restart_and_nothing_of_a_create_that_fa
 fn creates_at_once_that_count_in_one_store_all_count() {
     let wasmvol = with_able("");
     std::thread::scope(|scope| {
-        for n in 0..4 {
+        for n in 0..24 {
             let wasmvol = &wasmvol;
             // Each reads before the others have written.
-            let options = [("do", "count"), ("wait", "200ms")];
+            let options = [("do", "count"), ("wait", "100ms")];
             scope.spawn(move || create(wasmvol, &format!("v{n}"), &options).unwrap());
         }
     });
-    assert!(stored(&wasmvol).starts_with("count=4 "), "{}", stored(&wasmvol));
-    let creates = (0..4).map(|n| asked(&wasmvol, &format!("v{n}")));
+    assert!(stored(&wasmvol).starts_with("count=24 "), "{}", stored(&wasmvol));
+    let creates = (0..24).map(|n| asked(&wasmvol, &format!("v{n}")));
     let creates = creates.flatten().filter(|call| call == "create []").count();
-    assert!(creates > 4, "none of {creates} was asked again: they were not at once");
+    assert!(creates > 24, "none of {creates} was asked again: they were not at once");
+}
+
+#[test]
+fn another_component_under_a_name_gets_nothing_of_what_the_one_before_stored() {
+    let wasmvol = with_able("");
+    create(&wasmvol, "one", &[("do", "count")]).unwrap();
+    wasmvol.plugin().remove("one").unwrap();
+    let other = component("guests/scratch.wasm");
+    wasmvol.cli(&format!("driver load {} --name able", other.display())).ok();
+    load(&wasmvol, "");
+    assert_eq!(stored(&wasmvol), "");
 }
 
 #[test]
@@ -209,11 +220,16 @@ fn a_secret_is_revealed_to_whom_it_was_granted_and_is_for_and_found_nowhere() {
     let revealed = format!("revealed: {} bytes, sum {sum}", bytes.len());
     assert!(wasmvol.log().contains(&revealed), "the driver had other bytes");
     wasmvol.plugin().mount("data", "id").unwrap();
+    // What it says of it is left out.
+    let blab = [("do", "blab"), ("key", "key")];
+    said.push(create(&wasmvol, "blab", &blab).unwrap_err());
+    assert!(said[1].contains("it holds a part of a secret"), "{}", said[1]);
+    assert!(wasmvol.log().matches("it holds a part of a secret").count() >= 2);
     // Granted, and kept for somebody else.
     said.push(reveal("stolen", "others").unwrap_err());
     load(&wasmvol, "--revoke reveal=key");
     said.push(reveal("late", "key").unwrap_err());
-    assert!(said[2].contains("`wasmvol driver grant able 'reveal=key'`"), "{}", said[2]);
+    assert!(said[3].contains("`wasmvol driver grant able 'reveal=key'`"), "{}", said[3]);
     canary.is_nowhere(&wasmvol, &["data"], &said);
     wasmvol.plugin().unmount("data", "id").unwrap();
 }

@@ -12,6 +12,7 @@ use wasmvol_plan::steps;
 
 use crate::drivers::component;
 use crate::support::canary::Canary;
+use crate::support::container::Container;
 use crate::support::ec2::Ec2;
 use crate::support::loops::Loop;
 use crate::support::wasmvol::Wasmvol;
@@ -215,6 +216,72 @@ fn a_disk_whose_user_wants_it_kept_is_deleted_when_it_is_purged() {
     let kept = machine.wasmvol.json("volume ls --retained");
     machine.wasmvol.cli(&format!("volume purge {}", kept[0]["id"].as_str().unwrap())).ok();
     assert_eq!(ec2.disks(), [""; 0]);
+    assert!(machine.is_untroubled());
+}
+
+#[test]
+fn a_disk_that_was_kept_is_taken_up_again_by_a_create_of_its_name() {
+    let ec2 = Ec2::start();
+    let machine = Machine::of(&ec2);
+    let options = [("size", "1g"), ("reclaim", "retain")];
+    machine.create("data", &options).unwrap();
+    let disk = ec2.only_disk();
+    fs::write(machine.mount("data").unwrap().join("file"), "kept").unwrap();
+    machine.unmount("data");
+    machine.wasmvol.plugin().remove("data").unwrap();
+    let doctor = machine.wasmvol.cli("doctor").stdout;
+    assert!(doctor.contains("kept as asked at the backend of driver `ebs`"), "{doctor}");
+    let error = machine.wasmvol.cli("driver unload ebs").refused();
+    assert!(error.contains("data (kept as"), "{error}");
+    let error = machine.create("data", &[("size", "2g")]).unwrap_err();
+    assert!(error.contains("size"), "{error}");
+    machine.create("data", &options).unwrap();
+    assert_eq!(ec2.disks(), [disk]);
+    let file = machine.mount("data").unwrap().join("file");
+    assert_eq!(fs::read_to_string(file).unwrap(), "kept");
+    machine.unmount("data");
+    assert!(machine.is_untroubled());
+}
+
+#[test]
+fn a_disk_is_not_taken_from_a_container_that_nobody_counts() {
+    let ec2 = Ec2::start();
+    let machine = Machine::of(&ec2);
+    machine.create("data", &[("size", "1g")]).unwrap();
+    let disk = ec2.only_disk();
+    let container = Container::with(&machine.mount("data").unwrap());
+    machine.unmount("data");
+    let troubles = machine.wasmvol.json("status")["troubles"].to_string();
+    assert!(troubles.contains("draining"), "{troubles}");
+    assert!(ec2.place(&disk).is_some(), "it was taken from under the container");
+    let error = machine.wasmvol.cli("volume rm --force data").refused();
+    assert!(error.contains("in use"), "{error}");
+    drop(container);
+    until("the disk is detached", SOON, || ec2.place(&disk).is_none().then_some(()));
+    until("nothing waits", SOON, || machine.is_untroubled().then_some(()));
+}
+
+#[test]
+fn a_volume_whose_backend_does_not_let_it_go_is_removed_by_force_alone() {
+    let mut ec2 = Ec2::start();
+    let machine = Machine::of(&ec2);
+    machine.create("data", &[("size", "1g"), ("reclaim", "retain")]).unwrap();
+    machine.mount("data").unwrap();
+    ec2.moto.stop();
+    machine.unmount("data");
+    assert!(!machine.wasmvol.is_mounted("data"));
+    let error = machine.wasmvol.cli("volume rm data").refused();
+    assert!(error.contains("is still attached: driver `ebs`: "), "{error}");
+    machine.wasmvol.cli("volume rm --force data").ok();
+    let kept = machine.wasmvol.json("volume ls --retained");
+    let id = kept[0]["id"].as_str().unwrap();
+    machine.wasmvol.cli(&format!("volume purge {id}")).refused();
+    let doctor = machine.wasmvol.cli("doctor").stdout;
+    assert!(
+        doctor.contains("at the backend of driver `ebs` is not gone: driver `ebs`"),
+        "{doctor}"
+    );
+    machine.wasmvol.cli(&format!("volume purge --force {id}")).ok();
     assert!(machine.is_untroubled());
 }
 

@@ -164,6 +164,22 @@ fn a_version_that_cannot_read_what_the_old_one_wrote_is_refused() {
 }
 
 #[test]
+fn a_version_whose_plans_fail_the_grants_is_refused_until_they_are_given() {
+    let wasmvol = with_the_first();
+    let plugin = wasmvol.plugin();
+    plugin.create("kept", PLAIN).unwrap();
+    let error = load(&wasmvol, "version4", "").refused();
+    let why = "volume `kept` could not be mounted with version 4.0.0, so what is loaded stays: ";
+    let cure = "`wasmvol driver grant version host-directory=/srv/versions`";
+    assert!(error.contains(why) && error.contains(cure), "{error}");
+    assert_eq!(version(&wasmvol), "1.0.0");
+    plugin.mount("kept", "id").unwrap();
+    plugin.unmount("kept", "id").unwrap();
+    load(&wasmvol, "version4", "--grant host-directory=/srv/versions").ok();
+    assert_eq!(version(&wasmvol), "4.0.0");
+}
+
+#[test]
 fn where_one_volume_cannot_be_migrated_none_is() {
     let wasmvol = with_the_first();
     let plugin = wasmvol.plugin();

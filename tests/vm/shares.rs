@@ -58,7 +58,8 @@ fn granted(nfs: &[&str], cifs: &[&str]) -> Wasmvol {
     for (driver, grants) in [("nfs", nfs), ("cifs", cifs)] {
         let file = PROGRAMS.parent().unwrap().join(format!("guests/{driver}.wasm"));
         let grants: String = grants.iter().map(|grant| format!(" --grant share={grant}")).collect();
-        wasmvol.cli(&format!("driver load {}{grants}", file.display())).ok();
+        let without = format!("--without share={driver}:HOST");
+        wasmvol.cli(&format!("driver load {} {without}{grants}", file.display())).ok();
     }
     PASSWORD.set(&wasmvol, "alice", "cifs", "--peer 10.77.0.0/16");
     wasmvol

@@ -119,6 +119,8 @@ pub(crate) struct Ran<T> {
     pub(crate) uses: Uses,
     /// Why the host refused one of its requests.
     pub(crate) refusal: Option<Refusal>,
+    /// It knows what of the driver's words may be told.
+    pub(crate) journal: Shared,
 }
 
 /// Everything that belongs to one call.
@@ -176,7 +178,7 @@ pub(crate) struct Call<'a> {
     /// Where it waits for its turn, if it computes much.
     pub(crate) lane: &'a Lane,
     /// The disk that everybody shares.
-    pub(crate) disk: u64,
+    pub(crate) disk: &'a Arc<OwnedFd>,
     /// Who looks up names for its driver.
     pub(crate) names: &'a Names,
     pub(crate) log: &'a Arc<Log>,
@@ -219,26 +221,28 @@ impl Call<'_> {
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().look()));
         let ended = pace::run(&self.waits, self.lane, body(store), self.until, &course)
             .map_err(|error| CallError::Host(format!("no thread for what it computes: {error}")))?;
-        let mut journal = journal.lock();
-        journal.finish();
+        journal.lock().finish();
         if let Some(meter) = self.meter {
             let refusal = ended.as_ref().and_then(|(_, store)| store.data().http.refusal());
             meter.note(Cost {
                 time: begin.elapsed(),
                 deadline: self.deadline,
                 memory: course.memory(),
-                log: journal.logged(),
+                log: journal.lock().logged(),
                 refusal: refusal.and_then(|refusal| refusal.grant()),
             });
         }
         match ended {
             Some((Ok(value), store)) if Instant::now() < self.until => {
                 let State { store, http, .. } = store.into_data();
-                Ok(Ran { value, uses: store.into_uses(), refusal: http.refusal() })
+                let (uses, refusal) = (store.into_uses(), http.refusal());
+                Ok(Ran { value, uses, refusal, journal })
             }
             // What a driver says after its deadline is not what it would have said.
             None | Some((Ok(_), _)) => Err(CallError::TimedOut(self.deadline)),
-            Some((Err(error), store)) => Err(self.why(&error, store.data(), journal.last_words())),
+            Some((Err(error), store)) => {
+                Err(self.why(&error, store.data(), journal.lock().last_words()))
+            }
         }
     }
 

@@ -350,7 +350,7 @@ impl Calls {
             engine: &self.engine.wasmtime,
             waits: self.engine.waits(self.speaks_http || fills)?,
             lane: if fills { filling } else { computing },
-            disk: self.engine.disk,
+            disk: &self.engine.disk,
             names: &self.names,
             log: &self.log,
             settings: &self.settings,

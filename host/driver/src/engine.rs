@@ -4,7 +4,9 @@
 //! [`Driver`] holds all that it needs, and unloading is dropping it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -66,8 +68,8 @@ pub(crate) struct Inner {
     pub(crate) meter: Option<Meter>,
     /// Turns of the calls that compute much, and of those that fill volumes.
     lanes: [Lane; 2],
-    /// The disk of the cache, which is everybody's.
-    pub(crate) disk: u64,
+    /// The directory of the cache, whose disk is everybody's.
+    pub(crate) disk: Arc<OwnedFd>,
 }
 
 /// Threads of their own for what waits for hosts, so that what a driver fetches delays nobody who asks the daemon.
@@ -166,7 +168,7 @@ impl Engine {
         let linker =
             contract::linker(&wasmtime).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         let calls_max = usize::try_from(calls_max).unwrap_or(usize::MAX);
-        let disk = rustix::fs::stat(&options.cache).map_err(io::Error::from)?.st_dev;
+        let disk = Arc::new(File::open(&options.cache)?.into());
         Ok(Self {
             inner: Arc::new(Inner {
                 linker,

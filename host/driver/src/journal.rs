@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult, pipe::SinkOutputStream};
-use wasmvol_plan::DriverName;
+use wasmvol_plan::{DriverName, secret};
 
 use crate::answer::{MESSAGE_MAX, one_line};
 
@@ -22,6 +22,8 @@ pub(crate) const MINUTE_MAX: usize = 256 << 10;
 const LINE_MAX: usize = 1 << 10;
 /// What a line costs beside its own bytes: the time, the level and the driver's name are written for each.
 const LINE_COST: usize = 64;
+/// What is told instead of a text with a part of a secret.
+const LEFT_OUT: &str = "what it says is left out, because it holds a part of a secret";
 /// Bytes that a stream takes in one write; WASI asks before each.
 const WRITE_MAX: usize = 4 << 10;
 
@@ -56,6 +58,8 @@ pub(crate) struct Journal {
     out: Vec<u8>,
     err: Vec<u8>,
     last: String,
+    /// What the call was told, and nobody else is.
+    secrets: Vec<secret::Bytes>,
 }
 
 /// A journal as the streams of a call share it.
@@ -115,8 +119,9 @@ impl Log {
 impl Shared {
     /// An empty journal for one call.
     pub(crate) fn new(log: &Arc<Log>) -> Self {
-        let (log, last) = (Arc::clone(log), String::new());
-        let journal = Journal { log, left: CALL_MAX, out: Vec::new(), err: Vec::new(), last };
+        let (log, last, secrets) = (Arc::clone(log), String::new(), Vec::new());
+        let (out, err) = (Vec::new(), Vec::new());
+        let journal = Journal { log, left: CALL_MAX, out, err, last, secrets };
         Self(Arc::new(Mutex::new(journal)))
     }
 
@@ -154,6 +159,17 @@ impl Journal {
         }
     }
 
+    /// From now on no text with a part of this is told.
+    pub(crate) fn keep(&mut self, secret: secret::Bytes) {
+        self.secrets.push(secret);
+    }
+
+    /// A text of the driver's, as others may read it.
+    pub(crate) fn told<'a>(&self, text: &'a str) -> &'a str {
+        let is_secret = self.secrets.iter().any(|secret| secret.is_in(text));
+        if is_secret { LEFT_OUT } else { text }
+    }
+
     /// The last line on stderr that says something: why it crashed.
     pub(crate) fn last_words(&self) -> &str {
         &self.last
@@ -184,7 +200,7 @@ impl Journal {
         let line = line.trim_end();
         // Rust ends every panic with advice that no operator of a driver can follow.
         if level == Level::Warn && !line.is_empty() && !line.starts_with("note: run with `RUST_") {
-            self.last = one_line(line, MESSAGE_MAX);
+            self.last = one_line(self.told(line), MESSAGE_MAX);
         }
         self.line(level, line);
     }
@@ -193,7 +209,7 @@ impl Journal {
         if line.is_empty() {
             return;
         }
-        let line = one_line(line, LINE_MAX);
+        let line = one_line(self.told(line), LINE_MAX);
         let cost = line.len() + LINE_COST;
         // The first line that does not fit ends the log of this call: a log with holes misleads.
         self.left = if cost <= self.left { self.left } else { 0 };

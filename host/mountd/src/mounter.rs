@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Signal, getpid, kill_process};
-use wasmvol_plan::frame::{Frame, Inventory};
+use wasmvol_plan::frame::{Attached, Frame, Inventory};
 use wasmvol_plan::mountinfo::{Entry, is_beneath};
 use wasmvol_plan::name::Quoted;
 use wasmvol_plan::steps::KILL_AT;
@@ -149,7 +149,9 @@ impl Mounter {
             let reply = match body {
                 Request::Survey { kind, after } => self.survey(kind, after),
                 Request::Usage(id) => self.usage(id).map(Reply::Used),
-                Request::Scan(id) => self.scan(id).map(Reply::Scanned),
+                Request::Scan { id, attached } => {
+                    self.scan(id, attached.as_ref()).map(Reply::Scanned)
+                }
                 Request::Secret { driver, name } => {
                     self.places.find_secret(&name, &driver).map(|()| Reply::Kept)
                 }
@@ -157,7 +159,9 @@ impl Mounter {
                     .grants(&driver)
                     .and_then(|grants| self.places.reveal(&name, &driver, &grants))
                     .map(Reply::Revealed),
-                Request::Unmount(id) => self.unmount(id).map(Reply::Unmounted),
+                Request::Unmount { id, attached } => {
+                    self.unmount(id, attached.as_ref()).map(Reply::Unmounted)
+                }
                 Request::Ended => self.places.ended_programs().map(Reply::Ended),
                 Request::Measure(id) => self.measure(id).map(Reply::Measured),
                 Request::Mount(wanted) => self.mount(&wanted).map(Reply::Mounted),
@@ -229,10 +233,13 @@ impl Mounter {
         }));
     }
 
-    /// Who holds a volume: who shows its own superblock, or else its directory. What others use too is held by nobody.
-    pub(crate) fn scan(&self, id: Id) -> Result<Evidence, Fault> {
+    /// Who holds a volume: who shows its own superblock, or else its directory. What others use too is held by nobody, unless it goes
+    /// from this machine once it is unmounted.
+    pub(crate) fn scan(&self, id: Id, attached: Option<&Attached>) -> Result<Evidence, Fault> {
         let there = self.anchor.mounted(id)?;
         let stored = || (self.store.device, Some(self.store.data(id, None)));
+        let last = attached.and_then(|attached| attached.last.as_ref());
+        let last = last.filter(|_| there.is_none());
         let (device, root) = match there {
             Some((mount_id, shown)) if shown != self.store.shown => {
                 let text = self.processes.own_mounts()?;
@@ -249,12 +256,18 @@ impl Mounter {
                     {
                         stored()
                     }
+                    // The same superblock may show other volumes, too.
+                    [line] if attached.is_some() => (line.device, Some(line.root.to_string())),
                     [_] => return Ok(Evidence::default()),
                     // Somebody mounted over it, or is doing so.
                     _ => return Ok(Evidence::hidden()),
                 }
             }
-            _ => stored(),
+            // It may have been one of those.
+            _ => match last {
+                Some(last) => (last.device, Some(last.root.clone())),
+                None => stored(),
+            },
         };
         let anchor = self.anchor.device;
         let scan = |lost| self.processes.scan(&Target { device, root, lost, anchor });
@@ -269,8 +282,8 @@ impl Mounter {
         }
     }
 
-    pub(crate) fn unmount(&self, id: Id) -> Result<Release, Fault> {
-        let evidence = self.scan(id)?;
+    pub(crate) fn unmount(&self, id: Id, attached: Option<&Attached>) -> Result<Release, Fault> {
+        let evidence = self.scan(id, attached)?;
         if evidence.is_free() { self.take_away(id) } else { Ok(Release::Held(evidence)) }
     }
 

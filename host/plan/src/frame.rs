@@ -17,6 +17,14 @@ pub const PAGE: usize = 1000;
 /// Most strangers that a survey names: each is at most 64 characters long, escaped.
 pub const STRANGERS_MAX: usize = 20;
 
+/// A volume that goes from this machine once it is unmounted: who shows its file system anywhere holds it, and it is unmounted once all of
+/// it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Its mount, or the last one, as far as that is known: somebody may have taken it away by hand.
+    pub last: Option<Facts>,
+}
+
 /// What the daemon asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -70,9 +78,19 @@ pub enum Request {
     /// Mount a volume at its mountpoint. Already mounted there: its facts.
     Mount(Box<Mount>),
     /// Unmount a volume unless somebody holds it.
-    Unmount(Id),
+    Unmount {
+        /// The volume.
+        id: Id,
+        /// Its backend takes it from this machine afterwards, if that is so.
+        attached: Option<Attached>,
+    },
     /// Who holds a volume.
-    Scan(Id),
+    Scan {
+        /// The volume.
+        id: Id,
+        /// As in `Unmount`.
+        attached: Option<Attached>,
+    },
     /// Move a volume's storage into the trash, durably. Nothing there: done. Refused while it is mounted.
     Trash {
         /// The volume.

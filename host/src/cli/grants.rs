@@ -47,6 +47,11 @@ impl GrantsDir {
         grant: &[String],
         revoke: &[String],
     ) -> Result<(), CliError> {
+        if self.read(name)?.as_deref() != before {
+            let why =
+                "have been changed by somebody else meanwhile: see what it has, and try again";
+            return Err(CliError::Refused(format!("{} {why}", self.shown(name))));
+        }
         let before = String::from_utf8_lossy(before.unwrap_or_default());
         let has: Vec<_> = before.lines().map(grant_of).collect();
         if let Some(absent) = revoke.iter().find(|gone| !has.contains(&grant_of(gone))) {
@@ -136,9 +141,11 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_that_is_none_is_refused_before_anything_is_written() {
+    fn a_grant_that_is_none_and_a_change_of_what_is_not_there_are_refused_before_anything_is_written()
+     {
         let (dir, opened) = made();
         assert!(opened.change(&nfs(), None, &words(&["everything"]), &[]).is_err());
+        assert!(opened.change(&nfs(), Some(b"suid\n"), &words(&["dev"]), &[]).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -60,6 +60,9 @@ pub(super) enum Command {
     },
     /// Delete what was kept of a removed volume: `ls --retained` shows it. Nothing else has such an id
     Purge {
+        /// Also where the driver fails or is gone: what its backend keeps is yours to clear up
+        #[arg(short, long)]
+        force: bool,
         #[arg(value_parser = Id::parse)]
         id: Id,
     },
@@ -122,9 +125,10 @@ pub(super) fn run(
             let answer = answer.map_err(of_volume(&name))?;
             output.answer(&answer, |volume: Volume| output.line(&volume.name))?;
         }
-        Command::Purge { id } => {
+        Command::Purge { force, id } => {
+            let how = if force { "/force" } else { "" };
             let of_id = CliError::about(format!("id `{id}`"));
-            let answer = client.delete(&format!("/kept/{id}")).map_err(of_id)?;
+            let answer = client.delete(&format!("/kept/{id}{how}")).map_err(of_id)?;
             output.answer(&answer, |Purged { purged, .. }| output.line(&purged.to_string()))?;
         }
         Command::Du { names } => count(&names, client, output)?,

@@ -39,11 +39,10 @@ fn is_help(whose: &str, help: &str) -> Result<(), Stop> {
     wrong.map_or(Ok(()), |wrong| Err(Stop::Broken(format!("{whose} line of help {wrong}"))))
 }
 
-/// Whether an operator can grant what a driver asks for: capitals at its end stand for what they write there.
+/// Whether an operator can grant what a driver asks for: words of capitals stand for what they write there.
 fn can_be_granted(driver: &DriverName, grant: &str) -> bool {
-    let fixed = asked::fixed(grant);
-    let filled = |with: &str| Grants::parse(driver, &format!("{fixed}{with}")).is_ok();
-    if asked::is_open(grant) { filled("/x") || filled("x") } else { filled("") }
+    let filled = |with: &str| Grants::parse(driver, &asked::fixed(grant).join(with)).is_ok();
+    filled("/x") || filled("x")
 }
 
 pub(super) fn defaults(subject: &mut Subject) -> Result<String, Stop> {

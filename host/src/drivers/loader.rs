@@ -251,7 +251,7 @@ impl<W: World> Loader<W> {
         if self.drivers.get(name).is_none() {
             return Err(LoaderError::NotLoaded(name.clone()));
         }
-        let volumes = self.volumes.of_driver(name);
+        let volumes = self.volumes.needing(name);
         if !volumes.is_empty() {
             return Err(LoaderError::InUse(name.clone(), some_of(&volumes)));
         }

@@ -23,7 +23,7 @@ impl Shelf {
     /// Keeps a component durably: it is there whole or not at all.
     pub(super) fn keep(&self, digest: &str, component: &[u8]) -> io::Result<()> {
         let path = self.path(digest);
-        if path.try_exists()? {
+        if self.read(digest).is_ok() {
             return Ok(());
         }
         let draft = self.dir.join(format!("{digest}.new"));
@@ -87,7 +87,11 @@ mod tests {
         let shelf = Shelf::new(dir.path());
         let name = digest(b"component");
         shelf.keep(&name, b"component").unwrap();
+        // Whose bytes have changed on the disk is kept anew.
+        std::fs::write(dir.path().join(format!("{name}.wasm")), b"changed").unwrap();
+        shelf.read(&name).unwrap_err();
         shelf.keep(&name, b"component").unwrap();
+        assert_eq!(shelf.read(&name).unwrap(), b"component");
         assert_eq!(shelf.read(&name).unwrap(), b"component");
         shelf.forget(&name).unwrap();
         shelf.forget(&name).unwrap();

@@ -73,7 +73,8 @@ impl<W: World> Volumes<W> {
             return Err(VolumeError::TooMany);
         }
         let intent = self.intent(&name, driver);
-        if let Some(mut found) = self.find(&name, driver).await {
+        let found = self.find(&name, driver).await;
+        if let Some(mut found) = found.or_else(|| self.kept_at_backend(&name, driver)) {
             if found.found().is_none() {
                 // It was removed here, and comes back as its own: how it goes the next time is said anew.
                 found.reclaim = asked.reclaim;
@@ -163,10 +164,8 @@ impl<W: World> Volumes<W> {
         let Record { id, driver, name, options, .. } = &record;
         let drivers = self.world.drivers();
         let call = async |scope| drivers.create(driver, *id, name, options, scope).await;
-        let note = |created: &Created, record: &mut Record| {
-            record.storage = created.storage.clone();
-            record.state.clone_from(&created.state);
-        };
+        // Not the storage: it is not checked yet, and what is made of it is found by its id, or its place is durable before.
+        let note = |created: &Created, record: &mut Record| record.state.clone_from(&created.state);
         let Created { storage, state } = self.ask(name, driver, call, note).await?;
         self.step("create.driver").await;
         let is_filled = drivers.abilities(driver).unwrap_or_default().population;

@@ -130,7 +130,13 @@ impl<W: World> Volumes<W> {
         let _kept = self.keep(driver).await?;
         // What comes while the driver is asked cannot be in its answer.
         let before = self.names(|entry| entry.record.is_listed_by(driver));
-        let listed = self.list_of(driver, LIST).await?;
+        // Its other calls may have all the turns.
+        let listed = tokio::time::timeout(LIST, self.list_of(driver, LIST)).await;
+        let late = |_| {
+            let error = CallError::TimedOut(LIST);
+            VolumeError::Driver { driver: driver.clone(), error }
+        };
+        let listed = listed.map_err(late)??;
         let ids: BTreeSet<Id> = listed.iter().filter_map(|volume| volume.id).collect();
         let (mut sightings, mut there) = (Vec::new(), BTreeSet::new());
         for volume in listed {
@@ -170,7 +176,9 @@ impl<W: World> Volumes<W> {
         if self.kept(driver, volume.id).is_some() {
             return Sight::Kept;
         }
-        if lock.is_none() || !self.has_room_for_found(driver) {
+        // It may have been unloaded while it was asked.
+        let is_loaded = self.world.drivers().description(driver).is_some();
+        if lock.is_none() || !is_loaded || !self.has_room_for_found(driver) {
             return Sight::Later;
         }
         let record = self.found_record(driver, name.clone(), volume);
@@ -255,6 +263,17 @@ impl<W: World> Volumes<W> {
         let state = self.state.borrow();
         let mut kept = state.retained.values().filter(|record| record.phase == Phase::Retained);
         kept.find(|record| id.is_some() && record.is_it(driver, id)).cloned()
+    }
+
+    /// The latest volume of a name that was kept here and lies at its driver's backend, as it would be recorded again.
+    pub(super) fn kept_at_backend(&self, name: &VolumeName, driver: &DriverName) -> Option<Record> {
+        let state = self.state.borrow();
+        let kept = state.retained.values().filter(|record| {
+            let is_its = record.name == *name && record.driver == *driver;
+            is_its && record.phase == Phase::Retained && self.stays_at_backend(record) == Some(true)
+        });
+        let latest = kept.max_by_key(|record| record.created_at)?;
+        Some(Record { phase: Phase::Ready, ..latest.clone() })
     }
 
     /// A volume that was kept here is there again. What another version of its driver has written of it, this one may not be able to read.

@@ -163,8 +163,9 @@ impl<W: World> Volumes<W> {
 
     /// Unmounts a volume that has no holders, unless the kernel shows that somebody has it: then later.
     pub(super) async fn drain(&self, name: &VolumeName) {
-        let Some(id) = self.read(name, |entry| entry.record.id) else { return };
-        let held = match self.world.mounter().unmount(id).await {
+        let found = self.read(name, |entry| (entry.record.id, entry.attached()));
+        let Some((id, attached)) = found else { return };
+        let held = match self.world.mounter().unmount(id, attached).await {
             Ok(Release::Gone) => None,
             Ok(Release::Held(evidence)) => Some(describe(&evidence)),
             Err(fault) => Some(fault.to_string()),

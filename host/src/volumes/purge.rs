@@ -3,6 +3,7 @@
 //! Called by the admin API for an operator, never for an engine. The only verb that takes an id: the name may be another volume's
 //! by now, and nothing but a kept volume has an id here, so that no spelling of anything deletes a volume that is there.
 
+use futures_util::{StreamExt, stream};
 use wasmvol_plan::{Id, Storage, VolumeName};
 
 use super::remove::Insist;
@@ -10,6 +11,9 @@ use super::world::{Catalog, Drivers, World};
 use super::{Time, VolumeError, Volumes, Waiting};
 use crate::catalog::Change;
 use crate::catalog::record::{Phase, Record};
+
+/// Those that are ended at once, where a backend is asked for each.
+const AT_ONCE: usize = 16;
 
 impl<W: World> Volumes<W> {
     /// Hands everything that is kept to `show`: its record, when it was created, and where its data lies.
@@ -35,7 +39,7 @@ impl<W: World> Volumes<W> {
     }
 
     /// Deletes what is kept under an id; answers the name that it had. Nothing there: it was moved away by hand, or is done.
-    pub(crate) async fn purge(&self, id: Id) -> Result<VolumeName, VolumeError> {
+    pub(crate) async fn purge(&self, id: Id, insist: Insist) -> Result<VolumeName, VolumeError> {
         self.until_recovered().await?;
         let find = || self.state.borrow().retained.get(&id).cloned().ok_or(VolumeError::NotKept);
         let kept = find()?;
@@ -51,8 +55,13 @@ impl<W: World> Volumes<W> {
         self.world.catalog().commit(Change::Put(Box::new(purging.clone()))).await?;
         self.state.borrow_mut().retained.insert(id, purging);
         self.step("purge.intent").await;
-        self.finish_purge(id).await?;
-        Ok(name)
+        match self.finish_purge(id, insist).await {
+            Ok(()) => Ok(name),
+            Err(error) => {
+                self.put_off_purge(id, &name, &error);
+                Err(error)
+            }
+        }
     }
 
     /// Finishes what was being purged when the daemon ended, or could not be.
@@ -63,32 +72,35 @@ impl<W: World> Volumes<W> {
             let begun = state.retained.values().filter(|record| record.phase == Phase::Purging);
             begun.filter(|record| is_due(&record.id)).cloned().collect()
         };
-        for Record { id, name, driver, .. } in begun {
+        let finish = |Record { id, name, driver, .. }: Record| async move {
             self.world.drivers().until_loaded(&driver).await;
             if let Some(_lock) = self.locks.try_hold(&name)
                 && let Some(_inside) = self.gates.try_enter(&driver, &name)
-                && let Err(error) = self.finish_purge(id).await
+                && let Err(error) = self.finish_purge(id, Insist::No).await
             {
-                let why = error.to_string();
-                let mut state = self.state.borrow_mut();
-                let before = state.purges.get(&id);
-                if before.is_none_or(|before| before.why != why) {
-                    tracing::warn!(
-                        "what was kept of `{name}` under {id} is not deleted yet: {why}"
-                    );
-                }
-                let waiting = Waiting::again(before, why);
-                state.purges.insert(id, waiting);
+                self.put_off_purge(id, &name, &error);
             }
+        };
+        stream::iter(begun).for_each_concurrent(AT_ONCE, finish).await;
+    }
+
+    fn put_off_purge(&self, id: Id, name: &VolumeName, error: &VolumeError) {
+        let why = error.to_string();
+        let mut state = self.state.borrow_mut();
+        let before = state.purges.get(&id);
+        if before.is_none_or(|before| before.why != why) {
+            tracing::warn!("what was kept of `{name}` under {id} is not deleted yet: {why}");
         }
+        let waiting = Waiting::again(before, why);
+        state.purges.insert(id, waiting);
     }
 
     /// From the intent to the end. May be repeated.
-    async fn finish_purge(&self, id: Id) -> Result<(), VolumeError> {
+    async fn finish_purge(&self, id: Id, insist: Insist) -> Result<(), VolumeError> {
         let kept = self.state.borrow().retained.get(&id).cloned();
         let Some(record) = kept else { return Ok(()) };
         if record.storage == Storage::None {
-            self.tell_driver(&record.driver, &record.volume(), Insist::No).await?;
+            self.tell_driver(&record.driver, &record.volume(), insist).await?;
         }
         self.discard(&record).await?;
         self.step("purge.trashed").await;

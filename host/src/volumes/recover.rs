@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use wasmvol_plan::frame::Inventory;
 use wasmvol_plan::{Facts, Fault, Id, Release, Storage, VolumeName};
 
@@ -24,6 +24,8 @@ use crate::catalog::record::{Phase, Record};
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether something that was put off is due.
 const QUICK_ROUND: Duration = Duration::from_secs(2);
+/// Quick rounds at once: as many as begin while a backend that hangs holds one up for the whole of its deadline.
+const ROUNDS_MAX: usize = 32;
 /// Volumes that are taken up at once: as many as the daemon makes driver calls at once.
 const AT_ONCE: usize = 64;
 /// How often usage is refreshed and the rests of engines that have ended are looked for: both cost a question to the kernel for
@@ -76,14 +78,14 @@ impl<W: World> Volumes<W> {
         if !*self.recovered.borrow() {
             return;
         }
-        self.take_up(self.names(|e| e.waiting.as_ref().is_some_and(Waiting::is_due))).await;
+        let waiting = self.names(|e| e.waiting.as_ref().is_some_and(Waiting::is_due));
         let strays: Vec<Id> = {
             let state = self.state.borrow();
             let due = state.stray_mounts.iter().filter(|(_, waiting)| waiting.is_due());
             due.map(|(id, _)| *id).collect()
         };
-        stream::iter(strays).for_each_concurrent(AT_ONCE, |id| self.release_stray(id)).await;
-        self.finish_purges().await;
+        let strays = stream::iter(strays).for_each_concurrent(AT_ONCE, |id| self.release_stray(id));
+        tokio::join!(self.take_up(waiting), strays, self.finish_purges());
     }
 
     /// Resumes each of these volumes that no verb is busy with.
@@ -110,7 +112,6 @@ impl<W: World> Volumes<W> {
         if !*self.recovered.borrow() {
             return;
         }
-        self.discover().await;
         // A volume whose server is gone holds up no other's.
         let look = |name: VolumeName| async move {
             if let Some(_entered) = self.try_enter(&name, Entry::is_attached) {
@@ -119,18 +120,28 @@ impl<W: World> Volumes<W> {
             }
         };
         let names = self.names(|entry| entry.facts.is_some());
-        stream::iter(names).for_each_concurrent(AT_ONCE, look).await;
+        let looks = stream::iter(names).for_each_concurrent(AT_ONCE, look);
+        // Nor does a list that is late.
+        tokio::join!(self.discover(), looks);
     }
 
-    /// The rounds of [`Volumes::tick`] and [`Volumes::slow_tick`], for ever; neither waits for the other.
+    /// The rounds of [`Volumes::tick`], [`Volumes::slow_tick`] and the rest, for ever; none waits for another.
     pub(crate) async fn keep_up(&self) {
         let quick = async {
+            let mut rounds = FuturesUnordered::new();
+            let mut next = tokio::time::interval(QUICK_ROUND);
             loop {
-                tokio::time::sleep(QUICK_ROUND).await;
-                self.tick().await;
+                // A volume whose backend hangs holds up its own round only: the next one goes past it.
+                tokio::select! {
+                    _ = next.tick() => if rounds.len() < ROUNDS_MAX { rounds.push(self.tick()) },
+                    Some(()) = rounds.next() => {}
+                }
             }
         };
         let slow = async {
+            let mut recovered = self.recovered.subscribe();
+            // It is never closed.
+            let _ended = recovered.wait_for(|recovered| *recovered).await.map(drop);
             loop {
                 self.slow_tick().await;
                 tokio::time::sleep(SLOW_ROUND).await;
@@ -288,8 +299,10 @@ impl<W: World> Volumes<W> {
         if self.read(name, expired) != Some(true) {
             return;
         }
-        let Some(id) = self.read(name, |entry| entry.record.id) else { return };
-        let is_free = self.world.mounter().scan(id).await.is_ok_and(|evidence| evidence.is_free());
+        let found = self.read(name, |entry| (entry.record.id, entry.attached()));
+        let Some((id, attached)) = found else { return };
+        let evidence = self.world.mounter().scan(id, attached).await;
+        let is_free = evidence.is_ok_and(|evidence| evidence.is_free());
         if is_free && self.hold(name, Holders::default()).await.is_ok() {
             self.drain(name).await;
         }
@@ -309,7 +322,7 @@ impl<W: World> Volumes<W> {
 
     /// A mount under the anchor that belongs to no volume was never acknowledged: it goes, unless somebody has it.
     async fn release_stray(&self, id: Id) {
-        let why = match self.world.mounter().unmount(id).await {
+        let why = match self.world.mounter().unmount(id, None).await {
             Ok(Release::Gone) => None,
             Ok(Release::Held(evidence)) => Some(describe(&evidence)),
             Err(fault) => Some(fault.to_string()),

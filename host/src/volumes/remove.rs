@@ -4,13 +4,13 @@
 //! itself says no before anything else was done.
 
 use wasmvol_driver::{CallError, Reclaim, Volume};
-use wasmvol_plan::frame::Inventory;
+use wasmvol_plan::frame::{Attached, Inventory};
 use wasmvol_plan::{DriverName, FaultKind, Release, Storage, VolumeName};
 
 use super::holders::Caller;
 use super::mount::describe;
 use super::world::{Catalog, Drivers, Mounter, World};
-use super::{VolumeError, Volumes};
+use super::{Entry, VolumeError, Volumes};
 use crate::catalog::Change;
 use crate::catalog::record::{Phase, Record};
 
@@ -43,7 +43,7 @@ impl<W: World> Volumes<W> {
             let line = format!("volume `{above}` lies over it: remove that one first");
             return Err(VolumeError::InUse(line));
         }
-        self.release_rests(&name, caller).await?;
+        self.release_rests(&name, caller, insist).await?;
         self.step("remove.begin").await;
         let Some(record) = self.read(&name, |entry| entry.record.clone()) else { return Ok(()) };
         self.put(Record { phase: Phase::Removing, ..record }).await?;
@@ -65,17 +65,24 @@ impl<W: World> Volumes<W> {
     }
 
     /// Refuses while somebody holds the volume; drops holders that the caller's Remove proves to be rests, and unmounts.
-    async fn release_rests(&self, name: &VolumeName, caller: Caller) -> Result<(), VolumeError> {
-        let found = self
-            .read(name, |entry| (entry.record.id, entry.holders.clone(), entry.may_be_mounted()));
-        let Some((id, holders, may_be_mounted)) = found else { return Ok(()) };
+    async fn release_rests(
+        &self,
+        name: &VolumeName,
+        caller: Caller,
+        insist: Insist,
+    ) -> Result<(), VolumeError> {
+        let found = self.read(name, |entry| {
+            let (id, attached) = (entry.record.id, entry.attached());
+            (id, attached, entry.holders.clone(), entry.may_be_mounted())
+        });
+        let Some((id, attached, holders, may_be_mounted)) = found else { return Ok(()) };
         let left = holders.without_rests_of(caller, self.now_and_uptime(), self.is_running());
         if !left.is_empty() {
             return Err(VolumeError::InUse(left.describe()));
         }
         if may_be_mounted || !holders.is_empty() {
             // The kernel is asked before a holder is dropped: a container that is alive keeps its row.
-            let evidence = self.world.mounter().scan(id).await?;
+            let evidence = self.world.mounter().scan(id, attached).await?;
             if !evidence.is_free() {
                 return Err(VolumeError::InUse(describe(&evidence)));
             }
@@ -86,20 +93,30 @@ impl<W: World> Volumes<W> {
         if may_be_mounted {
             self.drain(name).await;
         }
-        match self.read(name, |entry| entry.waiting.as_ref().map(|w| w.why.clone())).flatten() {
-            Some(why) => Err(VolumeError::InUse(why)),
-            None => Ok(()),
+        let waits = |entry: &Entry| {
+            let why = entry.waiting.as_ref().map(|waiting| waiting.why.clone());
+            why.map(|why| (why, entry.facts.is_none() && entry.is_attached()))
+        };
+        match (self.read(name, waits).flatten(), insist) {
+            // Nobody has it any more but its backend.
+            (None, _) | (Some((_, true)), Insist::Yes) => Ok(()),
+            (Some((why, true)), Insist::No) => {
+                Err(VolumeError::Unfinished(format!("is still attached: {why}")))
+            }
+            (Some((why, false)), _) => Err(VolumeError::InUse(why)),
         }
     }
 
     /// From the intent to the end. May be repeated.
     async fn finish_remove(&self, name: &VolumeName, insist: Insist) -> Result<(), VolumeError> {
-        let found =
-            self.read(name, |entry| (entry.record.clone(), entry.volume(), entry.may_be_mounted()));
+        let found = self.read(name, |entry| {
+            let may_be_mounted = entry.may_be_mounted().then(|| entry.attached());
+            (entry.record.clone(), entry.volume(), may_be_mounted)
+        });
         let Some((mut record, mut volume, may_be_mounted)) = found else { return Ok(()) };
-        if may_be_mounted {
-            match self.world.mounter().unmount(record.id).await? {
-                Release::Gone => self.write(name, super::Entry::unmounted),
+        if let Some(attached) = may_be_mounted {
+            match self.world.mounter().unmount(record.id, attached).await? {
+                Release::Gone => self.write(name, Entry::unmounted),
                 Release::Held(evidence) => return Err(VolumeError::InUse(describe(&evidence))),
             }
             match (self.let_go(name).await, insist) {
@@ -114,7 +131,17 @@ impl<W: World> Volumes<W> {
             let Some(found) = found else { return Ok(()) };
             (record, volume) = found;
         }
-        let reclaim = match self.stays_at_backend(&record) {
+        let stays = match (self.stays_at_backend(&record), insist) {
+            (Some(stays), _) => stays,
+            // It may be a disk of a cloud.
+            (None, Insist::Yes) => true,
+            (None, Insist::No) => {
+                let driver = record.driver.clone();
+                let error = CallError::NotLoaded(driver.to_string());
+                return Err(VolumeError::Driver { driver, error });
+            }
+        };
+        let reclaim = match stays {
             true => Reclaim::Retain,
             false => self.tell_driver(&record.driver, &volume, insist).await?,
         };
@@ -122,7 +149,7 @@ impl<W: World> Volumes<W> {
         let own = if record.storage.is_shared() { Reclaim::Retain } else { Reclaim::Delete };
         let is_asked =
             reclaim == Reclaim::Retain || record.reclaim.unwrap_or(own) == Reclaim::Retain;
-        if is_asked && self.has_something(name, &record).await? {
+        if is_asked && (stays || self.has_something(name, &record).await?) {
             record.phase = Phase::Retained;
             self.world.catalog().commit(Change::Put(Box::new(record.clone()))).await?;
             let mut state = self.state.borrow_mut();
@@ -140,19 +167,18 @@ impl<W: World> Volumes<W> {
     }
 
     /// Whether a volume's user wants data kept that lies at its driver's backend, as on a disk of a cloud. The driver hears of it when that is
-    /// purged: it might delete it, and cannot know.
-    pub(super) fn stays_at_backend(&self, record: &Record) -> bool {
-        let abilities = self.world.drivers().abilities(&record.driver).unwrap_or_default();
+    /// purged: it might delete it, and cannot know. None where the driver is not loaded, and that cannot be told.
+    pub(super) fn stays_at_backend(&self, record: &Record) -> Option<bool> {
         let is_own = record.storage == Storage::None && record.found().is_none();
-        is_own && abilities.attachment && record.reclaim == Some(Reclaim::Retain)
+        if !is_own || record.reclaim != Some(Reclaim::Retain) {
+            return Some(false);
+        }
+        self.world.drivers().abilities(&record.driver).map(|abilities| abilities.attachment)
     }
 
     /// Whether there is something to keep of a volume: its storage, or data that its backend would show again. Where storage beneath
     /// the state directory was missed that is looked at again: somebody may have put it back.
     async fn has_something(&self, name: &VolumeName, record: &Record) -> Result<bool, VolumeError> {
-        if self.stays_at_backend(record) {
-            return Ok(true);
-        }
         let is_listed = matches!(record.found(), Some(Some(_)));
         if record.storage == Storage::None && !is_listed {
             return Ok(false);
@@ -188,9 +214,10 @@ impl<W: World> Volumes<W> {
     /// Moves storage into the trash. A mount that a request left behind after it was given up stands in the way: it goes first.
     pub(super) async fn discard(&self, record: &Record) -> Result<(), VolumeError> {
         let (mounter, Record { id, driver, storage, .. }) = (self.world.mounter(), record);
+        let attached = record.attached.then_some(Attached { last: None });
         match mounter.trash(*id, driver, storage).await {
             Err(fault) if fault.kind == FaultKind::Busy => {
-                if let Release::Held(evidence) = mounter.unmount(*id).await? {
+                if let Release::Held(evidence) = mounter.unmount(*id, attached).await? {
                     return Err(VolumeError::InUse(describe(&evidence)));
                 }
                 Ok(mounter.trash(*id, driver, storage).await?)

@@ -84,7 +84,13 @@ impl<W: World> Volumes<W> {
             let error = CallError::Contract(why);
             return Err(VolumeError::Driver { driver: driver.clone(), error });
         }
-        let Resized { storage, state } = resized;
+        let Resized { mut storage, state } = resized;
+        if size_of(&mut storage).map(|size| *size)
+            < size_of(&mut record.storage.clone()).map(|size| *size)
+        {
+            let error = CallError::Contract("its driver makes it smaller".to_owned());
+            return Err(VolumeError::Driver { driver: driver.clone(), error });
+        }
         let mut record = Record { storage, ..record.clone() };
         record.set_state(&state, &version);
         Ok(record)

@@ -15,8 +15,8 @@ use super::{VolumeError, Volumes};
 use crate::catalog::record::Record;
 use crate::catalog::{Change, Stores};
 
-/// How often a driver is asked because others write to its store meanwhile: as many calls as it may have at once, each of which may win
-/// once.
+/// How often a driver is asked because others write to its store meanwhile. Those who have lost once go one after the other, so only who
+/// comes anew makes one of them lose again.
 const TRIES: usize = 16;
 
 /// One driver's store.
@@ -24,6 +24,8 @@ pub(super) struct OwnStore {
     now: std::cell::RefCell<Arc<Store>>,
     /// Held from the look at what is there until what was written is durable.
     turn: tokio::sync::Mutex<()>,
+    /// Held by one of those whose call has to be made again, until it is through.
+    again: tokio::sync::Mutex<()>,
 }
 
 impl OwnStore {
@@ -32,7 +34,8 @@ impl OwnStore {
     }
 
     fn new(store: Store) -> Self {
-        Self { now: Arc::new(store).into(), turn: tokio::sync::Mutex::default() }
+        let (turn, again) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        Self { now: Arc::new(store).into(), turn, again }
     }
 }
 
@@ -65,13 +68,20 @@ impl<W: World> Volumes<W> {
         write: impl Fn(&T, &mut Record),
     ) -> Result<T, VolumeError> {
         let store = self.store(driver);
+        let mut again = None;
         for _ in 0..TRIES {
             let before = store.now.borrow().clone();
             let scope = Scope { store: before, ..Scope::default() };
             let Answer { value, uses } = call(scope).await?;
-            let _turn = store.turn.lock().await;
+            let turn = store.turn.lock().await;
             let now = store.now.borrow().clone();
-            let Some(after) = uses.applied(&now) else { continue };
+            let Some(after) = uses.applied(&now) else {
+                drop(turn);
+                if again.is_none() {
+                    again = Some(store.again.lock().await);
+                }
+                continue;
+            };
             if !uses.writes().is_empty() {
                 let written = Change::Write(driver.clone(), uses.writes().clone());
                 let record = self.read(name, |entry| entry.record.clone()).map(|mut record| {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use wasmvol_plan::{DriverName, Id};
+use wasmvol_plan::{DriverName, Id, Storage};
 
 use super::Volumes;
 use super::world::{Catalog, Version, World};
@@ -97,8 +97,14 @@ impl<W: World> Volumes<W> {
         let changed = looks.into_values().filter(|(before, after)| before != after);
         let records: Vec<_> = changed.map(|(_, after)| after).collect();
         let puts = records.iter().map(|record| Change::Put(Box::new(record.clone())));
-        let row = [Change::PutDriver(Box::new(row))];
+        // What another component stored under this name is not this one's.
+        let is_another = swap.old.as_ref().is_some_and(|old| old.kind() != swap.new.kind());
+        let gone = is_another.then(|| Change::DeleteDriver(swap.driver.clone()));
+        let row = gone.into_iter().chain([Change::PutDriver(Box::new(row))]);
         self.world.catalog().commit(Change::Together(puts.chain(row).collect())).await?;
+        if is_another {
+            self.forget_store(swap.driver);
+        }
         self.step("swap.committed").await;
         for record in records {
             self.replace_record(record);
@@ -199,8 +205,9 @@ impl<W: World> Volumes<W> {
     ) -> Result<Record, SwapError> {
         let Swap { driver, old, new, states } = swap;
         if let Some(old) = old.as_ref().filter(|old| old.kind() != new.kind()) {
-            // It has data, and will not be mounted.
-            if before.phase.is_kept() {
+            // It has data here, and will not be mounted. What lies at a backend is still to be told of its purge.
+            let lies_here = before.storage != Storage::None || before.found().is_some();
+            if before.phase.is_kept() && lies_here {
                 return Ok(before.clone());
             }
             let (old, new) = (old.kind().to_owned(), new.kind().to_owned());

@@ -106,10 +106,24 @@ impl<W: World> Volumes<W> {
         }
         for record in state.retained.values() {
             // What was found is its backend's: nothing is to be done about it here.
-            let Some(data) = self.data_of(record) else { continue };
-            let why = match record.phase {
-                Phase::Purging => format!("is being deleted for good, and `{data}` is not gone"),
-                _ => format!("was removed, its data kept as asked in `{data}`"),
+            if record.found().is_some() {
+                continue;
+            }
+            let data = match self.data_of(record) {
+                Some(data) => format!("in `{data}`"),
+                None => format!("at the backend of driver `{}`", record.driver),
+            };
+            let why = match (record.phase, state.purges.get(&record.id)) {
+                (Phase::Purging, Some(waiting)) => {
+                    format!(
+                        "is being deleted for good, and what lies {data} is not gone: {}",
+                        waiting.why
+                    )
+                }
+                (Phase::Purging, None) => {
+                    format!("is being deleted for good, and what lies {data} is not gone")
+                }
+                _ => format!("was removed, its data kept as asked {data}"),
             };
             let cure = format!(
                 "wasmvol volume purge {}  # deletes it; who wants the data moves it away before",
@@ -160,6 +174,10 @@ impl Entry {
                     "wasmvol volume rm {name}  # gives it up: who has a backup puts it back in {place} instead"
                 )
             }
+            "draining" if self.facts.is_none() && self.is_attached() => format!(
+                "wasmvol driver inspect {}  # its backend has not let go of the volume, and is asked again by itself",
+                self.record.driver
+            ),
             "draining" => format!("docker ps --filter volume={name}  # and stop those"),
             // Degraded: it is tried again by itself, and whoever lost the mount has to begin anew in any case.
             _ => self.holders.restart(name),

@@ -160,12 +160,24 @@ impl<W: World> Volumes<W> {
         Ok(last.cloned())
     }
 
-    /// Names of the volumes of a driver, those that are being made too: it cannot be unloaded while there are any.
+    /// Names of the volumes of a driver, those that are being made too.
     pub(crate) fn of_driver(&self, driver: &DriverName) -> Vec<String> {
         let mut names = self.names(|entry| &entry.record.driver == driver);
         let intended = &self.state.borrow().intended;
         names.extend(intended.iter().filter(|(_, of)| *of == driver).map(|(name, _)| name.clone()));
         names.iter().map(ToString::to_string).collect()
+    }
+
+    /// The same, and what was kept that its driver is to hear of when it is purged: it cannot be unloaded while there is any.
+    pub(crate) fn needing(&self, driver: &DriverName) -> Vec<String> {
+        let mut names = self.of_driver(driver);
+        let state = self.state.borrow();
+        let kept = state.retained.values().filter(|record| {
+            let is_its = record.driver == *driver && record.found().is_none();
+            is_its && record.storage == Storage::None
+        });
+        names.extend(kept.map(|record| format!("{} (kept as {})", record.name, record.id)));
+        names
     }
 
     /// Names of the volumes that are mounted now.

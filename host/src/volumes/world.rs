@@ -10,7 +10,7 @@ use wasmvol_driver::{
     Abilities, Answer, CallError, Created, Description, Found, Progress, Reclaim, Report, Resized,
     Scope, Volume,
 };
-use wasmvol_plan::frame::Inventory;
+use wasmvol_plan::frame::{Attached, Inventory};
 use wasmvol_plan::kinds::named_directory::Mark;
 use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, Grants, Id, Measure, Plan, Release, SecretName, Storage,
@@ -96,10 +96,10 @@ pub(crate) trait Mounter {
     ) -> Result<(), Fault>;
     /// Mounts; already mounted answers its facts.
     async fn mount(&self, request: MountRequest<'_>) -> Result<Facts, Fault>;
-    /// Unmounts unless held.
-    async fn unmount(&self, id: Id) -> Result<Release, Fault>;
+    /// Unmounts unless held; one that is attached once nobody shows its file system any more, and all of it is written.
+    async fn unmount(&self, id: Id, attached: Option<Attached>) -> Result<Release, Fault>;
     /// Who holds it.
-    async fn scan(&self, id: Id) -> Result<Evidence, Fault>;
+    async fn scan(&self, id: Id, attached: Option<Attached>) -> Result<Evidence, Fault>;
     /// Moves storage into the trash, durably; nothing there is done already.
     async fn trash(&self, id: Id, driver: &DriverName, storage: &Storage) -> Result<(), Fault>;
     /// The markers of named directories beneath a driver's granted roots.

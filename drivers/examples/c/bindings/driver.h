@@ -542,7 +542,7 @@ extern bool wasmvol_driver_roots_entries(driver_string_t *root, wasmvol_driver_r
 
 // Imported Functions from `wasmvol:driver/secrets@0.1.0`
 // The bytes that the operator keeps under a name, 32 KiB at most, for a driver that was granted `reveal=NAME` and that the secret is
-// for. Refused in `describe` and `path`, whose answers are kept.
+// for. Refused in `describe` and `path`, whose answers are kept, and to a call that has asked 16 times.
 extern bool wasmvol_driver_secrets_reveal(driver_string_t *name, driver_list_u8_t *ret, wasmvol_driver_secrets_error_t *err);
 
 // Exported Functions from `wasmvol:driver/volumes@0.1.0`

@@ -125,15 +125,12 @@ fn able<'a, T>(ability: &'a Option<T>, what: &str) -> Result<&'a T, CallError> {
 
 /// What a driver answered, if it did not refuse. A refusal that follows one of the host's own tells both.
 fn answered<T>(ran: Ran<Result<T, types::Error>>) -> Result<Answer<T>, CallError> {
-    let Ran { value, uses, refusal } = ran;
-    match (value, refusal) {
-        (Ok(value), _) => Ok(Answer { value, uses }),
-        (Err(error), None) => Err(failed(error)),
-        (Err(error), Some(refusal)) => {
-            let message = refusal.behind(&error.message);
-            Err(failed(types::Error { message, ..error }))
-        }
-    }
+    let Ran { value, uses, refusal, journal } = ran;
+    value.map(|value| Answer { value, uses }).map_err(|error| {
+        let message = journal.lock().told(&error.message).to_owned();
+        let message = refusal.map_or(message.clone(), |refusal| refusal.behind(&message));
+        failed(types::Error { message, ..error })
+    })
 }
 
 impl<T> Answer<T> {
@@ -242,6 +239,7 @@ impl Contract for Component {
         let able = able(&self.health, "check")?;
         let volume = volume_to_wire(volume);
         let ran = ask!(call, able, wasmvol_driver_health, call_check(&volume));
+        let journal = ran.journal.clone();
         let report = answered(ran)?.value;
         let condition = match report.condition {
             health::exports::wasmvol::driver::health::Condition::Healthy => Condition::Healthy,
@@ -250,7 +248,8 @@ impl Contract for Component {
                 Condition::Unreachable
             }
         };
-        Ok(Report { condition, message: one_line(&report.message, MESSAGE_MAX) })
+        let message = one_line(journal.lock().told(&report.message), MESSAGE_MAX);
+        Ok(Report { condition, message })
     }
 
     fn migrate(&self, call: Call<'_>, volume: &Volume, from: &str) -> Result<Vec<u8>, CallError> {
@@ -363,7 +362,11 @@ impl secrets::Host for State {
             };
             refused((code, fault.message))
         });
-        revealed.map(|bytes| bytes.expose().to_vec())
+        revealed.map(|bytes| {
+            let copy = bytes.expose().to_vec();
+            self.journal.lock().keep(bytes);
+            copy
+        })
     }
 }
 

@@ -85,6 +85,9 @@ fn not_a_word_of_the_contract_and_not_a_byte_of_its_driver_has_changed() {
         .collect();
     let driver = fs::read(project("tests/frozen/since_v0.1.0/driver.wasm")).expect("driver");
     digests.push(format!("{}  driver.wasm", digest(&driver)));
+    // How the texts of options are read: what a driver gets of them.
+    let values = fs::read(project("wit/since_v0.1.0/values.tsv")).expect("values");
+    digests.push(format!("{}  values.tsv", digest(&values)));
     digests.sort();
     let frozen = fs::read_to_string(project("tests/frozen/since_v0.1.0/digests"));
     let frozen = frozen.expect("digests");

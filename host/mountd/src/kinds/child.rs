@@ -56,7 +56,7 @@ impl Mounter {
                 let Assembled { tree, .. } = self.prepare(wanted, &grants)?;
                 Ok((Reply::Made, Some(tree)))
             }
-            Request::Unmount(id) => {
+            Request::Unmount { id, .. } => {
                 if let Some(gift) = &gift {
                     // A server that is gone hears nothing more: its volume is unmounted all the same.
                     let root = openat(gift, ".", DIRECTORY, Mode::empty());

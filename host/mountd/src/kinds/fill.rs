@@ -46,7 +46,7 @@ impl Mounter {
         storage: &Storage,
     ) -> Result<OwnedFd, Fault> {
         let what = format_args!("open volume `{id}` to be filled");
-        if self.anchor.mounted(id)?.is_some() || !self.scan(id)?.is_free() {
+        if self.anchor.mounted(id)?.is_some() || !self.scan(id, None)?.is_free() {
             return fault(FaultKind::Busy, format!("volume `{id}` is in use: it cannot be filled"));
         }
         let (tree, _) = self.to_be_filled(id, driver, storage)?;

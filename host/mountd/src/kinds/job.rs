@@ -160,16 +160,17 @@ impl Job {
     /// What the child says, once it says it, has ended, or is late.
     fn hear(&mut self, may_go_on: bool) -> Option<Result<Said, Fault>> {
         let Asked { request, socket, .. } = self.asked.as_ref()?;
+        let id = self.id;
+        let failed = |why| fault(FaultKind::Failed, format!("the work for volume `{id}` {why}"));
         match receive(socket) {
             Ok(Some(heard)) => Some(Ok(heard)),
-            Ok(None) => Some(fault(
-                FaultKind::Failed,
-                format!("the work for volume `{}` broke off", self.id),
-            )),
+            Ok(None) => Some(failed("broke off")),
             Err(_) if self.until > Instant::now() => None,
-            // It is unmounted, and what still waits to be written is the server's affair; or it is not, and the disk is slow: then the
-            // child that still writes keeps it busy, and it is tried again.
-            Err(_) if matches!(request, Request::Unmount(_)) => {
+            Err(_) if matches!(request, Request::Unmount { attached: Some(_), .. }) => {
+                Some(fault(FaultKind::Busy, "what was written to it is not on its disk yet"))
+            }
+            // It is unmounted, and the rest is its server's; or its disk is slow: the child keeps it busy, and it is tried again.
+            Err(_) if matches!(request, Request::Unmount { .. }) => {
                 Some(Ok((Reply::Unmounted(Release::Gone), None)))
             }
             Err(_) if may_go_on && !self.has_ended && checks_an_image(request) => {
@@ -178,8 +179,7 @@ impl Job {
             }
             Err(_) => {
                 self.kill();
-                let why = "did not end in time: see whether its disk or server answers";
-                Some(fault(FaultKind::Failed, format!("the work for volume `{}` {why}", self.id)))
+                Some(failed("did not end in time: see whether its disk or server answers"))
             }
         }
     }
@@ -237,7 +237,9 @@ impl Mounter {
                 let facts = self.mounted(wanted)?.map(Reply::Mounted);
                 Ok(facts.map_or(Begun::ForAChild(None), Begun::Answered))
             }
-            Request::Unmount(id) if self.may_wait(request) => self.let_go(*id),
+            Request::Unmount { id, attached } if self.may_wait(request) => {
+                self.let_go(*id, attached.as_ref())
+            }
             slow if self.may_wait(slow) => Ok(Begun::ForAChild(None)),
             // It only waited until no child works for its volume.
             quick => {
@@ -267,11 +269,11 @@ impl Mounter {
                 }
                 self.attach(wanted, assembled).map(Reply::Mounted)
             }
-            (Request::Unmount(id), _) if self.anchor.mounted(*id)?.is_some() => {
-                self.unmount(*id).map(Reply::Unmounted)
+            (Request::Unmount { id, attached }, _) if self.anchor.mounted(*id)?.is_some() => {
+                self.unmount(*id, attached.as_ref()).map(Reply::Unmounted)
             }
             (Request::Trash { .. }, _) => Ok(self.was_discarded(reply)),
-            (Request::Unmount(id), _) => Ok(self.was_let_go(*id, reply)),
+            (Request::Unmount { id, .. }, _) => Ok(self.was_let_go(*id, reply)),
             _ => Ok(reply),
         };
         done.map(|reply| (reply, None))

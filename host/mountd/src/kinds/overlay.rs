@@ -105,7 +105,7 @@ fn prepare(mounter: &Mounter, wanted: &Mount, overlay: &Overlay) -> Result<Owned
 
 /// Refuses while somebody still has the layer mounted, whom nothing but the kernel remembers.
 fn refuse_held(mounter: &Mounter, id: Id) -> Result<(), Fault> {
-    let evidence = mounter.scan(id)?;
+    let evidence = mounter.scan(id, None)?;
     let who = match evidence.holders.first() {
         None if evidence.is_free() => return Ok(()),
         None => "a process that cannot be looked into may have it".to_owned(),

@@ -39,11 +39,6 @@ pub(super) const NOBODY: u32 = 65534;
 /// Most bytes that a program is heard to say about its end, and most characters of it that are told.
 const HEARD_MAX: u64 = 16 * 1024;
 const TOLD_MAX: usize = 200;
-/// Fewest characters of a part of a secret: shorter ones are in any text, and give nothing away.
-const PART_MIN: usize = 4;
-/// Keys of a configuration whose values say where a server is and not what opens it, unless they hold a `@`.
-const PUBLIC: [&str; 9] =
-    ["type", "url", "host", "port", "endpoint", "remote", "vendor", "provider", "region"];
 
 pub(super) struct Room {
     top: OwnedFd,
@@ -215,23 +210,11 @@ fn told(text: &str, is_noise: fn(&str) -> bool, secrets: &[Bytes]) -> String {
     let is_noise = |line: &str| line.is_empty() || is_noise(line);
     let mut lines = text.lines().map(str::trim).filter(|line| !is_noise(line));
     let last = lines.next_back().unwrap_or("it says nothing");
-    if secrets.iter().any(|secret| is_in(secret, last)) {
+    if secrets.iter().any(|secret| secret.is_in(last)) {
         return "what it says is left out, because it holds a part of a secret".to_owned();
     }
     let last = last.trim_end_matches('.');
     last.chars().flat_map(wasmvol_plan::name::escaped).take(TOLD_MAX).collect()
-}
-
-/// Whether a text holds a line of a secret, or what such a line gives a key that is not public.
-fn is_in(secret: &Bytes, text: &str) -> bool {
-    let has = |part: &str| part.chars().count() >= PART_MIN && text.contains(part);
-    secret.expose().split(|byte| *byte == b'\n').any(|line| {
-        // What is no text the log shows otherwise.
-        let line = str::from_utf8(line).unwrap_or_default().trim();
-        let is_public = |key: &str, value: &str| PUBLIC.contains(&key) && !value.contains('@');
-        let pair = line.split_once(['=', ':']).map(|(key, value)| (key.trim(), value.trim()));
-        has(line) || pair.is_some_and(|(key, value)| !is_public(key, value) && has(value))
-    })
 }
 
 fn create(top: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {

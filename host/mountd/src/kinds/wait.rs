@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use rustix::mount::UnmountFlags;
-use wasmvol_plan::frame::Mount;
+use wasmvol_plan::frame::{Attached, Mount};
 use wasmvol_plan::mountinfo::{Entry, is_beneath};
 use wasmvol_plan::{Fault, Id, Overlay, Release, Reply, Request, Source, Storage};
 
@@ -71,7 +71,7 @@ impl Mounter {
     pub(crate) fn may_wait(&self, request: &Request) -> bool {
         // What cannot be read is told by whoever carries the request out.
         let looked = match request {
-            Request::Unmount(id) => self.ending(*id).map(|ending| ending != Ending::Quick),
+            Request::Unmount { id, .. } => self.ending(*id).map(|ending| ending != Ending::Quick),
             Request::Usage(id) => self.asks_elsewhere(*id),
             Request::Mount(wanted) => self.lies_over_another(wanted),
             _ => Ok(false),
@@ -132,8 +132,8 @@ impl Mounter {
     /// Begins to unmount what does not end at once. A share goes lazily: who still uses it keeps it, and nobody waits for a server. What
     /// was written and has not reached the server is with the last one who closes the share: that is a child, which waits as long as it
     /// takes. By force it would be lost. What ends on a disk stays mounted until a child has written it out.
-    pub(super) fn let_go(&self, id: Id) -> Result<Begun, Fault> {
-        let evidence = self.scan(id)?;
+    pub(super) fn let_go(&self, id: Id, attached: Option<&Attached>) -> Result<Begun, Fault> {
+        let evidence = self.scan(id, attached)?;
         if !evidence.is_free() {
             return Ok(Begun::Answered(Reply::Unmounted(Release::Held(evidence))));
         }
@@ -159,7 +159,7 @@ impl Mounter {
 /// How long a child may take for a request.
 pub(super) fn deadline_of(request: &Request) -> Duration {
     match request {
-        Request::Unmount(_) => FLUSH_DEADLINE,
+        Request::Unmount { .. } => FLUSH_DEADLINE,
         Request::Usage(_) => USAGE_DEADLINE,
         Request::Measure(_) => MEASURE_DEADLINE,
         _ => DEADLINE,
@@ -170,7 +170,7 @@ pub(super) fn deadline_of(request: &Request) -> Duration {
 pub(super) fn changes(request: &Request) -> bool {
     use Request::{Fill, Grow, Make, Mount, Settle, Trash, Unmount};
     let is_made = matches!(request, Make { .. } | Fill { .. } | Settle { .. } | Grow { .. });
-    is_made || matches!(request, Mount(_) | Unmount(_) | Trash { .. })
+    is_made || matches!(request, Mount(_) | Unmount { .. } | Trash { .. })
 }
 
 /// Whether a request has an image checked, and mended where it is damaged, which takes as long as it takes: killed, it begins anew the next
@@ -191,7 +191,8 @@ pub(super) fn id_of(request: &Request) -> Id {
         Request::Make { id, .. } | Request::Grow { id, .. } | Request::Trash { id, .. } => *id,
         Request::Fill { id, .. } | Request::Settle { id, .. } => *id,
         Request::Mount(wanted) => wanted.id,
-        Request::Unmount(id) | Request::Scan(id) | Request::Usage(id) | Request::Measure(id) => *id,
+        Request::Unmount { id, .. } | Request::Scan { id, .. } => *id,
+        Request::Usage(id) | Request::Measure(id) => *id,
         Request::Marks(wanted) => named_directory::id_of(&wanted.driver),
         Request::Survey { .. }
         | Request::Secret { .. }

@@ -5,9 +5,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use wasmvol_plan::frame::Inventory;
+use wasmvol_plan::frame::{Attached, Inventory};
 use wasmvol_plan::{
-    Device, FaultKind, IdMap, IdRange, MountOption, MountValue, Plan, Release, Source,
+    Device, FaultKind, IdMap, IdRange, MountOption, MountValue, Plan, Release, Reply, Request,
+    Source,
 };
 
 use crate::machine::{Machine, OWNER, eventually, id, plain};
@@ -15,6 +16,7 @@ use crate::machine::{Machine, OWNER, eventually, id, plain};
 pub(crate) const TESTS: &[(&str, fn())] = tests![
     a_file_system_on_a_granted_device_is_mounted,
     a_device_that_others_use_is_unmounted_and_stays_in_use,
+    a_device_that_goes_afterwards_stays_mounted_while_anybody_has_it,
     a_directory_inside_of_a_device_is_shown_alone,
     options_reach_the_file_system_and_the_mount,
     a_read_only_device_withstands_a_remount_by_a_container,
@@ -114,6 +116,22 @@ fn a_device_that_others_use_is_unmounted_and_stays_in_use() {
     // One superblock, whoever mounts it.
     machine.mount(id(2), of(&disk.0, &[])).unwrap();
     assert_eq!(fs::read_to_string(machine.volume(id(2)).join("file")).unwrap(), "kept\n");
+}
+
+fn a_device_that_goes_afterwards_stays_mounted_while_anybody_has_it() {
+    let (mut machine, disk) = granted();
+    machine.mount(id(1), of(&disk.0, &[])).unwrap();
+    let container = machine.container(id(1));
+    let release = Request::Unmount { id: id(1), attached: Some(Attached { last: None }) };
+    match machine.ask(release.clone()) {
+        Reply::Unmounted(Release::Held(evidence)) => {
+            assert_eq!(evidence.holders[0].pid, container.pid());
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(machine.lines(id(1)).len(), 1);
+    drop(container);
+    assert_eq!(machine.ask(release), Reply::Unmounted(Release::Gone));
 }
 
 fn a_directory_inside_of_a_device_is_shown_alone() {

@@ -34,7 +34,10 @@ fn a_container_keeps_its_volume_until_it_ends() {
         assert_eq!(evidence.unknown, 0);
         let [holder] = &evidence.holders[..] else { panic!("{evidence:?}") };
         assert_eq!((holder.pid, holder.path.as_str()), (container.pid(), "/mnt"));
-        assert_eq!(machine.ask(Request::Scan(id(number))), Reply::Scanned(evidence));
+        assert_eq!(
+            machine.ask(Request::Scan { id: id(number), attached: None }),
+            Reply::Scanned(evidence)
+        );
         // Draining: a new Mount finds the same superblock.
         assert!(container.sh("echo held > /mnt/file"));
         machine.mount(id(number), plan).unwrap();
@@ -60,7 +63,7 @@ fn a_copy_of_the_whole_tree_holds_nothing() {
     machine.make(id(1), OWNER);
     machine.mount(id(1), plain()).unwrap();
     let copy = machine.namespace("private", "mount --rbind / /mnt");
-    let scanned = machine.ask(Request::Scan(id(1)));
+    let scanned = machine.ask(Request::Scan { id: id(1), attached: None });
     assert_eq!(scanned, Reply::Scanned(Evidence::default()));
     assert_eq!(machine.unmount(id(1)), Release::Gone);
     drop(copy);
@@ -132,7 +135,7 @@ fn a_lost_tmpfs_is_held_by_the_container_that_has_it() {
     machine.mount(id(1), tmpfs()).unwrap();
     let container = machine.container(id(1));
     assert!(machine.sh(&format!("umount run/mnt/{}", id(1))));
-    match machine.ask(Request::Scan(id(1))) {
+    match machine.ask(Request::Scan { id: id(1), attached: None }) {
         Reply::Scanned(evidence) => assert_eq!(evidence.holders.len(), 1, "{evidence:?}"),
         other => panic!("{other:?}"),
     }

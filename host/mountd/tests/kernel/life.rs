@@ -230,7 +230,7 @@ fn a_kill_at_any_step_leaves_nothing_half_done() {
         let life = [
             make.clone(),
             mount_request(id(1), plain(), None, None),
-            Request::Unmount(id(1)),
+            Request::Unmount { id: id(1), attached: None },
             trash(id(1)),
         ];
         for request in life {

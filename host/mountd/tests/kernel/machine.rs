@@ -264,7 +264,7 @@ impl Machine {
     }
 
     pub(crate) fn unmount(&mut self, id: Id) -> Release {
-        match self.ask(Request::Unmount(id)) {
+        match self.ask(Request::Unmount { id, attached: None }) {
             Reply::Unmounted(release) => release,
             other => panic!("{other:?}"),
         }

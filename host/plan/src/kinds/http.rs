@@ -148,8 +148,14 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
+/// The one metadata service that has an address which no registry calls special: Azure's.
+const AZURE: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [first, second, third, _] = address.octets();
+    if address == AZURE {
+        return false;
+    }
     let is_special = matches!(
         (first, second, third),
         (0 | 10 | 127, _, _)
@@ -239,6 +245,7 @@ mod tests {
             "172.31.255.255",
             "192.168.1.1",
             "169.254.169.254",
+            "168.63.129.16",
             "100.100.100.200",
             "224.0.0.1",
             "255.255.255.255",

@@ -16,6 +16,12 @@ pub const FOR_MAX: usize = 16;
 /// Most bytes of the file: its lines, with the longest names that there can be, have under 5 KiB. Who reads it stops one byte later.
 pub const FILE_MAX: usize = BYTES_MAX + 8 * 1024;
 
+/// Fewest characters of a part of a secret: shorter ones are in any text, and give nothing away.
+const PART_MIN: usize = 4;
+/// Keys of a configuration whose values say where a server is and not what opens it, unless they hold a `@`.
+const PUBLIC: [&str; 9] =
+    ["type", "url", "host", "port", "endpoint", "remote", "vendor", "provider", "region"];
+
 /// Bytes that are shown nowhere, and overwritten in the end.
 pub struct Bytes(Vec<u8>);
 
@@ -28,6 +34,19 @@ impl Bytes {
     /// The bytes themselves.
     pub fn expose(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Whether a text holds a line of them, or what such a line gives a key that is not public: it is told to nobody then.
+    #[must_use]
+    pub fn is_in(&self, text: &str) -> bool {
+        let has = |part: &str| part.chars().count() >= PART_MIN && text.contains(part);
+        self.0.split(|byte| *byte == b'\n').any(|line| {
+            // What is no text a log shows otherwise.
+            let line = str::from_utf8(line).unwrap_or_default().trim();
+            let is_public = |key: &str, value: &str| PUBLIC.contains(&key) && !value.contains('@');
+            let pair = line.split_once(['=', ':']).map(|(key, value)| (key.trim(), value.trim()));
+            has(line) || pair.is_some_and(|(key, value)| !is_public(key, value) && has(value))
+        })
     }
 }
 

@@ -125,7 +125,7 @@ impl Desk {
         if kept.is_empty() {
             return Ok(());
         }
-        self.volumes.purge(kept[self.sim.pick(kept.len())]).await.map(drop)
+        self.volumes.purge(kept[self.sim.pick(kept.len())], Insist::No).await.map(drop)
     }
 
     /// What operators and other programs do while the daemon runs.

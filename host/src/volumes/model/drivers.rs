@@ -149,7 +149,7 @@ impl Sim {
     /// The operator unloads a driver, as the loader allows it.
     pub(super) fn unload_driver(&self, volumes: &Volumes<Self>) {
         let name = self.driver(DRIVERS[self.pick(2)]);
-        if volumes.of_driver(&name).is_empty() {
+        if volumes.needing(&name).is_empty() {
             self.tell(|| format!("driver {name} is unloaded"));
             self.backend.borrow_mut().loaded.remove(&name);
             self.drivers.borrow_mut().get_mut(&name).expect("a row").previous = None;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wasmvol_driver::Reclaim;
-use wasmvol_plan::frame::Inventory;
+use wasmvol_plan::frame::{Attached, Inventory};
 use wasmvol_plan::kinds::named_directory::Mark;
 use wasmvol_plan::{
     DriverName, Evidence, Facts, Fault, FaultKind, Id, Measure, Release, SecretName, Sighting,
@@ -327,7 +327,7 @@ impl Mounter for Sim {
         self.request(|kernel| kernel.attach(request)).await
     }
 
-    async fn unmount(&self, id: Id) -> Result<Release, Fault> {
+    async fn unmount(&self, id: Id, _: Option<Attached>) -> Result<Release, Fault> {
         let _busy = self.enter(id);
         let detach = |kernel: &mut Kernel| {
             let evidence = kernel.evidence(id);
@@ -341,7 +341,7 @@ impl Mounter for Sim {
         self.request(detach).await
     }
 
-    async fn scan(&self, id: Id) -> Result<Evidence, Fault> {
+    async fn scan(&self, id: Id, _: Option<Attached>) -> Result<Evidence, Fault> {
         self.request(|kernel| Ok(kernel.evidence(id))).await
     }
 

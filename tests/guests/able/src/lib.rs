@@ -84,6 +84,7 @@ impl Guest for Able {
             "fail" => return fail("told to fail"),
             "count" => count(wait(&options))?,
             "reveal" => reveal(secret(&options))?,
+            "blab" => blab(secret(&options))?,
             "ail" => store::set("ailing", b"a disk of it is slow")?,
             _ => {}
         }
@@ -286,6 +287,15 @@ fn reveal(name: &str) -> Result<(), Error> {
         bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
     log::write(log::Level::Info, &format!("revealed: {} bytes, sum {sum}", bytes.len()));
     Ok(())
+}
+
+/// Tells a secret to everybody.
+fn blab(name: &str) -> Result<(), Error> {
+    let bytes = secrets::reveal(name)?;
+    let text = String::from_utf8_lossy(&bytes);
+    log::write(log::Level::Info, &format!("logged: {text}"));
+    eprintln!("printed: {text}");
+    fail(format!("it does not open with {text}"))
 }
 
 /// Fills a volume at its second try only: the first one reads what another call changes before it ends.

@@ -2,7 +2,7 @@
 //! another.
 //!
 //! What a version writes into a volume's state begins with the number of its form, and a version reads no other form: neither to mount a
-//! volume, nor to resize or remove it. With the option `slow` a Create takes a second; with `stubborn` a volume cannot be migrated.
+//! volume, nor to resize or remove it. Version 4 mounts a directory of the host. With the option `slow` a Create takes a second; with `stubborn` a volume cannot be migrated.
 
 /// A version: `version!("1.0.0" of form "1", asks for ["suid"])`, and `migrates` where it takes over what form 1 holds.
 #[macro_export]
@@ -50,7 +50,7 @@ macro_rules! version {
         use bindings::exports::wasmvol::driver::resizing::Resized;
         use bindings::exports::wasmvol::driver::volumes::{Created, Found};
         use bindings::wasmvol::driver::types::{
-            Description, Error, ErrorCode, OptionSpec, OptionValue, Owner, Plan, Reclaim, Source,
+            Description, Error, ErrorCode, HostDirectory, OptionSpec, OptionValue, Owner, Plan, Reclaim, Source,
             Storage, Tmpfs, Value, ValueType, Volume,
         };
 
@@ -114,7 +114,13 @@ macro_rules! version {
                 read(&volume)?;
                 let owner = Owner { uid: 0, gid: 0, mode: 0o755 };
                 Ok(Plan {
-                    source: Source::Tmpfs(Tmpfs { size: Some(1 << 20), inodes: None, owner }),
+                    source: match $version.starts_with("4.") {
+                        true => {
+                            let path = "/srv/versions".to_owned();
+                            Source::HostDirectory(HostDirectory { path, make: Some(owner) })
+                        }
+                        false => Source::Tmpfs(Tmpfs { size: Some(1 << 20), inodes: None, owner }),
+                    },
                     read_only: false,
                     no_exec: false,
                     subpath: None,
