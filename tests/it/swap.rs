@@ -170,7 +170,7 @@ fn a_version_whose_plans_fail_the_grants_is_refused_until_they_are_given() {
     plugin.create("kept", PLAIN).unwrap();
     let error = load(&wasmvol, "version4", "").refused();
     let why = "volume `kept` could not be mounted with version 4.0.0, so what is loaded stays: ";
-    let cure = "`wasmvol driver grant version host-directory=/srv/versions`";
+    let cure = "`wasmvol driver grant version 'host-directory=/srv/versions'`";
     assert!(error.contains(why) && error.contains(cure), "{error}");
     assert_eq!(version(&wasmvol), "1.0.0");
     plugin.mount("kept", "id").unwrap();
