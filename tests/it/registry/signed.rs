@@ -48,6 +48,20 @@ fn tag_of(digest: &str) -> String {
 }
 
 #[test]
+fn an_inspection_says_whose_signature_a_component_has() {
+    let (person, registry) = (Person::new(), Registry::open());
+    person.makes_key("ours");
+    let (reference, _) = pushed(&person, &registry, "scratch", "--sign ours.key");
+    let signature = || {
+        let shown = person.json(&format!("driver inspect {reference}"));
+        shown["signature"].as_str().unwrap().to_owned()
+    };
+    assert!(signature().starts_with("not verified: no key is in "), "{}", signature());
+    person.believes("ours");
+    assert!(signature().starts_with("signed by `ours` ("), "{}", signature());
+}
+
+#[test]
 fn openssl_verifies_what_we_sign_and_we_verify_what_it_signs() {
     let (person, registry) = (Person::new(), Registry::open());
     for key in ["ours", "theirs"] {
