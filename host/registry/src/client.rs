@@ -2,11 +2,11 @@
 //!
 //! `fetch` and `push` say what is asked for; nothing else of this package opens a connection.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use ureq::config::RedirectAuthHeaders;
@@ -45,6 +45,8 @@ pub struct Registry {
     /// What was last let in; sent to `base` alone.
     authorization: RefCell<Option<String>>,
     login: OnceCell<Option<Login>>,
+    /// When all that is being asked for ends.
+    until: Cell<Option<Instant>>,
 }
 
 /// One request.
@@ -136,6 +138,7 @@ impl Registry {
             agent: config.build().into(),
             authorization: RefCell::default(),
             login: OnceCell::new(),
+            until: Cell::default(),
         }
     }
 
@@ -150,6 +153,14 @@ impl Registry {
             true => format!("{}{location}", self.base),
             false => location.to_owned(),
         }
+    }
+
+    /// Lets no answer take longer than until `time` from now, all of them together.
+    pub(crate) fn within<T>(&self, time: Duration, asks: impl FnOnce() -> T) -> T {
+        self.until.set(Some(Instant::now() + time));
+        let outcome = asks();
+        self.until.set(None);
+        outcome
     }
 
     /// Asks, and again with what a 401 wants. The status of the answer is for the caller to judge.
@@ -293,7 +304,11 @@ impl Registry {
     ) -> Result<Response<Body>, ureq::Error> {
         let request = self.agent.configure_request(request?);
         let within = (!is_long).then_some(SMALL_DEADLINE);
-        self.agent.run(request.timeout_recv_body(within).build())
+        let left = self.until.get().map(|until| until.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Err(ureq::Error::Timeout(ureq::Timeout::Global));
+        }
+        self.agent.run(request.timeout_recv_body(within).timeout_global(left).build())
     }
 
     /// What a token server gives for a plea.
@@ -347,7 +362,7 @@ impl Registry {
     }
 
     /// Whether an address is the registry's, and no storage's that it sends to.
-    fn is_own(&self, url: &str) -> bool {
+    pub(crate) fn is_own(&self, url: &str) -> bool {
         url.strip_prefix(&self.base).is_some_and(|rest| rest.starts_with('/'))
     }
 }

@@ -1,6 +1,7 @@
-//! Signatures as cosign makes them by key: a payload that names the manifest's digest, signed with ECDSA on P-256, under a tag beside it.
+//! Signatures as cosign 2 makes them by key, and we: a payload that names the manifest's digest, signed with ECDSA on P-256, under a tag
+//! beside it. Those of cosign 3 are [`bundle`](crate::bundle)'s.
 //!
-//! Verified without asking anybody: public keys are the operator's. Certificates, transparency logs and bundles are not looked at.
+//! Verified without asking anybody: public keys are the operator's. Certificates and transparency logs are not looked at.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,6 +12,8 @@ use serde_json::json;
 
 use crate::artifact::{Descriptor, IMAGE_CONFIG, Manifest};
 use crate::digest::Digest;
+use crate::fetch::Found;
+use crate::signature::Seen;
 use crate::{Registry, RegistryError, sealed};
 
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -19,8 +22,8 @@ const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 const TYPE: &str = "cosign container image signature";
 /// Longest payload: ours have 250 bytes; who signs may add annotations.
 const PAYLOAD_MAX: u64 = 64 << 10;
-/// Signatures of one component that are looked at.
-const SIGNATURES_MAX: usize = 32;
+/// Signatures that are looked at, of one place.
+pub(crate) const SIGNATURES_MAX: usize = 32;
 /// The variable that cosign takes the password of its key from.
 const PASSWORD: &str = "COSIGN_PASSWORD";
 
@@ -35,19 +38,6 @@ pub struct Signer {
     pub key: String,
     /// `sha256:` and the digits of the public key's DER.
     pub fingerprint: String,
-}
-
-/// Whose signature a component has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Signature {
-    /// Of one of the keys.
-    By(Signer),
-    /// There is none.
-    Missing,
-    /// There are some, none of which counts, for this reason.
-    Refused(String),
-    /// Nobody asked.
-    NotLookedAt,
 }
 
 /// Who signs.
@@ -77,40 +67,8 @@ impl Keys {
         self.0.is_empty()
     }
 
-    /// Whose signature of this manifest there is beside it.
-    pub(crate) fn signature_of(
-        &self,
-        registry: &Registry,
-        digest: &Digest,
-    ) -> Result<Signature, RegistryError> {
-        let Some(found) = registry.manifest(&tag_of(digest))? else {
-            return Ok(Signature::Missing);
-        };
-        let Ok(manifest) = found.manifest else {
-            return Ok(Signature::Refused("what lies in its signature's place is none".to_owned()));
-        };
-        let mut of_others = false;
-        let layers = manifest.layers.iter().filter(|layer| layer.media_type == PAYLOAD);
-        for layer in layers.clone().take(SIGNATURES_MAX) {
-            let Some(signature) = layer.annotations.get(SIGNATURE) else { continue };
-            let payload = registry.blob(layer, "signature", PAYLOAD_MAX)?;
-            let Some(signer) = self.signer_of(&payload, signature) else { continue };
-            match named_by(&payload) {
-                Some(named) if named == digest.as_str() => {
-                    return Ok(Signature::By(signer.clone()));
-                }
-                _ => of_others = true,
-            }
-        }
-        Ok(Signature::Refused(if of_others {
-            "its signature is another component's".to_owned()
-        } else {
-            format!("none of its signatures ({}) is by a key that is trusted here", layers.count())
-        }))
-    }
-
     /// Whose key has made a signature of these bytes.
-    fn signer_of(&self, payload: &[u8], signature: &str) -> Option<&Signer> {
+    pub(crate) fn signer_of(&self, payload: &[u8], signature: &str) -> Option<&Signer> {
         let der = STANDARD.decode(signature.trim()).ok()?;
         let signature = ecdsa::Signature::from_der(&der).ok()?;
         let mut made = self.0.iter().filter(|(_, key)| key.verify(payload, &signature).is_ok());
@@ -187,6 +145,38 @@ impl SigningKey {
 }
 
 const NO_KEY: &str = "is no private key on the curve P-256 that can be read: `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256` makes one, and `cosign generate-key-pair`";
+
+/// Who of `keys` has signed a manifest under the tag beside it. Those signatures that do not count are noted in `seen`.
+pub(crate) fn signer(
+    keys: &Keys,
+    registry: &Registry,
+    digest: &Digest,
+    seen: &mut Seen,
+) -> Result<Option<Signer>, RegistryError> {
+    let found = seen.unless_unreadable(registry.manifest(&tag_of(digest)))?;
+    let Some(Found { manifest, .. }) = found.flatten() else { return Ok(None) };
+    let layers = manifest.map(|manifest| manifest.layers).unwrap_or_default();
+    let is_one = |layer: &&Descriptor| layer.media_type == PAYLOAD;
+    let count = layers.iter().filter(is_one).count();
+    // The tag alone says that somebody has signed, even if what it holds is no signature.
+    seen.count += count.max(1);
+    for layer in layers.iter().filter(is_one).take(SIGNATURES_MAX) {
+        let Some(signature) = layer.annotations.get(SIGNATURE) else { continue };
+        let payload = registry.blob(layer, "signature", PAYLOAD_MAX);
+        let Some(payload) = seen.unless_unreadable(payload)? else { continue };
+        let Some(signer) = keys.signer_of(&payload, signature) else { continue };
+        match named_by(&payload) {
+            Some(named) if named == digest.as_str() => return Ok(Some(signer.clone())),
+            _ => seen.of_others = true,
+        }
+    }
+    if count > SIGNATURES_MAX {
+        seen.passed_over(format!(
+            "none of the first {SIGNATURES_MAX} of {count} signatures is by a key that is trusted here"
+        ));
+    }
+    Ok(None)
+}
 
 /// The tag of a manifest's signatures.
 fn tag_of(digest: &Digest) -> String {

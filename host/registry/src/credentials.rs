@@ -92,11 +92,10 @@ pub(crate) fn find(file: &Path, registry: &str) -> Result<Option<Login>, String>
     {
         return Ok(Some(login));
     }
-    let mut entries = config.auths.iter().filter(|(key, _)| host_of(key) == registry);
-    match entries.next() {
-        Some((_, entry)) => entry.login().map_err(|why| format!("{shown}: {why}")),
-        None => Ok(None),
-    }
+    // One without a login says that it is with a helper, or was.
+    let entries = config.auths.iter().filter(|(key, _)| host_of(key) == registry);
+    let login = entries.map(|(_, entry)| entry.login()).find_map(Result::transpose);
+    login.transpose().map_err(|why| format!("{shown}: {why}"))
 }
 
 impl Entry {
@@ -203,7 +202,8 @@ mod tests {
     fn a_login_is_found_under_each_name_that_docker_gives_it() {
         let auth = STANDARD.encode("me:pass:word");
         for key in ["r.example:5000", "https://r.example:5000", "http://r.example:5000/v1/"] {
-            let config = format!(r#"{{"auths":{{"other":{{}},"{key}":{{"auth":"{auth}"}}}}}}"#);
+            let none = r#""other":{},"https://r.example:5000/":{}"#;
+            let config = format!(r#"{{"auths":{{{none},"{key}":{{"auth":"{auth}"}}}}}}"#);
             let login = found(&config, "r.example:5000");
             assert!(login == Ok(password("me", "pass:word")), "{key}");
             assert!(found(&config, "r.example") == Ok(None), "another port is another registry");

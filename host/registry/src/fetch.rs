@@ -1,6 +1,6 @@
 //! How a component is looked at and downloaded.
 //!
-//! What can be refused is refused before the component's bytes are asked for: manifest, config and signature are small.
+//! What can be refused is refused before the component's bytes are asked for: manifest and config are small.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -13,7 +13,6 @@ use crate::artifact::{
     Manifest,
 };
 use crate::client::{Ask, words};
-use crate::cosign::{Keys, Signature};
 use crate::digest::Digest;
 use crate::partial::Partial;
 use crate::{Registry, RegistryError};
@@ -37,7 +36,6 @@ pub struct Offer {
     pub(crate) digest: Digest,
     layer: Descriptor,
     interfaces: Interfaces,
-    signature: Signature,
 }
 
 /// A manifest and its own digest; what is none of one artifact is said in words.
@@ -53,12 +51,6 @@ impl Offer {
         self.digest.as_str()
     }
 
-    /// Bytes of the component.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.layer.size
-    }
-
     /// The interfaces that it imports, as its config says.
     #[must_use]
     pub fn imports(&self) -> &[String] {
@@ -70,20 +62,14 @@ impl Offer {
     pub fn exports(&self) -> &[String] {
         &self.interfaces.exports
     }
-
-    /// Whose signature it has.
-    #[must_use]
-    pub fn signature(&self) -> &Signature {
-        &self.signature
-    }
 }
 
 impl Registry {
-    /// What there is under the reference: a component of at most `max` bytes. Its signature is looked at where there are `keys`.
+    /// What there is under the reference: a component of at most `max` bytes.
     ///
     /// # Errors
     /// There is none, or it is no component, or the registry does not answer.
-    pub fn look(&self, max: u64, keys: Option<&Keys>) -> Result<Offer, RegistryError> {
+    pub fn look(&self, max: u64) -> Result<Offer, RegistryError> {
         let at = self.reference.tag_or_digest();
         let Some(Found { digest, manifest }) = self.manifest(at)? else {
             return Err(RegistryError::Absent(self.reference.to_string()));
@@ -100,11 +86,7 @@ impl Registry {
         let Some(interfaces) = config.component else {
             return Err(kind("a core module".to_owned()));
         };
-        let signature = match keys {
-            Some(keys) => keys.signature_of(self, &digest)?,
-            None => Signature::NotLookedAt,
-        };
-        Ok(Offer { digest, layer, interfaces, signature })
+        Ok(Offer { digest, layer, interfaces })
     }
 
     /// Downloads the component of an offer. One that broke off before goes on from there. `progress` hears how many bytes there are,
@@ -212,6 +194,19 @@ impl Registry {
 
     /// What lies under a tag or digest.
     pub(crate) fn manifest(&self, at: &str) -> Result<Option<Found>, RegistryError> {
+        let Some((bytes, is_index)) = self.manifest_bytes(at)? else { return Ok(None) };
+        let manifest = match is_index {
+            true => Err("a container image for several platforms".to_owned()),
+            false => Ok(self.parse(&bytes, "manifest")?),
+        };
+        Ok(Some(Found { digest: Digest::of(&bytes), manifest }))
+    }
+
+    /// The same as it came, and whether it is an index.
+    pub(crate) fn manifest_bytes(
+        &self,
+        at: &str,
+    ) -> Result<Option<(Vec<u8>, bool)>, RegistryError> {
         let accepted = [MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX].join(", ");
         let headers = [(header::ACCEPT, accepted.as_str())];
         let url = self.url(&format!("manifests/{at}"));
@@ -224,13 +219,7 @@ impl Registry {
         let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|h| h.to_str().ok());
         let is_index =
             kind.is_some_and(|kind| kind.starts_with(INDEX) || kind.starts_with(DOCKER_INDEX));
-        let bytes = self.read(answer, "manifest", MANIFEST_MAX)?;
-        let digest = Digest::of(&bytes);
-        let manifest = match is_index {
-            true => Err("a container image for several platforms".to_owned()),
-            false => Ok(self.parse(&bytes, "manifest")?),
-        };
-        Ok(Some(Found { digest, manifest }))
+        Ok(Some((self.read(answer, "manifest", MANIFEST_MAX)?, is_index)))
     }
 
     /// The bytes that a descriptor stands for, if there are at most `max`.

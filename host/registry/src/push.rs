@@ -12,6 +12,10 @@ use crate::cosign::{Signer, SigningKey};
 use crate::digest::Digest;
 use crate::{Registry, RegistryError};
 
+/// The annotation by which tools for any artifact name the file, and that name: always one, since the same bytes have the same digest.
+const TITLE: &str = "org.opencontainers.image.title";
+const FILE: &str = "driver.wasm";
+
 /// What was pushed.
 #[derive(Debug)]
 pub struct Pushed {
@@ -38,7 +42,8 @@ impl Registry {
         if self.reference.digest().is_some() {
             return Err(RegistryError::PushToDigest(self.reference.to_string()));
         }
-        let layer = Descriptor::new(COMPONENT, component);
+        let mut layer = Descriptor::new(COMPONENT, component);
+        layer.annotations.insert(TITLE.to_owned(), FILE.to_owned());
         let config = ComponentConfig::new(&layer, Interfaces { exports, imports });
         let config = self.json(&config)?;
         let config_of = Descriptor::new(COMPONENT_CONFIG, &config);
