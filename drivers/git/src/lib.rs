@@ -11,7 +11,7 @@ use std::path::Path;
 use git_fetch::{Files, check_out, check_url, fetch, resolve, unpack};
 use wasmvol_sdk::{
     Created, Description, Driver, Error, ErrorCode, OptionSpec, Plan, Populated, Population,
-    Result, Storage, Volume, export_driver, http, make_link, secrets,
+    Result, Storage, Volume, export_driver, http, log, make_link, secrets,
 };
 
 /// The options that say where from; a volume has one of them.
@@ -115,6 +115,9 @@ fn filled(
         git_fetch::Error::Io(error) => error.into(),
         error => Error::new(ErrorCode::Unavailable, error.to_string()),
     })?;
+    if files.submodules > 0 {
+        log::warn!("submodules are not fetched: {} directories stay empty", files.submodules);
+    }
     files.links.iter().try_for_each(|(path, target)| make_link(directory, path, target))?;
     Ok(Populated { state, executables: files.executables })
 }
