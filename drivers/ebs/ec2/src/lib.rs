@@ -26,12 +26,21 @@ impl Ec2 {
     /// `denied` names the setting, the grant or the secret that is missing.
     pub fn open() -> Result<Self> {
         let (region, name) = (setting("region")?, setting("key")?);
-        let key = secrets::reveal(&name)?;
+        // That there is no key says nothing of a disk.
+        let key = secrets::reveal(&name).map_err(|error| match error.code {
+            ErrorCode::NotFound => Error { code: ErrorCode::Denied, ..error },
+            _ => error,
+        })?;
         let odd = format!(
-            "secret `{name}` is not one line `ACCESS:SECRET`: keep it again with `wasmvol secret set {name} --driver ebs`"
+            "secret `{name}` is not one line `ACCESS:SECRET`: keep it again with `wasmvol secret set {name} --driver NAME`"
         );
         let key = Credentials::parse(&key).ok_or_else(|| Error::new(ErrorCode::Denied, odd))?;
-        Ok(Self::new(&region, settings::get("endpoint").as_deref(), key))
+        let endpoint = settings::get("endpoint");
+        if endpoint.as_ref().is_some_and(|url| !url.contains("://")) {
+            let why = "must be a URL, such as `https://ec2.eu-central-1.amazonaws.com`";
+            return Err(Error::invalid_setting("endpoint", why));
+        }
+        Ok(Self::new(&region, endpoint.as_deref(), key))
     }
 }
 
@@ -40,7 +49,7 @@ impl Ec2 {
 /// # Errors
 /// `denied` names it.
 pub fn setting(key: &str) -> Result<String> {
-    let cure = format!("load the driver again with `--setting {key}=…`");
+    let cure = format!("give it with `wasmvol driver set NAME {key}=…`");
     let missing = || Error::new(ErrorCode::Denied, format!("setting `{key}` is missing: {cure}"));
     settings::get(key).ok_or_else(missing)
 }

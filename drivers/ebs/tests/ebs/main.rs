@@ -246,7 +246,7 @@ fn what_the_operator_has_not_set_is_named_and_nothing_has_to_be_undone() {
         let volume = volume(&[("size", "1g")]);
         let error = cloud.run_with(settings.clone(), || Ebs::create(&volume)).unwrap_err();
         let why = format!(
-            "setting `{missing}` is missing: load the driver again with `--setting {missing}=…`"
+            "setting `{missing}` is missing: give it with `wasmvol driver set NAME {missing}=…`"
         );
         assert_eq!(error.message, why);
         assert_eq!(cloud.run_with(settings, || Ebs::remove(&volume)), Ok(Reclaim::Delete));
