@@ -15,6 +15,9 @@ use crate::{DriverName, Fault, FaultKind, SecretName};
 /// Most bytes of a grants file: two hundred lines with their comments. Who reads it stops one byte later.
 pub const GRANTS_MAX: usize = 16 * 1024;
 
+/// What a grant is.
+const USE: &str = "use `suid`, `dev`, `image`, `host-directory=PATH`, `device=PATH`, `share=KIND:HOST`, `program=NAME`, `http=ORIGIN` or `reveal=SECRET`";
+
 /// What one driver was given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grants {
@@ -51,37 +54,40 @@ impl Grants {
             return Err(invalid(format!("grants have over {GRANTS_MAX} bytes: shorten them")));
         }
         let mut grants = Self { driver: Some(driver.clone()), ..Self::default() };
-        for (number, line) in (1..).zip(text.lines().map(grant_of)) {
-            let add = |why: &str| {
-                invalid(format!("line {number}, {}, is no grant: {why}", Quoted::new(line)))
-            };
-            match line.split_once('=').unwrap_or((line, "")) {
-                ("", "") => {}
-                ("suid", "") => grants.suid = true,
-                ("dev", "") => grants.dev = true,
-                ("image", "") => grants.image = true,
-                ("host-directory", path) if is_absolute(path) => {
-                    grants.host_directories.push(path.to_owned());
-                }
-                ("device", path) if is_absolute(path) => grants.devices.push(path.to_owned()),
-                ("host-directory" | "device", _) => {
-                    return Err(add("use an absolute path without `.`, `..` and `//`, not `/`"));
-                }
-                ("share", share) => grants.shares.push(ShareGrant::parse(share).map_err(add)?),
-                ("program", name) if is_program(name) => grants.programs.push(name.to_owned()),
-                ("http", origin) => grants.http.push(HttpGrant::parse(origin).map_err(add)?),
-                ("reveal", name) => {
-                    let parsed = SecretName::parse(name);
-                    grants.reveals.push(parsed.map_err(|error| add(&error.to_string()))?);
-                }
-                _ => {
-                    return Err(add(
-                        "use `suid`, `dev`, `image`, `host-directory=PATH`, `device=PATH`, `share=KIND:HOST`, `program=NAME`, `http=ORIGIN` or `reveal=SECRET`",
-                    ));
-                }
-            }
+        let lines = (1..).zip(text.lines().map(grant_of));
+        for (number, line) in lines.filter(|(_, line)| !line.is_empty()) {
+            grants.add(line).map_err(|no| invalid(format!("line {number}: {}", no.message)))?;
         }
         Ok(grants)
+    }
+
+    /// Adds one grant, without a comment.
+    ///
+    /// # Errors
+    /// `Invalid`, with what it would have to be, if it is none.
+    pub fn add(&mut self, grant: &str) -> Result<(), Fault> {
+        let invalid = |why: &str| {
+            Fault::new(FaultKind::Invalid, format!("{} is no grant: {why}", Quoted::new(grant)))
+        };
+        match grant.split_once('=').unwrap_or((grant, "")) {
+            ("suid", "") => self.suid = true,
+            ("dev", "") => self.dev = true,
+            ("image", "") => self.image = true,
+            ("host-directory" | "device", path) if !is_absolute(path) => {
+                return Err(invalid("use an absolute path without `.`, `..` and `//`, not `/`"));
+            }
+            ("host-directory", path) => self.host_directories.push(path.to_owned()),
+            ("device", path) => self.devices.push(path.to_owned()),
+            ("share", share) => self.shares.push(ShareGrant::parse(share).map_err(invalid)?),
+            ("program", name) if is_program(name) => self.programs.push(name.to_owned()),
+            ("http", origin) => self.http.push(HttpGrant::parse(origin).map_err(invalid)?),
+            ("reveal", name) => {
+                let name = SecretName::parse(name).map_err(|no| invalid(&no.to_string()))?;
+                self.reveals.push(name);
+            }
+            _ => return Err(invalid(USE)),
+        }
+        Ok(())
     }
 }
 

@@ -43,9 +43,12 @@ pub enum NameError {
     Id(Quoted),
 }
 
-/// A character of a stranger's text: what a terminal or a log would act on, or nobody sees, is escaped.
+/// A character of a stranger's text: what a terminal or a log would act on, or nobody sees, is escaped as `\u{a}`. In no other way: a text
+/// may hold `\n` of its own, as in a path of Windows.
 pub fn escaped(c: char) -> impl Iterator<Item = char> {
-    c.escape_debug().skip(usize::from(matches!(c, '\'' | '"' | '\\')))
+    let is_plain = matches!(c, '\'' | '"' | '\\') || c.escape_debug().len() == 1;
+    let escape = (!is_plain).then(|| c.escape_unicode());
+    is_plain.then_some(c).into_iter().chain(escape.into_iter().flatten())
 }
 
 /// A stranger's text as it may stand in an error: escaped, in backticks, cut after 64 characters.

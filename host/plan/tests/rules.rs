@@ -198,7 +198,7 @@ mod grants {
     fn an_unknown_line_is_named_and_grants_nothing() {
         let fault = Grants::parse(&driver(), "dev\nsuid,dev\n").unwrap_err();
         assert_eq!(fault.kind, FaultKind::Invalid);
-        assert!(fault.message.contains("line 2, `suid,dev`"), "{fault}");
+        assert!(fault.message.contains("line 2: `suid,dev`"), "{fault}");
     }
 
     #[test]

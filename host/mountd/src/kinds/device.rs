@@ -2,23 +2,28 @@
 //!
 //! Called in a child: a broken disk may take its time. A device lies beneath `/dev`, where root alone makes names; links are followed
 //! that stay there, as those in `/dev/disk` and `/dev/mapper` do. The file system may be mounted elsewhere too, so nobody holds it. A device
-//! is written to in one case only: it is blank, nobody has it, and the plan says that a file system is to be made then.
+//! is written to in one case only: it is blank, nobody has it, and the plan says that a file system is to be made then. One that shows what
+//! wasmvol keeps is refused, whatever was granted: other volumes lie there.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, openat, openat2};
 use rustix::io::Errno;
 use wasmvol_plan::frame::Mount;
-use wasmvol_plan::mountinfo::Entry;
+use wasmvol_plan::mountinfo::{Entry, is_beneath};
 use wasmvol_plan::name::Quoted;
-use wasmvol_plan::{Device, Fault, FaultKind, Filesystem, MountOption, MountValue, Owner};
+use wasmvol_plan::path::rest;
+use wasmvol_plan::{Device, Fault, FaultKind, Filesystem, Id, MountOption, MountValue, Owner};
 
 use super::{Assembled, Shows, filesystem};
 use crate::anchor::{create, superblock};
+use crate::attach::TAG;
 use crate::fault::{Context, fault, text};
 use crate::mounter::Mounter;
-use crate::places::{DIRECTORY, own, path_of};
+use crate::places::{DIRECTORY, Places, own, path_of};
+use crate::scan::parse;
 use crate::sys::{Flags, Propagation, mount_setattr};
 
 /// Where devices lie.
@@ -49,9 +54,9 @@ pub(super) fn assemble(
 ) -> Result<Assembled, Fault> {
     let (filesystem, path) = (&device.filesystem, Quoted::new(&device.path));
     let found = match device.make {
-        None => open(device)?,
+        None => open(mounter, device)?,
         Some(owner) => {
-            let found = appeared(device)?;
+            let found = appeared(mounter, device)?;
             if is_blank(&found).trying(format_args!("see whether device {path} is blank"))? {
                 make(device, &found, owner)?;
             }
@@ -81,6 +86,8 @@ pub(super) fn assemble(
         let message = format!("cannot mount the {filesystem} on {path}: {why}{words}{cure}");
         Fault::new(FaultKind::Failed, message)
     })?;
+    // From here on it shows nothing else: a loop may have got another file until a moment ago.
+    refuse_own(mounter, device, &found)?;
     let tree = match &wanted.plan.subpath {
         None => tree,
         Some(subpath) => mounter.only(&tree, subpath)?,
@@ -99,7 +106,7 @@ pub(super) fn is_it(device: &Device, line: &Entry<'_>) -> bool {
 }
 
 /// Finds a block device, and opens it only as a name: to open the device itself could do something.
-fn open(device: &Device) -> Result<OwnedFd, Fault> {
+fn open(mounter: &Mounter, device: &Device) -> Result<OwnedFd, Fault> {
     let path = Quoted::new(&device.path);
     let what = format!("find device {path}");
     let dev =
@@ -117,14 +124,75 @@ fn open(device: &Device) -> Result<OwnedFd, Fault> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::BlockDevice {
         return fault(FaultKind::Invalid, format!("{path} is no block device: use one"));
     }
+    refuse_own(mounter, device, &found)?;
     Ok(found)
 }
 
+fn refuse_own(mounter: &Mounter, device: &Device, found: &OwnedFd) -> Result<(), Fault> {
+    let path = Quoted::new(&device.path);
+    let what = format!("see what device {path} shows");
+    let number = rustix::fs::fstat(found).trying(&what)?.st_rdev;
+    if is_own(mounter, number)? {
+        let why = "wasmvol keeps its own files there: use another device";
+        return fault(FaultKind::Denied, format!("device {path} is refused: {why}"));
+    }
+    Ok(())
+}
+
+/// Whether a device shows what is wasmvol's: an image of a volume, in clear or not, or a disk beneath its directories.
+fn is_own(mounter: &Mounter, device: u64) -> Result<bool, Fault> {
+    let Places { state, config, .. } = &mounter.places;
+    let told = |what: &str| {
+        let told = std::fs::read_to_string(format!("/sys/dev/block/{}/{what}", shown(device)));
+        told.unwrap_or_default()
+    };
+    let (file, mapping) = (told("loop/backing_file"), told("dm/name"));
+    let is_image = mapping.trim_end().strip_prefix(TAG).is_some_and(|id| Id::parse(id).is_ok());
+    let is_file = |directory: &String| rest(directory, file.trim_end()).is_some();
+    if is_image || [state, config].into_iter().any(is_file) {
+        return Ok(true);
+    }
+    let text = mounter.processes.own_mounts()?;
+    let lines = parse(&text)?;
+    Ok([state, config].into_iter().any(|directory| {
+        let disk = disk_beneath(directory, &lines);
+        disk == Some(device) || disk.is_some_and(|disk| are_of_one_btrfs(disk, device))
+    }))
+}
+
+/// A device as sysfs calls it.
+fn shown(device: u64) -> String {
+    format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
+}
+
+/// The device that a directory lies on. btrfs shows its files one that there is not, so it is asked for by the name of what was mounted.
+fn disk_beneath(directory: &str, lines: &[Entry<'_>]) -> Option<u64> {
+    let stat = rustix::fs::stat(directory).ok()?;
+    if rustix::fs::major(stat.st_dev) != 0 {
+        return Some(stat.st_dev);
+    }
+    let covers = |line: &&Entry<'_>| is_beneath(directory, &line.mount_point);
+    let line = lines.iter().filter(covers).max_by_key(|line| line.mount_point.len())?;
+    let source = rustix::fs::stat(&*line.source).ok()?;
+    (FileType::from_raw_mode(source.st_mode) == FileType::BlockDevice).then_some(source.st_rdev)
+}
+
+/// Whether two devices are disks of one btrfs.
+fn are_of_one_btrfs(one: u64, other: u64) -> bool {
+    let names = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
+    names(Path::new("/sys/fs/btrfs")).any(|filesystem| {
+        let numbers: Vec<_> = names(&filesystem.path().join("devices"))
+            .filter_map(|disk| std::fs::read_to_string(disk.path().join("dev")).ok())
+            .collect();
+        [one, other].iter().all(|disk| numbers.iter().any(|dev| dev.trim_end() == shown(*disk)))
+    })
+}
+
 /// Finds a device that its driver has attached: what a cloud does may be seen a moment later.
-fn appeared(device: &Device) -> Result<OwnedFd, Fault> {
+fn appeared(mounter: &Mounter, device: &Device) -> Result<OwnedFd, Fault> {
     let until = Instant::now() + APPEAR_WAIT;
     loop {
-        let missing = match open(device) {
+        let missing = match open(mounter, device) {
             Ok(found) if has_disk(&found) => return Ok(found),
             Ok(_) => format!("device {} has no disk", Quoted::new(&device.path)),
             Err(missing) if missing.kind == FaultKind::Missing => missing.message,

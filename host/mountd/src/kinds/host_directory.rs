@@ -61,6 +61,9 @@ pub(super) fn open(
     let what = format!("open the host's directory {}", Quoted::new(&wanted.path));
     let flags = PLACE.difference(OFlags::NOFOLLOW);
     let root = rustix::fs::open(root, flags, Mode::empty()).trying(&what)?;
+    // Before anything is made: nothing is followed from there on, so this is where it will be.
+    let will_be = format!("{}/{inside}", path_of(&root)?.trim_end_matches('/'));
+    refuse_own(places, will_be.trim_end_matches('/'))?;
     let place = descend(root, inside, wanted.make, &what)?;
     refuse_own(places, &path_of(&place)?)?;
     Ok(place)

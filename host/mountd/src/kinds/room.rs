@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::{self, MoveMountFlags, UnmountFlags};
 use rustix::process::Pid;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use wasmvol_plan::secret::Bytes;
+use wasmvol_plan::secret::{self, Bytes};
 use wasmvol_plan::{Fault, FaultKind, IdMap, IdRange};
 
 use super::command::{Command, FUSE_FD, INPUT, KEPT, MOUNTPOINT};
@@ -210,10 +210,7 @@ fn told(text: &str, is_noise: fn(&str) -> bool, secrets: &[Bytes]) -> String {
     let is_noise = |line: &str| line.is_empty() || is_noise(line);
     let mut lines = text.lines().map(str::trim).filter(|line| !is_noise(line));
     let last = lines.next_back().unwrap_or("it says nothing");
-    if secrets.iter().any(|secret| secret.is_in(last)) {
-        return "what it says is left out, because it holds a part of a secret".to_owned();
-    }
-    let last = last.trim_end_matches('.');
+    let last = secret::told(secrets, last).trim_end_matches('.');
     last.chars().flat_map(wasmvol_plan::name::escaped).take(TOLD_MAX).collect()
 }
 

@@ -17,11 +17,14 @@ pub(crate) const TESTS: &[(&str, fn())] = tests![
     a_file_system_on_a_granted_device_is_mounted,
     a_device_that_others_use_is_unmounted_and_stays_in_use,
     a_device_that_goes_afterwards_stays_mounted_while_anybody_has_it,
+    a_device_that_goes_afterwards_is_held_though_its_mount_was_taken_away_by_hand,
     a_directory_inside_of_a_device_is_shown_alone,
     options_reach_the_file_system_and_the_mount,
     a_read_only_device_withstands_a_remount_by_a_container,
     a_device_that_is_not_granted_is_refused,
     what_is_no_block_device_is_refused,
+    a_device_that_shows_what_wasmvol_keeps_is_refused,
+    a_disk_of_the_btrfs_that_wasmvol_lies_on_is_refused,
     one_child_after_another_works_for_a_volume,
     an_option_that_could_reach_beyond_the_device_is_refused,
     what_the_kernel_refuses_is_told_in_its_words,
@@ -134,6 +137,22 @@ fn a_device_that_goes_afterwards_stays_mounted_while_anybody_has_it() {
     assert_eq!(machine.ask(release), Reply::Unmounted(Release::Gone));
 }
 
+fn a_device_that_goes_afterwards_is_held_though_its_mount_was_taken_away_by_hand() {
+    let (mut machine, disk) = granted();
+    let last = Some(machine.mount(id(1), of(&disk.0, &[])).unwrap());
+    let container = machine.container(id(1));
+    assert!(machine.sh(&format!("umount run/mnt/{}", id(1))));
+    let release = Request::Unmount { id: id(1), attached: Some(Attached { last }) };
+    match machine.ask(release.clone()) {
+        Reply::Unmounted(Release::Held(evidence)) => {
+            assert_eq!(evidence.holders[0].pid, container.pid());
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(container);
+    assert_eq!(machine.ask(release), Reply::Unmounted(Release::Gone));
+}
+
 fn a_directory_inside_of_a_device_is_shown_alone() {
     let (mut machine, disk) = granted();
     machine.mount(id(1), of(&disk.0, &[])).unwrap();
@@ -193,6 +212,57 @@ fn what_is_no_block_device_is_refused() {
     let refused = machine.mount(id(1), of(&link, &[]));
     fs::remove_file(&link).unwrap();
     assert_eq!(refused.unwrap_err().kind, FaultKind::Denied);
+}
+
+fn a_device_that_shows_what_wasmvol_keeps_is_refused() {
+    let machine = Machine::start();
+    let file = machine.dir.join("state/volumes/image");
+    fs::File::create(&file).unwrap().set_len(16 << 20).unwrap();
+    let made = Command::new("mkfs.ext4").arg("-q").arg(&file).status().unwrap();
+    assert!(made.success(), "mkfs.ext4");
+    let (disk, mut machine) = (Loop::on(&file), machine);
+    grant(&machine, "/dev");
+    let fault = machine.mount(id(1), of(&disk.0, &[])).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Denied, "{fault}");
+    assert!(fault.message.contains(&format!("`{}` is refused: wasmvol keeps", disk.0)), "{fault}");
+    // A file that is called as a directory of wasmvol's is none of its.
+    let beside = machine.dir.join("state-of-others");
+    fs::rename(&file, &beside).unwrap();
+    machine.mount(id(1), of(&disk.0, &[])).unwrap();
+}
+
+fn with_btrfs(path: &str) -> Plan {
+    let (path, filesystem) = (path.to_owned(), "btrfs".to_owned());
+    let device = Device { path, filesystem, options: Vec::new(), make: None };
+    Plan { source: Source::Device(device), ..plain() }
+}
+
+fn a_disk_of_the_btrfs_that_wasmvol_lies_on_is_refused() {
+    let machine = Machine::empty();
+    let disks = ["one", "two"].map(|name| {
+        let file = machine.dir.join(name);
+        fs::File::create(&file).unwrap().set_len(256 << 20).unwrap();
+        Loop::on(&file)
+    });
+    let [one, two] = disks.each_ref().map(|disk| disk.0.as_str());
+    // It goes before its disks do.
+    let mut machine = machine;
+    let line =
+        format!("mkdir state && mkfs.btrfs -q {one} {two} && mount -o device={two} {one} state");
+    assert!(machine.sh(&line), "btrfs-progs is installed");
+    machine.boot(&[]);
+    grant(&machine, "/dev");
+    for disk in [one, two] {
+        let fault = machine.mount(id(1), with_btrfs(disk)).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Denied, "{fault}");
+        assert!(fault.message.contains(&format!("`{disk}` is refused: wasmvol keeps")), "{fault}");
+    }
+    // Another btrfs is nobody's.
+    let file = machine.dir.join("three");
+    fs::File::create(&file).unwrap().set_len(256 << 20).unwrap();
+    let other = Loop::on(&file);
+    assert!(machine.sh(&format!("mkfs.btrfs -q {}", other.0)));
+    machine.mount(id(1), with_btrfs(&other.0)).unwrap();
 }
 
 fn one_child_after_another_works_for_a_volume() {

@@ -123,6 +123,14 @@ fn directories_of_wasmvol_itself_are_refused() {
         let fault = machine.mount(id(1), of(&path, None)).unwrap_err();
         assert_eq!(fault.kind, FaultKind::Denied, "{}: {fault}", path.display());
         assert!(fault.message.contains("its own files"), "{fault}");
+        // Nor is anything made there.
+        let owner = Some(Owner { uid: 0, gid: 0, mode: 0o755 });
+        let inside = path.join("a/b");
+        if path != machine.dir {
+            let fault = machine.mount(id(1), of(&inside, owner)).unwrap_err();
+            assert_eq!(fault.kind, FaultKind::Denied, "{}: {fault}", inside.display());
+            assert!(!path.join("a").exists(), "{}", path.display());
+        }
     }
 }
 

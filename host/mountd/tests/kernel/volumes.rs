@@ -252,7 +252,7 @@ fn strangers_are_reported_and_stay() {
         machine.survey(Inventory::Trash).0.is_empty().then_some(())
     });
     for kind in [Inventory::Volumes, Inventory::Trash] {
-        assert_eq!(machine.survey(kind).1, ["`a\\nb`", "`lost+found`"]);
+        assert_eq!(machine.survey(kind).1, ["`a\\u{a}b`", "`lost+found`"]);
     }
     assert!(machine.dir.join("state/trash/lost+found").exists());
 }

@@ -118,26 +118,28 @@ pub fn check_origin(
     denied(format!("`{origin}` is not granted: {cure}"))
 }
 
-/// Says whether a granted origin may be spoken with at this address, which its name was resolved to.
+/// Says whether a granted origin may be spoken with at this address, which its name was resolved to, and which is `own` if this machine
+/// itself has it.
 ///
 /// # Errors
 /// `Denied` names the grant to add.
 pub fn check_address(
     origin: &Origin,
     address: IpAddr,
+    own: bool,
     grants: &[HttpGrant],
     driver: &DriverName,
 ) -> Result<(), Fault> {
     let has =
         |grant: &HttpGrant| matches!(grant, HttpGrant::Network(network) if network.has(address));
-    if is_public(address) || origin.address() == Some(address) || grants.iter().any(has) {
+    let is_public = is_public(address);
+    if is_public && !own || origin.address() == Some(address) || grants.iter().any(has) {
         return Ok(());
     }
     let bits = if address.is_ipv4() { 32 } else { 128 };
     let cure = cure(Some(driver), &format!("http={address}/{bits}"));
-    denied(format!(
-        "`{origin}` has the address {address}, which is not public: if it may be, {cure}"
-    ))
+    let why = if is_public { "this machine's own" } else { "not public" };
+    denied(format!("`{origin}` has the address {address}, which is {why}: if it may be, {cure}"))
 }
 
 /// Whether an address is one of the public internet's, by IANA's registries of special addresses.
@@ -232,7 +234,8 @@ mod tests {
         let grants = ["https://api.example", "10.1.0.0/16"].map(|t| HttpGrant::parse(t).unwrap());
         let driver = DriverName::parse("ebs").unwrap();
         let check = |host: &str, address: &str| {
-            check_address(&origin(host), address.parse().unwrap(), &grants, &driver).is_ok()
+            let address = address.parse().unwrap();
+            check_address(&origin(host), address, false, &grants, &driver).is_ok()
         };
         for public in ["93.184.216.34", "2606:2800:220:1::1", "10.1.2.3", "::ffff:93.184.216.34"] {
             assert!(check("https://api.example", public), "{public}");
@@ -266,5 +269,19 @@ mod tests {
         }
         assert!(check("http://127.0.0.1:5000", "127.0.0.1"));
         assert!(!check("http://127.0.0.1:5000", "127.0.0.2"));
+    }
+
+    #[test]
+    fn a_name_does_not_lead_to_this_machine_by_its_public_address_unless_that_is_granted() {
+        let driver = DriverName::parse("ebs").unwrap();
+        let own = "93.184.216.34".parse().unwrap();
+        let check = |host: &str, grants: &[HttpGrant]| {
+            check_address(&origin(host), own, true, grants, &driver)
+        };
+        let refused = check("https://api.example", &[]).unwrap_err().to_string();
+        assert!(refused.contains("93.184.216.34, which is this machine's own"), "{refused}");
+        assert!(refused.contains("wasmvol driver grant ebs 'http=93.184.216.34/32'"), "{refused}");
+        check("https://api.example", &[HttpGrant::parse("93.184.216.0/24").unwrap()]).unwrap();
+        check("https://93.184.216.34", &[]).unwrap();
     }
 }

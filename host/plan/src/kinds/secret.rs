@@ -36,9 +36,8 @@ impl Bytes {
         &self.0
     }
 
-    /// Whether a text holds a line of them, or what such a line gives a key that is not public: it is told to nobody then.
-    #[must_use]
-    pub fn is_in(&self, text: &str) -> bool {
+    /// Whether a text holds a line of them, or what such a line gives a key that is not public.
+    fn is_in(&self, text: &str) -> bool {
         let has = |part: &str| part.chars().count() >= PART_MIN && text.contains(part);
         self.0.split(|byte| *byte == b'\n').any(|line| {
             // What is no text a log shows otherwise.
@@ -48,6 +47,13 @@ impl Bytes {
             has(line) || pair.is_some_and(|(key, value)| !is_public(key, value) && has(value))
         })
     }
+}
+
+/// A text as others may read it who have none of these secrets: as it is, or that it is left out.
+#[must_use]
+pub fn told<'a>(secrets: &[Bytes], text: &'a str) -> &'a str {
+    let is_secret = secrets.iter().any(|secret| secret.is_in(text));
+    if is_secret { "what it says is left out, because it holds a part of a secret" } else { text }
 }
 
 impl fmt::Debug for Bytes {
