@@ -5,6 +5,7 @@
 
 use wasmvol_plan::name::escaped;
 
+use crate::journal::Journal;
 use crate::types::CallError;
 
 /// Most bytes of a driver's own state: a record with it still fits one page run of the catalog.
@@ -33,6 +34,34 @@ pub(crate) const FOUND_MAX: usize = 10_000;
 /// The error for an answer that the contract does not allow.
 pub(crate) fn broken(why: impl Into<String>) -> CallError {
     CallError::Contract(why.into())
+}
+
+/// Why an answer cannot be used, before anybody hears of it.
+pub(crate) struct Unfit {
+    error: CallError,
+    /// What of the answer the error repeats, as the driver said it.
+    said: Option<String>,
+}
+
+impl Unfit {
+    /// An error that repeats this.
+    pub(crate) fn repeats(said: impl Into<String>, error: CallError) -> Self {
+        Self { error, said: Some(said.into()) }
+    }
+
+    /// The error, without what is told to nobody. An error's own text would not do: there it is cut and escaped.
+    pub(crate) fn told(self, journal: &Journal) -> CallError {
+        match &self.said {
+            Some(said) if journal.told(said) != said => broken(journal.told(said)),
+            _ => self.error,
+        }
+    }
+}
+
+impl From<CallError> for Unfit {
+    fn from(error: CallError) -> Self {
+        Self { error, said: None }
+    }
 }
 
 /// `text`, unless it has more than `max` bytes.
@@ -66,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_text_becomes_one_harmless_line() {
-        assert_eq!(one_line("no\nspace\u{1b}[2J", 64), "no\\nspace\\u{1b}[2J");
+        assert_eq!(one_line("no\nspace\u{1b}[2J", 64), "no\\u{a}space\\u{1b}[2J");
         assert_eq!(one_line("left\u{202e}thgir", 64), "left\\u{202e}thgir");
         assert_eq!(one_line("  größe\n", 64), "größe");
     }

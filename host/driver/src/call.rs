@@ -12,17 +12,17 @@ use tokio::runtime::Handle;
 use wasmtime::component::{ResourceTable, ResourceTableError};
 use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_http::{FieldMapError, WasiHttpCtxView, WasiHttpView};
 
 use crate::answer::{MESSAGE_MAX, one_line};
 use crate::config::{INSTANCES_MAX, MEMORIES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
-use crate::http::{Budget, Http, Names, Refusal};
-use crate::journal::{Log, Shared};
+use crate::http::{Budget, HEADERS_MAX, Http, Names, Refusal};
+use crate::journal::{Journal, Log, Shared};
 use crate::meter::{Cost, Meter};
 use crate::pace::{self, Course, LOOK, Lane, Look, Pace};
 use crate::reserve::Reserve;
 use crate::store::{Access, Uses, View};
-use crate::types::{CallError, Reveal, Roots, Scope};
+use crate::types::{Answer, CallError, Reclaim, Reveal, Roots, Scope};
 
 /// Most bytes that one random-number call may ask for: a driver needs a key, not a file.
 pub(crate) const RANDOM_MAX: u64 = 4 << 10;
@@ -105,7 +105,7 @@ impl Verb {
     }
 
     /// Whether its answer may depend on more than its arguments and the settings.
-    fn asks(&self) -> bool {
+    pub(crate) fn asks(&self) -> bool {
         self.http.requests > 0
     }
 }
@@ -119,8 +119,19 @@ pub(crate) struct Ran<T> {
     pub(crate) uses: Uses,
     /// Why the host refused one of its requests.
     pub(crate) refusal: Option<Refusal>,
+    /// It got what it asked for: secrets, and an answer to its last request. Else it cannot know what its backend knows.
+    has_asked: bool,
     /// It knows what of the driver's words may be told.
     pub(crate) journal: Shared,
+}
+
+impl<T, E> Ran<Result<T, E>> {
+    /// What a `remove` comes to that the driver refuses because it does not know the volume: it is gone already, and what the driver noted
+    /// on the way stays. None where it cannot know.
+    pub(crate) fn gone(&mut self, is_unknown: impl FnOnce(&E) -> bool) -> Option<Answer<Reclaim>> {
+        let is_gone = self.has_asked && self.value.as_ref().is_err_and(is_unknown);
+        is_gone.then(|| Answer { value: Reclaim::Delete, uses: std::mem::take(&mut self.uses) })
+    }
 }
 
 /// Everything that belongs to one call.
@@ -133,7 +144,7 @@ pub(crate) struct State {
     reserve: Option<Reserve>,
     /// The limit for which it was interrupted.
     over: Option<String>,
-    http: Http,
+    pub(crate) http: Http,
     pub(crate) until: Instant,
     pub(crate) journal: Shared,
     pub(crate) settings: Arc<BTreeMap<String, String>>,
@@ -142,6 +153,8 @@ pub(crate) struct State {
     pub(crate) secrets: Option<Reveal>,
     /// How many of them it may still ask for.
     reveals: u32,
+    /// One of them was refused.
+    pub(crate) is_unrevealed: bool,
 }
 
 impl State {
@@ -227,6 +240,7 @@ impl Call<'_> {
             meter.note(Cost {
                 time: begin.elapsed(),
                 deadline: self.deadline,
+                answer_max: self.verb.answer_max,
                 memory: course.memory(),
                 log: journal.lock().logged(),
                 refusal: refusal.and_then(|refusal| refusal.grant()),
@@ -234,15 +248,14 @@ impl Call<'_> {
         }
         match ended {
             Some((Ok(value), store)) if Instant::now() < self.until => {
-                let State { store, http, .. } = store.into_data();
+                let State { store, http, is_unrevealed, .. } = store.into_data();
                 let (uses, refusal) = (store.into_uses(), http.refusal());
-                Ok(Ran { value, uses, refusal, journal })
+                let has_asked = !is_unrevealed && refusal.is_none();
+                Ok(Ran { value, uses, refusal, has_asked, journal })
             }
             // What a driver says after its deadline is not what it would have said.
             None | Some((Ok(_), _)) => Err(CallError::TimedOut(self.deadline)),
-            Some((Err(error), store)) => {
-                Err(self.why(&error, store.data(), journal.lock().last_words()))
-            }
+            Some((Err(error), store)) => Err(self.why(&error, store.data(), &journal.lock())),
         }
     }
 
@@ -257,7 +270,7 @@ impl Call<'_> {
         wasi.stdout(journal.stdout()).stderr(journal.stderr()).max_random_size(RANDOM_MAX);
         let mut reserve = None;
         if let Some(directory) = self.directory.take() {
-            reserve = Reserve::of(&directory, self.disk)
+            reserve = Reserve::of(&directory, self.scope.is_thin, self.disk)
                 .map_err(|error| CallError::Host(error.to_string()))?;
             // It has this thread anyway.
             wasi.allow_blocking_current_thread(true);
@@ -267,7 +280,7 @@ impl Call<'_> {
         }
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        let Scope { roots, store, http, secrets } = std::mem::take(&mut self.scope);
+        let Scope { roots, store, http, secrets, is_thin: _ } = std::mem::take(&mut self.scope);
         Ok(State {
             wasi: wasi.build(),
             table,
@@ -283,17 +296,18 @@ impl Call<'_> {
             store: View::new(store, self.verb.store),
             secrets: secrets.filter(|_| self.verb.asks()),
             reveals: REVEALS_MAX,
+            is_unrevealed: false,
         })
     }
 
-    fn why(&self, error: &wasmtime::Error, state: &State, last_words: &str) -> CallError {
-        let limits = &state.limits;
+    fn why(&self, error: &wasmtime::Error, state: &State, journal: &Journal) -> CallError {
+        let (limits, last_words) = (&state.limits, journal.last_words());
         if let Some(exit) = error.downcast_ref::<I32Exit>() {
             return CallError::Exited(exit.0);
         }
         if let Some(trap) = error.downcast_ref::<Trap>() {
             let crashed = |words: &str| match state.http.refusal() {
-                Some(refusal) => CallError::Crashed(refusal.behind(words)),
+                Some(refusal) => CallError::Crashed(refusal.behind(words, journal)),
                 None => CallError::Crashed(words.to_owned()),
             };
             return match trap {
@@ -313,7 +327,11 @@ impl Call<'_> {
         if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) {
             return CallError::OutOfBounds(format!("{RESOURCES_MAX} host resources"));
         }
-        let why = one_line(&error.root_cause().to_string(), MESSAGE_MAX);
+        if matches!(error.downcast_ref(), Some(FieldMapError::TotalSizeTooBig)) {
+            let most = HEADERS_MAX >> 10;
+            return CallError::OutOfBounds(format!("{most} KiB of headers in one request"));
+        }
+        let why = one_line(journal.told(&error.root_cause().to_string()), MESSAGE_MAX);
         // Memory that the kernel does not give. WASI's own errors go to the driver as answers and never get here.
         if error.chain().any(|cause| cause.is::<std::io::Error>()) {
             return CallError::Host(why);

@@ -184,7 +184,7 @@ pub fn compile_stdin_to_stdout() -> ExitCode {
 }
 
 fn compile() -> Result<(), String> {
-    close_inherited().map_err(|error| format!("files cannot be closed: {error}"))?;
+    close_all_but(&[]).map_err(|error| format!("files cannot be closed: {error}"))?;
     let mut component = Vec::new();
     io::stdin()
         .take(COMPONENT_MAX as u64 + 1)
@@ -200,12 +200,15 @@ fn compile() -> Result<(), String> {
         .map_err(|error| format!("machine code cannot be written: {error}"))
 }
 
-/// Closes all but stdin, stdout and stderr: the daemon inherits sockets and directories by number from mountd, and they are no
-/// business of a component that has found a hole in the compiler.
-fn close_inherited() -> io::Result<()> {
+/// Closes all but stdin, stdout, stderr and these: the daemon inherits sockets and directories by number from mountd, and a command line
+/// whatever its caller had open, and they are no business of a component that has found a hole.
+///
+/// # Errors
+/// What is open cannot be listed.
+pub fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
     let number = |entry: io::Result<DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?.filter_map(number).collect();
-    for number in open.into_iter().filter(|number| *number > 2) {
+    for number in open.into_iter().filter(|number| *number > 2 && !kept.contains(number)) {
         // The directory that was just read is closed already.
         let _ = nix::unistd::close(number);
     }

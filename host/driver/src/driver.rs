@@ -13,14 +13,14 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, fstatvfs, 
 use rustix::io::Errno;
 use wasmvol_plan::{DriverName, Id, Plan, VolumeName};
 
-use crate::answer::{HELP_MAX, one_line};
+use crate::answer::{HELP_MAX, Unfit, broken, one_line};
 use crate::call::{ATTACH, CHANGE, CHECK, Call, LIST, MIGRATE, PATH, POPULATE, Verb, Wide};
 use crate::contract::Contract;
 use crate::engine;
 use crate::http::Names;
 use crate::journal::Log;
 use crate::pace::Lane;
-use crate::turnstile::Turnstile;
+use crate::turnstile::{Late, Turnstile};
 use crate::types::{
     Abilities, Answer, CallError, Created, Description, ErrorCode, Found, Options, Populated,
     Progress, Reclaim, Report, Resized, Scope, Volume,
@@ -30,9 +30,11 @@ use crate::types::{
 const VOLUMES: &str = "wasmvol:driver/volumes@";
 /// The interfaces by which a driver reaches what may know volumes that the host does not, or holds.
 const ROOTS: &str = "wasmvol:driver/roots@";
-const STORE: &str = "wasmvol:driver/store@";
 const SECRETS: &str = "wasmvol:driver/secrets@";
 const HTTP: &str = "wasi:http/outgoing-handler@";
+
+/// The longest that `list` may take.
+pub const LIST_MAX: Duration = LIST.network;
 
 /// Bytes without which a volume is full: the rests that a file system keeps for itself.
 const ROOM_MIN: u64 = 64 << 10;
@@ -61,7 +63,8 @@ pub(crate) struct Facts {
 pub(crate) struct Calls {
     pub(crate) contract: Arc<dyn Contract>,
     pub(crate) engine: Arc<engine::Inner>,
-    pub(crate) turnstile: Turnstile,
+    /// Its part of the engine's.
+    pub(crate) turnstiles: [Turnstile; 2],
     /// For `list`, and for `populate`: what they answer may be large.
     pub(crate) wide: [Turnstile; 2],
     pub(crate) names: Names,
@@ -150,12 +153,6 @@ impl Driver {
         self.imports_some(ROOTS)
     }
 
-    /// Whether its component has any use for a store of its own.
-    #[must_use]
-    pub fn stores(&self) -> bool {
-        self.imports_some(STORE)
-    }
-
     /// Whether its component has any use for the bytes of secrets.
     #[must_use]
     pub fn reveals(&self) -> bool {
@@ -191,10 +188,7 @@ impl Driver {
     /// # Errors
     /// See [`CallError`].
     pub fn remove(&self, volume: &Volume, scope: Scope) -> Result<Answer<Reclaim>, CallError> {
-        match self.ask(&CHANGE, scope, |contract, call| contract.remove(call, volume)) {
-            Err(CallError::Failed { code: ErrorCode::NotFound, .. }) => Ok(Reclaim::Delete.into()),
-            answer => answer,
-        }
+        self.ask(&CHANGE, scope, |contract, call| contract.remove(call, volume))
     }
 
     /// Asks how a volume is mounted.
@@ -253,7 +247,7 @@ impl Driver {
         volume: &Volume,
         directory: OwnedFd,
         scope: Scope,
-    ) -> Result<Answer<Vec<u8>>, CallError> {
+    ) -> Result<Answer<Populated>, CallError> {
         let host = |error: io::Error| CallError::Host(format!("its directory: {error}"));
         let again = directory.try_clone().map_err(host)?;
         let filled = self.ask(&POPULATE, scope, |contract, call| {
@@ -267,14 +261,16 @@ impl Driver {
             }
             error => error,
         });
-        let Answer { value: Populated { state, executables }, uses } = filled?;
-        for path in &executables {
+        let filled = filled?;
+        let Populated { executables, journal, .. } = &filled.value;
+        for path in executables {
             make_executable(&again, path).map_err(|error| {
-                let path = one_line(path, HELP_MAX);
-                CallError::Contract(format!("`{path}` cannot be made executable: {error}"))
+                let shown = one_line(path, HELP_MAX);
+                let error = broken(format!("`{shown}` cannot be made executable: {error}"));
+                Unfit::repeats(path, error).told(&journal.lock())
             })?;
         }
-        Ok(Answer { value: state, uses })
+        Ok(filled)
     }
 
     /// Asks how a volume is where its backend keeps it.
@@ -337,14 +333,16 @@ impl Calls {
     ) -> Result<T, CallError> {
         let deadline = if self.speaks_http { verb.network } else { verb.deadline };
         let until = Instant::now() + deadline;
-        // The driver's own turnstile first: its waiting calls must not hold the engine's passes.
-        let late = || CallError::TimedOut(deadline);
-        let wide = verb.wide.and_then(|wide| self.wide.get(wide as usize));
-        let _wide = wide.map(|wide| wide.enter(until).ok_or_else(late)).transpose()?;
-        let _own = self.turnstile.enter(until).ok_or_else(late)?;
-        let _common = self.engine.turnstile.enter(until).ok_or_else(late)?;
-        let _running = self.engine.ticker.run();
         let fills = matches!(verb.wide, Some(Wide::Populate));
+        let is_long = fills || (self.speaks_http && verb.asks());
+        let late = |late| not_begun(late, deadline);
+        // The narrowest first: who waits there must not hold the passes of others.
+        let wide = verb.wide.and_then(|wide| self.wide.get(wide as usize));
+        let [all, long] = &self.turnstiles;
+        let _wide = wide.map(|wide| wide.enter(until).map_err(late)).transpose()?;
+        let _long = is_long.then(|| long.enter(until).map_err(late)).transpose()?;
+        let _pass = all.enter(until).map_err(late)?;
+        let _running = self.engine.ticker.run();
         let [computing, filling] = &self.lanes;
         let call = Call {
             engine: &self.engine.wasmtime,
@@ -361,6 +359,35 @@ impl Calls {
             deadline,
             meter: self.engine.meter.as_ref(),
         };
-        body(&*self.contract, call)
+        body(&*self.contract, call).map_err(|error| as_loaded(error, self.log.driver()))
+    }
+}
+
+/// Why a call has not begun: its driver's others have not ended, or those of other drivers.
+fn not_begun(late: Late, deadline: Duration) -> CallError {
+    match late {
+        Late::Own => CallError::TimedOut(deadline),
+        Late::Others => {
+            let waited = deadline.as_millis();
+            let why = format!(
+                "the calls of other drivers left no room for it within {waited} ms: try again"
+            );
+            CallError::Host(why)
+        }
+    }
+}
+
+/// What a driver says, where it tells its operator what to type: it knows what it calls itself, and not the name that it is loaded under.
+fn as_loaded(error: CallError, driver: &DriverName) -> CallError {
+    match error {
+        CallError::Failed { code, message } => {
+            let commands =
+                ["wasmvol driver grant NAME ", "wasmvol driver set NAME ", " --driver NAME`"];
+            let named = commands.into_iter().fold(message, |message, command| {
+                message.replace(command, &command.replace("NAME", driver.as_str()))
+            });
+            CallError::Failed { code, message: named }
+        }
+        error => error,
     }
 }

@@ -29,14 +29,17 @@ use crate::ticker::Ticker;
 use crate::turnstile::Turnstile;
 use crate::types::{CallError, Scope};
 
-/// A driver may have one in this many of the engine's calls at once; the rest is for the others.
+/// A driver may have one in this many of the calls at once that the others leave. So it takes 14 drivers that hang before a 15th that asks
+/// hosts has none.
 const SHARE: usize = 4;
+/// One in this many of the engine's calls is for those that end soon, however many others wait for hosts or fill volumes.
+const SOON: usize = 4;
 
 /// Threads that encrypt and decrypt for all drivers.
 const NETWORK_THREADS: usize = 2;
-/// Threads for what a name server or a disk may hold up, which nothing can end: names of 8 drivers whose name servers do not answer, and files
-/// of those that fill volumes.
-const BLOCKED_MAX: usize = 48;
+/// Threads for what a name server or a disk may hold up, which nothing can end: names of 14 drivers whose name servers do not answer, and
+/// files of those that fill volumes.
+const BLOCKED_MAX: usize = 72;
 
 /// How an engine is set up.
 #[derive(Debug, Clone)]
@@ -60,8 +63,8 @@ pub(crate) struct Inner {
     linker: Linker<State>,
     cache: Cache,
     compiler: Compiler,
-    pub(crate) turnstile: Turnstile,
-    calls_max: usize,
+    /// For all calls, and for those that may take long.
+    turnstiles: [Turnstile; 2],
     pub(crate) ticker: Ticker,
     /// What waits for hosts, made when the first driver asks one.
     network: OnceLock<io::Result<Network>>,
@@ -172,12 +175,11 @@ impl Engine {
         Ok(Self {
             inner: Arc::new(Inner {
                 linker,
-                lanes: [Lane::of_all(), Lane::of_all()],
+                lanes: [Lane::computing(), Lane::filling()],
                 disk,
                 cache: Cache::open(options.cache, &wasmtime)?,
                 compiler: options.compiler,
-                turnstile: Turnstile::new(calls_max),
-                calls_max,
+                turnstiles: [calls_max, calls_max - calls_max / SOON].map(Turnstile::new),
                 ticker: Ticker::start(wasmtime.clone())?,
                 network: OnceLock::new(),
                 wasmtime,
@@ -202,11 +204,12 @@ impl Engine {
         let compiled = self.compiled(&digest, component)?;
         let contract = contract::contract(&self.inner.linker, &compiled)?;
         let (imports, exports) = contract::interfaces(&compiled);
-        let calls_max = (self.inner.calls_max / SHARE).max(1);
+        let turnstiles = self.inner.turnstiles.each_ref().map(|all| all.of_one(SHARE));
+        let [calls_max, _] = turnstiles.each_ref().map(Turnstile::most);
         let calls = Calls {
             contract,
             engine: Arc::clone(&self.inner),
-            turnstile: Turnstile::new(calls_max),
+            turnstiles,
             wide: [Turnstile::new(WIDE_MAX), Turnstile::new(WIDE_MAX)],
             names: Names::new(),
             lanes: self.inner.lanes.each_ref().map(Lane::of_one),

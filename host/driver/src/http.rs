@@ -4,12 +4,14 @@
 //! connection is made to one of those and no other, so that no second answer of a name server can lead it elsewhere. No redirect is
 //! followed here: where a driver follows one, that is a request that is checked as any. Requests, bytes and time of a call are bounded.
 
+mod tls;
+
 use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -22,17 +24,14 @@ use hyper::client::conn::http1::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
 use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks};
 use wasmvol_plan::Fault;
 use wasmvol_plan::kinds::http::{HttpGrant, Origin, check_address, check_origin};
 
-use crate::journal::Log;
+use crate::journal::{Journal, Log};
+use crate::own::Own;
 
 /// Most bytes of a request's headers, in memory: servers take 8 to 16 KiB of them, and a driver may keep many that it never sends.
 pub(crate) const HEADERS_MAX: usize = 16 << 10;
@@ -114,10 +113,11 @@ impl Refusal {
         (self.by == By::Operator).then_some(self.words)
     }
 
-    /// A sentence of the driver's, and this one behind it unless the driver has said it already.
-    pub(crate) fn behind(&self, sentence: &str) -> String {
+    /// A sentence of the driver's, and this one behind it unless the driver has said it already, or it tells what nobody is told.
+    pub(crate) fn behind(&self, sentence: &str, journal: &Journal) -> String {
         let Self { place, words, by } = self;
         match by {
+            _ if journal.told(place) != place => sentence.to_owned(),
             _ if sentence.contains(words) => sentence.to_owned(),
             By::Operator | By::Host => format!("{sentence}: {words}"),
             By::Backend => format!("{sentence}: `{place}` cannot be asked: {words}"),
@@ -183,6 +183,13 @@ impl Http {
             refusal: Mutex::default(),
         };
         Self { context, client: Client { shared: Arc::new(shared) } }
+    }
+
+    /// Notes that a part of a request is longer than it may be: the driver itself hears of no reason.
+    pub(crate) fn note_too_long(&self, part: &str, most: usize) {
+        let words = format!("a request's {part} has at most {most} bytes");
+        let refusal = Refusal { place: String::new(), words, by: By::Host };
+        *self.client.shared.refusal() = Some(refusal);
     }
 
     /// Why the last request of this call got no answer, if it got none.
@@ -301,8 +308,9 @@ async fn connect(
     within: Duration,
 ) -> Result<Box<dyn Stream>, Failure> {
     let addresses = shared.names.look_up(origin).await?;
+    let own = Own::look();
     for address in &addresses {
-        check_address(origin, *address, &shared.grants, shared.log.driver())
+        check_address(origin, *address, own.has(*address), &shared.grants, shared.log.driver())
             .map_err(|fault| Failure::denied(Error::DestinationIpProhibited, fault))?;
     }
     let mut last = Failure::new(Error::DestinationNotFound, "its name has no address");
@@ -310,7 +318,11 @@ async fn connect(
         let connecting = async {
             let stream = TcpStream::connect(SocketAddr::new(address, origin.port)).await;
             let stream = stream.map_err(unreachable)?;
-            if origin.tls { secured(stream, &origin.host).await } else { Ok(Box::new(stream) as _) }
+            if origin.tls {
+                tls::agree(stream, &origin.host).await
+            } else {
+                Ok(Box::new(stream) as _)
+            }
         };
         match tokio::time::timeout(within, connecting).await {
             Ok(Ok(stream)) => return Ok(stream),
@@ -426,51 +438,6 @@ fn source(error: &hyper::Error) -> Option<&Error> {
 /// A connection's two directions.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// Speaks TLS on a connection, with the authorities that this host trusts.
-async fn secured(stream: TcpStream, host: &str) -> Result<Box<dyn Stream>, Failure> {
-    /// Read once: hosts have about 150 of them.
-    static TLS: LazyLock<Result<Arc<ClientConfig>, String>> = LazyLock::new(|| {
-        let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        // What rustls cannot use as an authority is not one.
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            return Err("this host trusts no authority: install ca-certificates".to_owned());
-        }
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| error.to_string())?;
-        Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
-    });
-    let config =
-        TLS.as_ref().map_err(|why| Failure::new(Error::TlsCertificateError, why.as_str()))?;
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| Failure::new(Error::HttpRequestUriInvalid, "it is no host"))?;
-    let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
-    Ok(Box::new(stream.map_err(insecure)?))
-}
-
-/// Why TLS was not agreed on.
-fn insecure(error: io::Error) -> Failure {
-    let reason = error.get_ref().and_then(|error| error.downcast_ref());
-    let Some(rustls::Error::InvalidCertificate(why)) = reason else {
-        let words = match reason {
-            Some(reason) => format!("no TLS could be agreed on: {reason}"),
-            None => format!("no TLS could be agreed on: {error}"),
-        };
-        return Failure::new(Error::TlsProtocolError, words);
-    };
-    use CertificateError as C;
-    let why = match why {
-        C::UnknownIssuer => "this host does not know who issued it".to_owned(),
-        C::NotValidForName | C::NotValidForNameContext { .. } => "it is for other names".to_owned(),
-        C::Expired | C::ExpiredContext { .. } => "it has expired".to_owned(),
-        C::NotValidYet | C::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
-        other => other.to_string(),
-    };
-    Failure::new(Error::TlsCertificateError, format!("its certificate is not trusted: {why}"))
-}
 
 /// A body whose bytes are taken from the call's budget.
 struct Metered {

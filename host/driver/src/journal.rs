@@ -22,8 +22,6 @@ pub(crate) const MINUTE_MAX: usize = 256 << 10;
 const LINE_MAX: usize = 1 << 10;
 /// What a line costs beside its own bytes: the time, the level and the driver's name are written for each.
 const LINE_COST: usize = 64;
-/// What is told instead of a text with a part of a secret.
-const LEFT_OUT: &str = "what it says is left out, because it holds a part of a secret";
 /// Bytes that a stream takes in one write; WASI asks before each.
 const WRITE_MAX: usize = 4 << 10;
 
@@ -166,8 +164,7 @@ impl Journal {
 
     /// A text of the driver's, as others may read it.
     pub(crate) fn told<'a>(&self, text: &'a str) -> &'a str {
-        let is_secret = self.secrets.iter().any(|secret| secret.is_in(text));
-        if is_secret { LEFT_OUT } else { text }
+        secret::told(&self.secrets, text)
     }
 
     /// The last line on stderr that says something: why it crashed.

@@ -23,6 +23,7 @@ mod journal;
 #[cfg(test)]
 mod limits;
 mod meter;
+mod own;
 mod pace;
 mod reserve;
 mod store;
@@ -31,14 +32,15 @@ mod turnstile;
 pub mod types;
 mod wasi;
 
-pub use compile::{COMPONENT_MAX, Compiler, compile_stdin_to_stdout};
+pub use compile::{COMPONENT_MAX, Compiler, close_all_but, compile_stdin_to_stdout};
 pub use contract::check_interfaces;
-pub use driver::Driver;
+pub use driver::{Driver, LIST_MAX};
 pub use engine::{Engine, EngineOptions, LoadError};
 pub use interfaces::Interfaces;
 pub use meter::{Cost, Meter};
+pub use pace::BEHIND_THREAD;
 pub use types::{
     Abilities, Answer, CallError, Condition, Created, Description, ErrorCode, Found, Marked,
-    OptionSpec, Progress, Reclaim, Report, Resized, Reveal, Root, Roots, Scope, Store, Uses, Value,
-    ValueType, Volume,
+    OptionSpec, Populated, Progress, Reclaim, Report, Resized, Reveal, Root, Roots, Scope, Store,
+    Uses, Value, ValueType, Volume,
 };

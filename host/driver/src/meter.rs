@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::answer::STATE_MAX;
 use crate::config::MEMORY_MAX;
 use crate::journal::CALL_MAX;
 
@@ -15,6 +16,8 @@ pub struct Cost {
     pub time: Duration,
     /// How long it might have taken.
     pub deadline: Duration,
+    /// How many bytes it might have answered.
+    pub answer_max: usize,
     /// Bytes of linear memory that it had in the end, of [`Cost::MEMORY_MAX`]: an instance's memory never shrinks.
     pub memory: usize,
     /// Bytes that it logged, of [`Cost::LOG_MAX`], with what each line costs.
@@ -28,6 +31,8 @@ impl Cost {
     pub const MEMORY_MAX: usize = MEMORY_MAX;
     /// Most bytes that a call may log; the rest is dropped.
     pub const LOG_MAX: usize = CALL_MAX;
+    /// Most bytes of state in its answer.
+    pub const STATE_MAX: usize = STATE_MAX;
 }
 
 /// Where an engine notes what its calls take. Nothing is forgotten until it is taken: not for an engine that runs for long.

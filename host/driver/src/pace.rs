@@ -30,8 +30,13 @@ const HEAD_START: Duration = Duration::from_millis(10);
 const SHARE: u32 = 64;
 /// What a call may take for which that does not count, since it holds up nobody.
 const SHORT: Duration = Duration::from_millis(1);
+/// The name of the threads of those that go on behind the others.
+pub const BEHIND_THREAD: &str = "behind";
 /// The kernel's lowest priority: such a thread gets a hundredth of a processor that others want, and all of one that nobody does.
 const BEHIND: i32 = 19;
+/// That of everybody else, for those that write to a disk: who is held up in the middle of a file system's transaction holds up all that
+/// sync.
+const AMONG: i32 = 0;
 
 /// Turns of the calls that go on behind the others: those of one driver, and those of all. Calls that fill volumes have turns of their own,
 /// since a disk may hold one up in the middle.
@@ -41,20 +46,33 @@ pub(crate) struct Lane {
     all: Arc<Semaphore>,
     /// When what one driver's calls have computed ahead of the others is made up for.
     even: Arc<Mutex<Instant>>,
+    /// The kernel's priority of those that go on behind the others.
+    priority: i32,
 }
 
 impl Lane {
-    /// The turns of all drivers: one processor is left over, if there are two.
-    pub(crate) fn of_all() -> Self {
+    /// The turns of all drivers for calls that compute alone.
+    pub(crate) fn computing() -> Self {
+        Self::of_all(BEHIND)
+    }
+
+    /// The same for calls that fill volumes.
+    pub(crate) fn filling() -> Self {
+        Self::of_all(AMONG)
+    }
+
+    /// One processor is left over, if there are two.
+    fn of_all(priority: i32) -> Self {
         let all = Arc::new(Semaphore::new(processors().saturating_sub(1).max(1)));
-        Self { own: Arc::clone(&all), all, even: Arc::new(Mutex::new(Instant::now())) }.of_one()
+        let even = Arc::new(Mutex::new(Instant::now()));
+        Self { own: Arc::clone(&all), all, even, priority }.of_one()
     }
 
     /// The turns of one driver.
     pub(crate) fn of_one(&self) -> Self {
         let own = Arc::new(Semaphore::new((processors() / 2).max(1)));
         let even = Arc::new(Mutex::new(Instant::now()));
-        Self { own, all: Arc::clone(&self.all), even }
+        Self { own, all: Arc::clone(&self.all), even, priority: self.priority }
     }
 
     /// Whether a call of this driver may begin ahead of the others.
@@ -217,11 +235,11 @@ pub(crate) fn run<T: Send>(
     }
     let rest = || {
         // It may always be lowered, and only this thread's is.
-        let _ = rustix::process::setpriority_process(None, BEHIND);
+        let _ = rustix::process::setpriority_process(None, lane.priority);
         io.block_on(async { timeout_at(until.into(), in_turns(call, lane, course)).await.ok() })
     };
     thread::scope(|scope| {
-        let thread = thread::Builder::new().name("behind".to_owned());
+        let thread = thread::Builder::new().name(BEHIND_THREAD.to_owned());
         Ok(thread.spawn_scoped(scope, rest)?.join().unwrap_or_else(|panic| resume_unwind(panic)))
     })
 }
@@ -312,7 +330,8 @@ mod tests {
     /// What has computed too much to begin ahead of the others, with one turn for all of its calls.
     fn lane() -> Lane {
         let one = || Arc::new(Semaphore::new(1));
-        let lane = Lane { own: one(), all: one(), even: Arc::new(Mutex::new(Instant::now())) };
+        let even = Arc::new(Mutex::new(Instant::now()));
+        let lane = Lane { own: one(), all: one(), even, priority: BEHIND };
         lane.note(2 * HEAD_START);
         lane
     }
@@ -328,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_driver_that_computes_much_has_no_head_start_and_others_have() {
-        let all = Lane::of_all();
+        let all = Lane::computing();
         let (one, other) = (all.of_one(), all.of_one());
         one.note(HEAD_START);
         assert!(one.has_head_start());

@@ -155,6 +155,12 @@ impl View {
             let why = format!("a value of the store has at most {} KiB", VALUE_MAX >> 10);
             return Err((ErrorCode::Exhausted, why));
         }
+        if value.is_none() && !self.uses.before.contains_key(key) {
+            // It is deleted already, as long as nobody else has set it.
+            self.uses.writes.remove(key);
+            self.uses.seen.note(key, false);
+            return Ok(());
+        }
         let before = self.uses.writes.insert(key.to_owned(), value.map(Arc::from));
         if self.is_full() {
             match before {
@@ -252,6 +258,24 @@ mod tests {
         assert!(look(&|view| _ = view.keys("ne")).applied(&changed).is_none());
         assert!(look(&|view| _ = view.keys("z")).applied(&changed).is_some());
         assert!(look(&|view| _ = view.get("count")).applied(&before).is_some());
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_is_deleted_already_even_in_a_full_store() {
+        let full: Store = (0..KEYS_MAX).map(|n| (format!("k{n}"), Arc::from(*b""))).collect();
+        let full = Arc::new(full);
+        let mut view = View::new(Arc::clone(&full), Access::Write);
+        view.put("mine", None).unwrap();
+        let uses = view.into_uses();
+        assert!(uses.writes().is_empty());
+        assert_eq!(uses.applied(&full).as_ref(), Some(&*full));
+        // Unless somebody else has set it meanwhile: the call is made again, and finds it.
+        assert!(uses.applied(&store(&[("mine", "1")])).is_none());
+        let mut view = View::new(Arc::default(), Access::Write);
+        view.put("mine", Some(b"1".to_vec())).unwrap();
+        view.put("mine", None).unwrap();
+        assert_eq!(view.get("mine"), None);
+        assert!(view.into_uses().writes().is_empty());
     }
 
     #[test]

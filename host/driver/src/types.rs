@@ -10,6 +10,7 @@ use wasmvol_plan::kinds::http::HttpGrant;
 use wasmvol_plan::secret::Bytes;
 use wasmvol_plan::{Fault, Id, Storage, VolumeName};
 
+use crate::journal::Shared;
 pub use crate::store::{Store, Uses};
 
 /// An option's value after parsing.
@@ -140,6 +141,8 @@ pub struct Scope {
     pub http: Arc<[HttpGrant]>,
     /// Who hands out bytes of secrets.
     pub secrets: Option<Reveal>,
+    /// The directory that it fills has a file system of its own, which takes its blocks from the disk of everybody as it is written.
+    pub is_thin: bool,
 }
 
 /// Hands out the bytes of a secret, by its name, or says why not; asked on the call's thread, and answers by that time.
@@ -147,12 +150,13 @@ pub type Reveal = Arc<dyn Fn(&str, Instant) -> Result<Bytes, Fault> + Send + Syn
 
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { roots, store, http, secrets } = self;
+        let Self { roots, store, http, secrets, is_thin } = self;
         f.debug_struct("Scope")
             .field("roots", roots)
             .field("store", &store.len())
             .field("http", http)
             .field("secrets", &secrets.is_some())
+            .field("is_thin", is_thin)
             .finish()
     }
 }
@@ -202,12 +206,14 @@ pub enum Progress {
 }
 
 /// The answer to `populate`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Populated {
     /// The driver's own bytes.
     pub state: Vec<u8>,
     /// Which files are programs, by their paths.
     pub executables: Vec<String>,
+    /// It knows what of those may be told.
+    pub(crate) journal: Shared,
 }
 
 /// The answer to `resize`.

@@ -48,6 +48,7 @@ fn bound_requests(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         |mut context: Context<'_>, (request, method): (Request, Method)| {
             let is_long = matches!(&method, Method::Other(name) if name.len() > METHOD_MAX);
             if is_long {
+                context.data().http.note_too_long("method", METHOD_MAX);
                 return Ok((Err(()),));
             }
             Ok((context.data_mut().http().set_method(request, method)?,))
@@ -57,6 +58,7 @@ fn bound_requests(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         "[method]outgoing-request.set-authority",
         move |mut context: Context<'_>, (request, authority): (Request, Option<String>)| {
             if !fits(&authority, AUTHORITY_MAX) {
+                context.data().http.note_too_long("authority", AUTHORITY_MAX);
                 return Ok((Err(()),));
             }
             Ok((context.data_mut().http().set_authority(request, authority)?,))
@@ -66,6 +68,7 @@ fn bound_requests(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         "[method]outgoing-request.set-path-with-query",
         move |mut context: Context<'_>, (request, path): (Request, Option<String>)| {
             if !fits(&path, PATH_MAX) {
+                context.data().http.note_too_long("path", PATH_MAX);
                 return Ok((Err(()),));
             }
             Ok((context.data_mut().http().set_path_with_query(request, path)?,))

@@ -119,7 +119,11 @@ impl Contract for Component {
     }
 
     fn remove(&self, call: Call<'_>, of: &Volume) -> Result<Answer<Reclaim>, CallError> {
-        let Answer { value, uses } = answered(ask!(self, call, call_retire(&volume(of))))?;
+        let mut ran = ask!(self, call, call_retire(&volume(of)));
+        if let Some(gone) = ran.gone(|error| error.code == types::ErrorCode::NotFound) {
+            return Ok(gone);
+        }
+        let Answer { value, uses } = answered(ran)?;
         Ok(Answer { value: if value { Reclaim::Delete } else { Reclaim::Retain }, uses })
     }
 

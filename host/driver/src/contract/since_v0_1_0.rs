@@ -14,7 +14,7 @@ use wasmvol_plan::{DriverName, FaultKind, Id, Plan, VolumeName};
 use super::Contract;
 use crate::answer::{
     EXECUTABLES_MAX, FOUND_MAX, GRANTS_MAX, HELP_MAX, KEY_MAX, MESSAGE_MAX, OPTIONS_MAX, STATE_MAX,
-    TEXT_MAX, VALUE_MAX, VERSION_MAX, bounded, broken, count, one_line,
+    TEXT_MAX, Unfit, VALUE_MAX, VERSION_MAX, bounded, broken, count, one_line,
 };
 use crate::call::{Call, REVEALS_MAX, Ran, State};
 use crate::journal::Level;
@@ -123,22 +123,23 @@ fn able<'a, T>(ability: &'a Option<T>, what: &str) -> Result<&'a T, CallError> {
     ability.as_ref().ok_or_else(|| CallError::Unable(what.to_owned()))
 }
 
-/// What a driver answered, if it did not refuse. A refusal that follows one of the host's own tells both.
-fn answered<T>(ran: Ran<Result<T, types::Error>>) -> Result<Answer<T>, CallError> {
-    let Ran { value, uses, refusal, journal } = ran;
-    value.map(|value| Answer { value, uses }).map_err(|error| {
-        let message = journal.lock().told(&error.message).to_owned();
-        let message = refusal.map_or(message.clone(), |refusal| refusal.behind(&message));
-        failed(types::Error { message, ..error })
-    })
-}
-
-impl<T> Answer<T> {
-    fn try_map<U>(
-        self,
-        map: impl FnOnce(T) -> Result<U, CallError>,
-    ) -> Result<Answer<U>, CallError> {
-        Ok(Answer { value: map(self.value)?, uses: self.uses })
+/// What a driver answered, in the host's own words, if it did not refuse. A refusal that follows one of the host's own tells both.
+fn answered<T, U>(
+    ran: Ran<Result<T, types::Error>>,
+    take: impl FnOnce(T) -> Result<U, Unfit>,
+) -> Result<Answer<U>, CallError> {
+    let Ran { value, uses, refusal, journal, .. } = ran;
+    let journal = journal.lock();
+    match value.map(take) {
+        Ok(taken) => Ok(Answer { value: taken.map_err(|unfit| unfit.told(&journal))?, uses }),
+        Err(error) => {
+            let message = journal.told(&error.message);
+            let message = match refusal {
+                Some(refusal) => refusal.behind(message, &journal),
+                None => message.to_owned(),
+            };
+            Err(failed(types::Error { message, ..error }))
+        }
     }
 }
 
@@ -154,7 +155,8 @@ impl Contract for Component {
     }
 
     fn describe(&self, call: Call<'_>) -> Result<Description, CallError> {
-        description(ask!(call, &self.volumes, wasmvol_driver_volumes, call_describe()).value)
+        let ran = ask!(call, &self.volumes, wasmvol_driver_volumes, call_describe());
+        description(ran.value).map_err(|unfit| unfit.told(&ran.journal.lock()))
     }
 
     fn create(
@@ -166,15 +168,18 @@ impl Contract for Component {
     ) -> Result<Answer<Created>, CallError> {
         let (id, options, to) = (id.to_string(), to_wire(options), name.as_str());
         let ran = ask!(call, &self.volumes, wasmvol_driver_volumes, call_create(&id, to, &options));
-        answered(ran)?.try_map(|created| {
+        answered(ran, |created| {
             Ok(Created { storage: storage(created.storage, name)?, state: state(created.state)? })
         })
     }
 
     fn remove(&self, call: Call<'_>, volume: &Volume) -> Result<Answer<Reclaim>, CallError> {
         let volume = volume_to_wire(volume);
-        let ran = ask!(call, &self.volumes, wasmvol_driver_volumes, call_remove(&volume));
-        answered(ran)?.try_map(|reclaim| {
+        let mut ran = ask!(call, &self.volumes, wasmvol_driver_volumes, call_remove(&volume));
+        if let Some(gone) = ran.gone(|error| error.code == types::ErrorCode::NotFound) {
+            return Ok(gone);
+        }
+        answered(ran, |reclaim| {
             Ok(match reclaim {
                 types::Reclaim::Delete => Reclaim::Delete,
                 types::Reclaim::Retain => Reclaim::Retain,
@@ -185,28 +190,30 @@ impl Contract for Component {
     fn path(&self, call: Call<'_>, volume: &Volume) -> Result<Plan, CallError> {
         let volume = volume_to_wire(volume);
         let ran = ask!(call, &self.volumes, wasmvol_driver_volumes, call_path(&volume));
-        plan(answered(ran)?.value)
+        Ok(answered(ran, plan)?.value)
     }
 
     fn list(&self, call: Call<'_>) -> Result<Vec<Found>, CallError> {
         let ran = ask!(call, &self.volumes, wasmvol_driver_volumes, call_list());
-        let all = answered(ran)?.value;
-        count("list", all.len(), FOUND_MAX, "volumes")?;
-        all.into_iter().map(found).collect()
+        let all = answered(ran, |all| {
+            count("list", all.len(), FOUND_MAX, "volumes")?;
+            all.into_iter().map(found).collect()
+        });
+        Ok(all?.value)
     }
 
     fn attach(&self, call: Call<'_>, volume: &Volume) -> Result<Answer<Progress>, CallError> {
         let able = able(&self.attachment, "attach")?;
         let volume = volume_to_wire(volume);
         let ran = ask!(call, able, wasmvol_driver_attachment, call_attach(&volume));
-        answered(ran)?.try_map(progress)
+        answered(ran, |answer| Ok(progress(answer)?))
     }
 
     fn detach(&self, call: Call<'_>, volume: &Volume) -> Result<Answer<Progress>, CallError> {
         let able = able(&self.attachment, "detach")?;
         let volume = volume_to_wire(volume);
         let ran = ask!(call, able, wasmvol_driver_attachment, call_detach(&volume));
-        answered(ran)?.try_map(progress)
+        answered(ran, |answer| Ok(progress(answer)?))
     }
 
     fn resize(
@@ -218,7 +225,7 @@ impl Contract for Component {
         let able = able(&self.resizing, "resize")?;
         let wire = volume_to_wire(volume);
         let ran = ask!(call, able, wasmvol_driver_resizing, call_resize(&wire, size));
-        answered(ran)?.try_map(|resized| {
+        answered(ran, |resized| {
             let storage = storage(resized.storage, &volume.name)?;
             Ok(Resized { storage, state: state(resized.state)? })
         })
@@ -228,10 +235,11 @@ impl Contract for Component {
         let able = able(&self.population, "populate")?;
         let volume = volume_to_wire(volume);
         let ran = ask!(call, able, wasmvol_driver_population, call_populate(&volume));
-        answered(ran)?.try_map(|populated| {
+        let journal = ran.journal.clone();
+        answered(ran, |populated| {
             let executables = populated.executables;
             count("populate", executables.len(), EXECUTABLES_MAX, "executables")?;
-            Ok(Populated { state: state(populated.state)?, executables })
+            Ok(Populated { state: state(populated.state)?, executables, journal })
         })
     }
 
@@ -240,7 +248,7 @@ impl Contract for Component {
         let volume = volume_to_wire(volume);
         let ran = ask!(call, able, wasmvol_driver_health, call_check(&volume));
         let journal = ran.journal.clone();
-        let report = answered(ran)?.value;
+        let report = answered(ran, Ok)?.value;
         let condition = match report.condition {
             health::exports::wasmvol::driver::health::Condition::Healthy => Condition::Healthy,
             health::exports::wasmvol::driver::health::Condition::Degraded => Condition::Degraded,
@@ -256,7 +264,7 @@ impl Contract for Component {
         let able = able(&self.migration, "migrate")?;
         let volume = volume_to_wire(volume);
         let ran = ask!(call, able, wasmvol_driver_migration, call_migrate(&volume, from));
-        state(answered(ran)?.value)
+        Ok(answered(ran, |bytes| Ok(state(bytes)?))?.value)
     }
 }
 
@@ -355,6 +363,7 @@ impl secrets::Host for State {
         let revealed = reveal(&name, self.until);
         self.note_waited(asked);
         let revealed = revealed.map_err(|fault| {
+            self.is_unrevealed = true;
             let code = match fault.kind {
                 FaultKind::Denied => ErrorCode::Denied,
                 FaultKind::Missing | FaultKind::Invalid => ErrorCode::NotFound,
@@ -423,7 +432,7 @@ fn state(state: Vec<u8>) -> Result<Vec<u8>, CallError> {
     Ok(state)
 }
 
-fn found(found: wire::Found) -> Result<Found, CallError> {
+fn found(found: wire::Found) -> Result<Found, Unfit> {
     count("found volume", found.options.len(), OPTIONS_MAX, "options")?;
     let mut options = Options::new();
     for types::OptionValue { key, value } in found.options {
@@ -437,20 +446,24 @@ fn found(found: wire::Found) -> Result<Found, CallError> {
             types::Value::Secret(name) => Value::Secret(line("secret name", name, KEY_MAX)?),
         };
         if options.insert(key.clone(), value).is_some() {
-            return Err(broken(format!("found volume has option `{key}` twice")));
+            let error = broken(format!("found volume has option `{key}` twice"));
+            return Err(Unfit::repeats(key, error));
         }
     }
     let name = bounded("found volume name", found.name, TEXT_MAX)?;
-    let id = found.id.map(|id| Id::parse(&id)).transpose();
-    let id = id.map_err(|error| broken(format!("found volume: {error}")))?;
+    let parsed = |id: String| {
+        let odd = |error| Unfit::repeats(&*id, broken(format!("found volume: {error}")));
+        Id::parse(&id).map_err(odd)
+    };
+    let id = found.id.map(parsed).transpose()?;
     Ok(Found { name, id, options, state: state(found.state)?, owned: found.owned })
 }
 
-fn description(from: types::Description) -> Result<Description, CallError> {
+fn description(from: types::Description) -> Result<Description, Unfit> {
     let name = DriverName::parse(&from.name).map_err(|error| broken(error.to_string()))?;
     let version = line("version", from.version, VERSION_MAX)?;
     if version.is_empty() {
-        return Err(broken("version is empty"));
+        return Err(broken("version is empty").into());
     }
     count("description", from.options.len(), OPTIONS_MAX, "options")?;
     count("description", from.grants.len(), GRANTS_MAX, "grants")?;
@@ -458,7 +471,7 @@ fn description(from: types::Description) -> Result<Description, CallError> {
     for spec in from.options {
         let spec = option_spec(spec)?;
         if options.iter().any(|other| other.key == spec.key) {
-            return Err(broken(format!("option `{}` is described twice", spec.key)));
+            return Err(broken(format!("option `{}` is described twice", spec.key)).into());
         }
         options.push(spec);
     }
@@ -473,10 +486,10 @@ fn description(from: types::Description) -> Result<Description, CallError> {
     })
 }
 
-fn option_spec(spec: types::OptionSpec) -> Result<OptionSpec, CallError> {
+fn option_spec(spec: types::OptionSpec) -> Result<OptionSpec, Unfit> {
     let key = key(spec.key)?;
     if RESERVED.contains(&key.as_str()) {
-        return Err(broken(format!("option `{key}` is the host's own")));
+        return Err(broken(format!("option `{key}` is the host's own")).into());
     }
     let value_type = match spec.value_type {
         types::ValueType::Text => ValueType::Text,
@@ -488,32 +501,32 @@ fn option_spec(spec: types::OptionSpec) -> Result<OptionSpec, CallError> {
     };
     let default = spec.default.map(|text| line("default", text, VALUE_MAX)).transpose()?;
     if spec.required && default.is_some() {
-        return Err(broken(format!("option `{key}` is required and has a default")));
+        return Err(broken(format!("option `{key}` is required and has a default")).into());
     }
     let help = one_line(&spec.help, HELP_MAX);
     Ok(OptionSpec { key, value_type, required: spec.required, default, help })
 }
 
 /// A key: lower-case letters, digits and dashes.
-fn key(key: String) -> Result<String, CallError> {
+fn key(key: String) -> Result<String, Unfit> {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if key.is_empty() || key.len() > KEY_MAX || !key.bytes().all(fits) {
         let shown = one_line(&key, KEY_MAX);
-        return Err(broken(format!(
+        let error = broken(format!(
             "option key `{shown}` is not made of at most {KEY_MAX} lower-case letters, digits and dashes"
-        )));
+        ));
+        return Err(Unfit::repeats(key, error));
     }
     Ok(key)
 }
 
 /// A text that is one line as it is: it is compared and stored, so it must not be changed.
-fn line(what: &str, text: String, max: usize) -> Result<String, CallError> {
+fn line(what: &str, text: String, max: usize) -> Result<String, Unfit> {
     let text = bounded(what, text, max)?;
     if text.chars().any(char::is_control) {
-        return Err(broken(format!(
-            "{what} `{}` has control characters",
-            one_line(&text, HELP_MAX)
-        )));
+        let shown = one_line(&text, HELP_MAX);
+        let error = broken(format!("{what} `{shown}` has control characters"));
+        return Err(Unfit::repeats(text, error));
     }
     Ok(text)
 }

@@ -65,7 +65,7 @@ fn what_is_said_of_health_is_one_line() {
     let driver = rogue();
     let report = driver.check(&volume_with("check-long", ""), Scope::default()).expect("long");
     assert_eq!(report.condition, Condition::Degraded);
-    assert!(report.message.starts_with("\\u{1b}[2Jsick\\n") && report.message.len() <= 1024);
+    assert!(report.message.starts_with("\\u{1b}[2Jsick\\u{a}") && report.message.len() <= 1024);
     let error = driver.check(&volume_with("check-giant", ""), Scope::default());
     assert_eq!(error, Err(CallError::OutOfBounds("1 MiB in one answer".to_owned())));
 }
@@ -74,7 +74,7 @@ fn what_is_said_of_health_is_one_line() {
 fn populate(act: &str, with: &str, directory: &Path) -> Result<Vec<u8>, String> {
     let directory = File::open(directory).expect("directory").into();
     let filled = rogue().populate(&volume_with(act, with), directory, Scope::default());
-    filled.map(|answer| answer.value).map_err(|error| error.to_string())
+    filled.map(|answer| answer.value.state).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -154,6 +154,43 @@ fn a_disk_that_is_shared_with_others_is_not_filled() {
 }
 
 #[test]
+fn a_disk_that_shows_late_what_is_written_to_it_is_not_filled() {
+    let fill = |cache: &Path, volume: &Path, is_thin| {
+        let engine = engine(cache, compiler(), 4);
+        let driver = engine.load(&name("filling"), &guest("rogue"), [].into()).expect("loads");
+        let directory = File::open(volume).expect("directory").into();
+        let scope = Scope { is_thin, ..Scope::default() };
+        // As fast as some disk: what is written between two looks is less than what is to be left.
+        let filled = driver.populate(&volume_with("populate-disk", "100"), directory, scope);
+        let error = filled.expect_err("too much").to_string();
+        let start = "driver asked for more than its limit of all but ";
+        assert!(error.starts_with(start) && error.ends_with(" MiB of the disk"), "{error}");
+    };
+    // An image whose blocks are taken from the disk as they are written.
+    let disk = Disk::new("256m");
+    let cache = disk.0.path().join("cache");
+    fs::create_dir(&cache).expect("cache");
+    // What ext4 may write at any time after its first mount is written before.
+    let ext4 = "mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0";
+    for format in [ext4, "mkfs.xfs -q", "mkfs.btrfs -q"] {
+        let image = Disk::of_image(&disk.0.path().join("image"), "2g", format);
+        fill(&cache, image.0.path(), true);
+        drop(image);
+        // All of it is written now, and there is still room for the others.
+        fs::write(cache.join("other"), vec![1; 4 << 20]).expect(format);
+    }
+    // A file system that counts what is written once it is on its disk.
+    let place = tempfile::tempdir().expect("place");
+    let disk = Disk::of_image(&place.path().join("image"), "256m", "mkfs.btrfs -q");
+    let [cache, volume] = ["cache", "volume"].map(|name| disk.0.path().join(name));
+    fs::create_dir(&cache).expect("cache");
+    fs::create_dir(&volume).expect("volume");
+    fill(&cache, &volume, false);
+    fs::write(cache.join("other"), vec![1; 4 << 20]).expect("room");
+    rustix::fs::syncfs(File::open(&cache).expect("cache")).expect("room");
+}
+
+#[test]
 fn a_disk_of_its_own_may_be_filled_to_its_end() {
     let disk = Disk::new("16m");
     let error = populate("populate-disk", "", disk.0.path()).expect_err("full");
@@ -170,6 +207,16 @@ impl Disk {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &options, "disk"]).arg(place.path());
         assert!(mount.status().expect("mount").success(), "mounting needs root");
+        Self(place)
+    }
+
+    /// One in a new file that takes room as it is filled.
+    fn of_image(file: &Path, size: &str, format: &str) -> Self {
+        let place = tempfile::tempdir().expect("place");
+        let line = "rm -f $0 && truncate -s $2 $0 && $3 $0 && exec mount -o loop $0 $1";
+        let mut mount = Command::new("sh");
+        mount.args(["-ec", line]).args([file, place.path()]).args([size, format]);
+        assert!(mount.status().expect("mount").success(), "{format}: mounting needs root");
         Self(place)
     }
 }

@@ -139,7 +139,7 @@ fn it_is_described_with_every_type_of_option() {
         migration: true,
     };
     assert_eq!(driver.abilities(), all);
-    assert!(driver.sees_roots() && driver.stores() && driver.reveals() && driver.speaks_http());
+    assert!(driver.sees_roots() && driver.reveals() && driver.speaks_http());
 }
 
 #[test]
@@ -157,8 +157,10 @@ fn create_has_every_import() {
     ];
     options.extend(more.map(|(key, value)| (key.to_owned(), value)));
     let root = Root { path: "/srv".to_owned(), marked: Vec::new() };
+    let store: Store = [("two".to_owned(), Arc::from(*b"2"))].into();
     let scope = Scope {
         roots: Roots(vec![root]),
+        store: Arc::new(store),
         http: [HttpGrant::parse(&backend.origin()).expect("grant")].into(),
         secrets: Some(Arc::new(|_, _| Ok(Bytes::new(b"open sesame".to_vec())))),
         ..Scope::default()
@@ -372,7 +374,7 @@ fn every_ability_is_asked() {
 
     let place = tempfile::tempdir().expect("place");
     let root = File::open(place.path()).expect("directory").into();
-    assert_eq!(driver.populate(&volume, root, none()).expect("fills").value, b"filled");
+    assert_eq!(driver.populate(&volume, root, none()).expect("fills").value.state, b"filled");
     let run = place.path().join("bin/run");
     assert_eq!(fs::read_to_string(&run).expect("file"), "#!/bin/sh\n");
     assert_eq!(fs::metadata(&run).expect("file").permissions().mode() & 0o111, 0o111);

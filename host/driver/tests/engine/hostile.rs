@@ -73,6 +73,33 @@ fn a_driver_whose_calls_all_hang_keeps_no_other_driver_waiting() {
 }
 
 #[test]
+fn a_call_that_finds_no_room_beside_those_of_others_is_no_fault_of_its_driver() {
+    let cache = tempfile::tempdir().expect("cache");
+    let engine = engine(cache.path(), compiler(), 4);
+    let component = guest("hostile");
+    let load = |n: &str| engine.load(&name(n), &component, [].into()).expect("loads");
+    let (hanging, other) = (["a", "b", "c", "d"].map(load), load("other"));
+    let within = Duration::from_millis(300);
+    std::thread::scope(|scope| {
+        let calls = hanging.each_ref().map(|d| scope.spawn(|| d.path(&volume("loop"))));
+        let error = loop {
+            match other.list(Scope::default(), within) {
+                // They have not all begun.
+                Ok(_) => std::thread::yield_now(),
+                Err(error) => break error,
+            }
+        };
+        let why = "the calls of other drivers left no room for it within 300 ms: try again";
+        assert_eq!(error, CallError::Host(why.to_owned()));
+        for call in calls {
+            let error = call.join().expect("thread").expect_err("endless");
+            assert!(timed_out(&error, 2), "{error:?}");
+        }
+    });
+    other.path(&volume("nothing")).expect("there is room again");
+}
+
+#[test]
 fn deep_recursion_costs_one_call() {
     let error = well_behaved().path(&volume("recurse")).expect_err("too deep");
     assert_eq!(out_of(&error), "512 KiB of stack");
@@ -146,7 +173,7 @@ fn errors_are_one_line_of_at_most_a_kibibyte() {
         panic!("an error of the driver's own")
     };
     assert_eq!(code, ErrorCode::Exhausted);
-    assert_eq!(message, "backend is\\nfull \\u{1b}[31m");
+    assert_eq!(message, "backend is\\u{a}full \\u{1b}[31m");
     let CallError::Failed { message, .. } = create(&driver, "long-error").expect_err("fails")
     else {
         panic!("an error of the driver's own")
@@ -292,7 +319,7 @@ fn a_description_that_breaks_the_contract_refuses_the_driver() {
         ("option-twice", "option `do` is described twice"),
         ("many-options", "description has 1000 options: at most 64 are allowed"),
         ("required-default", "option `both` is required and has a default"),
-        ("default-lines", "default `a\\nb` has control characters"),
+        ("default-lines", "default `a\\u{a}b` has control characters"),
         ("many-grants", "description has 1000 grants: at most 32 are allowed"),
     ];
     for (act, why) in expected {
@@ -303,7 +330,7 @@ fn a_description_that_breaks_the_contract_refuses_the_driver() {
     let full = hostile("full-options").expect("as much as it may say").description().clone();
     assert_eq!(full.options.len(), 64);
     let described = hostile("loud-help").expect("only loud").description().clone();
-    assert!(described.help.starts_with("\\u{1b}[2Jhelp\\n\\u{202e}"), "{}", described.help);
+    assert!(described.help.starts_with("\\u{1b}[2Jhelp\\u{a}\\u{202e}"), "{}", described.help);
     assert!(described.help.len() <= 256, "{} bytes", described.help.len());
 }
 
@@ -338,7 +365,7 @@ fn what_a_driver_writes_is_escaped_and_carries_its_name() {
     let driver = well_behaved();
     let (answer, log) = logged(|| driver.path(&volume("escapes")));
     answer.expect("writing is allowed");
-    assert!(log.contains("\\u{1b}[2Jcleared\\rover driver=hostile"), "{log}");
+    assert!(log.contains("\\u{1b}[2Jcleared\\u{d}over driver=hostile"), "{log}");
     let (_, log) = logged(|| driver.path(&volume("endless-line")));
     assert!(log.lines().all(|line| line.len() < 1200), "a line is broken");
 }

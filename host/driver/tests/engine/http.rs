@@ -94,6 +94,38 @@ fn a_name_leads_to_no_address_that_is_not_granted() {
 }
 
 #[test]
+fn drivers_whose_backends_hang_leave_room_for_those_that_ask_nobody() {
+    let cache = tempfile::tempdir().expect("cache");
+    let engine = engine(cache.path(), compiler(), 4);
+    let backend = Backend::start(backend::silent);
+    let settings = [("do", "ask-get".to_owned()), ("with", backend.url("/"))];
+    let asking = ["a", "b", "c", "d", "e"].map(|n| {
+        let settings = settings.clone().map(|(key, value)| (key.to_owned(), value)).into();
+        engine.load(&name(n), &guest("rogue"), settings).expect("loads")
+    });
+    let other = engine.load(&name("other"), &guest("hostile"), [].into()).expect("loads");
+    let within = Duration::from_secs(3);
+    thread::scope(|scope| {
+        let calls = [0, 1, 2, 3].map(|n| {
+            let driver = &asking[n];
+            scope.spawn(|| driver.list(granted(&[&backend.origin()]), within).expect_err("silent"))
+        });
+        while calls.iter().any(|call| !call.is_finished()) {
+            let begin = Instant::now();
+            other.path(&volume_with("nothing", "")).expect("the other driver answers");
+            assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+            // How one of theirs is planned needs no backend.
+            asking[4].path(&volume_with("nothing", "")).expect("it answers, too");
+        }
+        for call in calls {
+            let error = call.join().expect("thread");
+            let is_late = matches!(error, CallError::TimedOut(_) | CallError::Host(_));
+            assert!(is_late, "{error:?}");
+        }
+    });
+}
+
+#[test]
 fn a_clouds_metadata_is_not_asked_by_address_or_by_another_origins_grant() {
     let driver = rogue();
     let url = "http://169.254.169.254/latest/meta-data/";
@@ -243,10 +275,16 @@ fn what_a_driver_keeps_of_requests_is_bounded() {
     let driver = rogue();
     for (act, why) in [
         ("hoard-fields", "driver asked for more than its limit of 128 host resources"),
-        ("hoard-headers", "driver broke the contract: total size of fields exceeds limit"),
-        ("hoard-methods", "the method is refused"),
-        ("hoard-paths", "the path is refused"),
-        ("hoard-authorities", "the authority is refused"),
+        (
+            "hoard-headers",
+            "driver asked for more than its limit of 16 KiB of headers in one request",
+        ),
+        ("hoard-methods", "the method is refused: a request's method has at most 32 bytes"),
+        ("hoard-paths", "the path is refused: a request's path has at most 8192 bytes"),
+        (
+            "hoard-authorities",
+            "the authority is refused: a request's authority has at most 300 bytes",
+        ),
         ("hoard-bodies", "driver asked for more than its limit of 128 host resources"),
     ] {
         let error = ask(&driver, act, "", &[]).expect_err(act);

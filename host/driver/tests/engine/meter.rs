@@ -15,6 +15,7 @@ fn a_meter_has_the_cost_of_every_call_in_their_order() {
     let driver = engine.load(&name("hostile"), &guest("hostile"), [].into()).expect("loads");
     let [describe] = &meter.take()[..] else { panic!("one call at load") };
     assert_eq!((describe.deadline, describe.log), (Duration::from_secs(2), 0));
+    assert_eq!(describe.answer_max, 1 << 20);
     assert!(describe.time > Duration::ZERO && describe.time < describe.deadline);
     assert!((1 << 16..Cost::MEMORY_MAX / 8).contains(&describe.memory), "{describe:?}");
     create(&driver, "grow").expect_err("too much");

@@ -10,19 +10,18 @@ use wasmvol_plan::{
 };
 
 use super::{line, types};
-use crate::answer::{KEY_MAX, OPTIONS_MAX, VALUE_MAX, broken, count, one_line};
+use crate::answer::{KEY_MAX, OPTIONS_MAX, Unfit, VALUE_MAX, broken, count, one_line};
 use crate::types::CallError;
 
 /// Most entries of a list in a plan that is no list of options.
 const LIST_MAX: usize = 64;
 
-pub(super) fn storage(storage: types::Storage, name: &VolumeName) -> Result<Storage, CallError> {
+pub(super) fn storage(storage: types::Storage, name: &VolumeName) -> Result<Storage, Unfit> {
     Ok(match storage {
         types::Storage::None => Storage::None,
         types::Storage::Directory(types::Directory { owner: by, limit, over }) => {
-            let below =
-                |name| Ok(Below { name: line("volume's name", name, VALUE_MAX)?, id: None });
-            let over = over.map(below).transpose()?;
+            let over = over.map(|name| line("volume's name", name, VALUE_MAX)).transpose()?;
+            let over = over.map(|name| Below { name, id: None });
             Storage::Directory(Directory { owner: owner(by)?, limit, over })
         }
         types::Storage::NamedDirectory(wanted) => {
@@ -59,22 +58,23 @@ pub(super) fn storage(storage: types::Storage, name: &VolumeName) -> Result<Stor
             }),
             copy_on_write: subvolume.copy_on_write,
         }),
-        types::Storage::Other(other) => return Err(unserved("storage", &other)),
+        types::Storage::Other(other) => return Err(unserved("storage", other)),
     })
 }
 
-pub(super) fn plan(plan: types::Plan) -> Result<Plan, CallError> {
+pub(super) fn plan(plan: types::Plan) -> Result<Plan, Unfit> {
     let types::Plan { source: from, read_only, no_exec, subpath, id_map } = plan;
     if let Some(subpath) = &subpath {
-        check_subpath(subpath).map_err(|fault| broken(fault.message))?;
+        check_subpath(subpath).map_err(|f| Unfit::repeats(&**subpath, broken(f.message)))?;
     }
-    let id_map =
-        id_map.map(|map| Ok(IdMap { users: ranges(map.users)?, groups: ranges(map.groups)? }));
+    let id_map = id_map.map(|types::IdMap { users, groups }| {
+        Ok::<_, CallError>(IdMap { users: ranges(users)?, groups: ranges(groups)? })
+    });
     let id_map = id_map.transpose()?;
     Ok(Plan { source: source(from)?, read_only, no_exec, subpath, id_map })
 }
 
-fn source(source: types::Source) -> Result<Source, CallError> {
+fn source(source: types::Source) -> Result<Source, Unfit> {
     Ok(match source {
         types::Source::Storage => Source::Storage,
         types::Source::Tmpfs(types::Tmpfs { size, inodes, owner: by }) => {
@@ -108,14 +108,17 @@ fn source(source: types::Source) -> Result<Source, CallError> {
             source: line("source", program.source, PATH_MAX)?,
             options: options(program.options)?,
         }),
-        types::Source::Served => return Err(CallError::Unsupported("source `served`".to_owned())),
-        types::Source::Other(other) => return Err(unserved("source", &other)),
+        types::Source::Served => {
+            return Err(CallError::Unsupported("source `served`".to_owned()).into());
+        }
+        types::Source::Other(other) => return Err(unserved("source", other)),
     })
 }
 
 /// A kind that came after this contract, and after this host.
-fn unserved(what: &str, other: &types::Other) -> CallError {
-    CallError::Unsupported(format!("{what} `{}`", one_line(&other.kind, KEY_MAX)))
+fn unserved(what: &str, other: types::Other) -> Unfit {
+    let error = CallError::Unsupported(format!("{what} `{}`", one_line(&other.kind, KEY_MAX)));
+    Unfit::repeats(other.kind, error)
 }
 
 pub(super) fn owner(owner: types::Owner) -> Result<Owner, CallError> {
@@ -131,7 +134,7 @@ fn ranges(ranges: Vec<types::IdRange>) -> Result<Vec<IdRange>, CallError> {
     Ok(ranges.into_iter().map(range).collect())
 }
 
-fn options(options: Vec<types::MountOption>) -> Result<Vec<MountOption>, CallError> {
+fn options(options: Vec<types::MountOption>) -> Result<Vec<MountOption>, Unfit> {
     count("plan", options.len(), OPTIONS_MAX, "options")?;
     let option = |types::MountOption { key, value }| {
         let value = match value {
