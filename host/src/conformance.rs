@@ -1,8 +1,8 @@
 //! The conformance suite of the contract: what a host may ask of any driver, in the orders in which it may ask, and what it relies on in
 //! the answers.
 //!
-//! Called by `wasmvol driver check`, with the component itself in the daemon's own engine; the SDK's `testing::conformance` goes through
-//! the same natively. [`CHECKS`], [`ABILITIES`] and [`LAST`] are read top to bottom; each is a sentence and a function that asks. Nothing is
+//! Called by `wasmvol driver check`, with the component itself in the daemon's own engine; the SDK's `testing::conformance` asks what can be
+//! asked natively. [`CHECKS`], [`ABILITIES`] and [`LAST`] are read top to bottom; each is a sentence and a function that asks. Nothing is
 //! mounted here, and nothing printed.
 
 mod abilities;
@@ -13,24 +13,24 @@ mod verbs;
 
 use std::time::{Duration, Instant};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use wasmvol_driver::{Abilities, CallError};
 
 pub(crate) use subject::{Loaded, Setup, Subject, Told};
 
 /// What came of one check.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
     /// What was asked, as a sentence.
-    pub(crate) check: &'static str,
+    pub(crate) check: String,
     pub(crate) result: Verdict,
     /// Why, or what was seen; one line, which may be empty.
     pub(crate) detail: String,
-    #[serde(rename = "ms", serialize_with = "milliseconds")]
+    #[serde(rename = "ms", with = "milliseconds")]
     pub(crate) time: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Verdict {
     Ok,
@@ -58,7 +58,6 @@ pub(crate) const SERVED: &str = "a host can serve what it asks for";
 const CHECKS: [(&str, Sequence); 14] = [
     ("it describes itself", describe::describe),
     ("every default is a value of its option", describe::defaults),
-    ("an unknown option is refused", describe::an_unknown_option_is_refused),
     ("a volume is created twice", verbs::created),
     ("its plan is the same each time", verbs::planned),
     (SERVED, verbs::served),
@@ -69,6 +68,7 @@ const CHECKS: [(&str, Sequence); 14] = [
     ("what it knows is listed", verbs::list),
     ("names at the limit are answered", odd::names),
     ("odd values are answered", odd::values),
+    ("unknown options are refused, or change nothing", odd::options),
     ("state that is not its own is answered", odd::state),
 ];
 
@@ -83,8 +83,11 @@ const ABILITIES: [(Has, &str, Sequence); 5] = [
 ];
 
 /// What is asked at last: of what an earlier check has seen, and of all calls together.
-const LAST: [(&str, Sequence); 2] =
-    [("time changes no plan", verbs::planned_later), ("no call comes near a limit", verbs::limits)];
+const LAST: [(&str, Sequence); 3] = [
+    ("time changes no plan", verbs::planned_later),
+    ("no call comes near a limit", verbs::limits),
+    ("all that was made is removed", verbs::ended),
+];
 
 /// Asks everything of a driver. A check that fails hides none after it, but for those that need what it has shown to be missing.
 pub(crate) fn run(subject: &mut Subject) -> Vec<Finding> {
@@ -102,18 +105,30 @@ pub(crate) fn run(subject: &mut Subject) -> Vec<Finding> {
 }
 
 impl Finding {
-    pub(crate) fn new(check: &'static str, asked: Result<String, Stop>, time: Duration) -> Self {
+    pub(crate) fn new(check: &str, asked: Result<String, Stop>, time: Duration) -> Self {
         let (result, detail) = match asked {
             Ok(seen) => (Verdict::Ok, seen),
             Err(Stop::Broken(why)) => (Verdict::Fail, why),
             Err(Stop::Lacking(what)) => (Verdict::Skipped, what),
         };
-        Self { check, result, detail, time }
+        Self { check: check.to_owned(), result, detail, time }
     }
 }
 
-fn milliseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64((time.as_secs_f64() * 1e6).round() / 1e3)
+/// A time as JSON has it.
+mod milliseconds {
+    use std::time::Duration;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64((time.as_secs_f64() * 1e6).round() / 1e3)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(from)? / 1e3).map_err(D::Error::custom)
+    }
 }
 
 /// A promise that is kept, or what is wrong.
@@ -132,10 +147,13 @@ fn same<T: PartialEq + std::fmt::Debug + ?Sized>(
     })
 }
 
+/// How a refusal names what only an operator gives.
+const GRANTS: &str = "`wasmvol driver grant ";
+
 /// Why something could not be asked, with the cure for who types the check: a driver that is loaded is granted things by a command of its
 /// own.
 fn needs_grant(why: &str) -> String {
-    let cure = why.split_once("`wasmvol driver grant ").and_then(|(before, line)| {
+    let cure = why.split_once(GRANTS).and_then(|(before, line)| {
         let (_name, grant) = line.split_once(' ')?;
         Some(format!("{before}`--grant {grant}"))
     });
@@ -152,15 +170,11 @@ fn cut(mut line: String) -> String {
     line
 }
 
-/// What is wrong with a sentence for people, where something is. The engine has escaped and cut it, so the marks of that are looked for;
-/// it leaves backslashes alone, so a word that is a path of Windows or a share's may have the same signs.
+/// What is wrong with a sentence for people, where something is. The engine has escaped and cut it, so the mark of that is looked for.
 fn is_no_sentence(text: &str) -> Option<&'static str> {
-    let escaped = ["\\n", "\\r", "\\t", "\\0", "\\u{"];
-    let is_path = |word: &str| word.contains(r"\\") || word.contains(r":\");
-    let mut words = text.split_whitespace().filter(|word| !is_path(word));
     if text.trim().is_empty() {
         Some("says nothing")
-    } else if words.any(|word| escaped.iter().any(|mark| word.contains(mark))) {
+    } else if text.contains(r"\u{") {
         Some("is not one line")
     } else {
         None
@@ -177,6 +191,8 @@ fn refusal(error: &CallError) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use wasmvol_plan::name::escaped;
+
     use super::is_no_sentence;
 
     #[test]
@@ -186,14 +202,14 @@ mod tests {
             r"the server has no share `\\nas\team`",
             r"`\\fs1\reports\new` is away",
             r"`c:\temp\new` is no path here",
-            r"domain `WORK` has no such user",
+            r"`WORK\nina` is no user, and `reports\new` no path",
         ] {
             assert_eq!(is_no_sentence(text), None, "{text}");
         }
-        for text in
-            [r"two\nlines", r"\tindented", r"it is red: \u{1b}[31m", r"share \\nas is\naway"]
+        for text in ["two\nlines", "tabbed\tout", "it is red: \u{1b}[31m", "share \\\\nas is\naway"]
         {
-            assert_eq!(is_no_sentence(text), Some("is not one line"), "{text}");
+            let told: String = text.chars().flat_map(escaped).collect();
+            assert_eq!(is_no_sentence(&told), Some("is not one line"), "{told}");
         }
         assert_eq!(is_no_sentence(" "), Some("says nothing"));
     }

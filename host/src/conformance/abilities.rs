@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use wasmvol_driver::{Condition, Report, Resized, Value, Volume};
+use wasmvol_driver::{CallError, Condition, Populated, Report, Resized, Value, Volume};
 
 use super::subject::Made;
 use super::{Stop, Subject, ensure, is_no_sentence, same};
@@ -64,26 +64,32 @@ pub(super) fn population(subject: &mut Subject) -> Result<String, Stop> {
     let mut made = subject.made()?;
     let fits = made.storage.check_fill();
     fits.map_err(|fault| Stop::Broken(format!("its storage is refused: {fault}")))?;
-    let host =
-        |error: io::Error| Stop::Lacking(format!("no directory can be filled here: {error}"));
-    let place = subject.setup.scratch.join("volume");
-    let fill = |subject: &mut Subject, what: &str| {
-        fs::create_dir(&place).map_err(host)?;
-        let directory = File::open(&place).map_err(host)?;
-        let filled = subject.populate(&made.volume, directory.into());
-        let count = count(&place);
-        fs::remove_dir_all(&place).map_err(host)?;
-        let state = filled.map_err(|error| subject.stop(what, &error))?;
-        Ok((state, count.map_err(host)?))
-    };
-    subject.in_vain(|subject| fill(subject, "`populate`"))?;
-    let (state, files) = fill(subject, "a second `populate`")?;
-    made.volume.state = state;
+    let (first, _) = subject.in_vain(|subject| fill(subject, &made.volume))?;
+    first.map_err(|error| subject.stop("`populate`", &error))?;
+    let (filled, files) = fill(subject, &made.volume)?;
+    let filled = filled.map_err(|error| subject.stop("a second `populate`", &error))?;
+    made.volume.state = filled.state;
     subject.plan(&mut made)?;
     Ok(match files {
         1 => "1 file".to_owned(),
         files => format!("{files} files"),
     })
+}
+
+/// Has a volume filled in an empty directory, which goes again, and counts the files that were there.
+pub(super) fn fill(
+    subject: &mut Subject,
+    volume: &Volume,
+) -> Result<(Result<Populated, CallError>, u64), Stop> {
+    let host =
+        |error: io::Error| Stop::Lacking(format!("no directory can be filled here: {error}"));
+    let place = subject.setup.scratch.join("volume");
+    fs::create_dir(&place).map_err(host)?;
+    let directory = File::open(&place).map_err(host)?;
+    let filled = subject.populate(volume, directory.into());
+    let count = count(&place);
+    fs::remove_dir_all(&place).map_err(host)?;
+    Ok((filled, count.map_err(host)?))
 }
 
 /// What is there that is no directory.

@@ -1,6 +1,6 @@
 //! What a driver says of itself, and what the host makes of it.
 
-use wasmvol_driver::{Description, OptionSpec, ValueType};
+use wasmvol_driver::{Description, OptionSpec};
 use wasmvol_plan::{DriverName, Grants};
 
 use super::{Stop, Subject, ensure, is_no_sentence, same};
@@ -60,29 +60,4 @@ pub(super) fn defaults(subject: &mut Subject) -> Result<String, Stop> {
         1 => "1 default".to_owned(),
         count => format!("{count} defaults"),
     })
-}
-
-/// It is the host that refuses, by what the driver described.
-pub(super) fn an_unknown_option_is_refused(subject: &mut Subject) -> Result<String, Stop> {
-    let with = |key: &str, text: &str| {
-        let mut given = subject.setup.given.clone();
-        given.insert(key.to_owned(), text.to_owned());
-        subject.parse(&given)
-    };
-    ensure(with("no-driver-has-this", "1").is_err(), || {
-        "a volume with an unknown option would be made".to_owned()
-    })?;
-    let malformed = |value_type| match value_type {
-        ValueType::Text => "two\nlines",
-        ValueType::Size => "64 bytes",
-        ValueType::Number => "1.5",
-        ValueType::Boolean => "perhaps",
-        ValueType::Duration => "soon",
-        ValueType::Secret => "No Name",
-    };
-    for OptionSpec { key, value_type, .. } in &subject.driver().description().options {
-        let text = malformed(*value_type);
-        ensure(with(key, text).is_err(), || format!("option `{key}` would be taken as `{text}`"))?;
-    }
-    Ok(String::new())
 }

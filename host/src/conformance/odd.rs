@@ -1,19 +1,20 @@
-//! What nobody promises to take, and nobody may crash of: names at the limit, odd values, state that somebody else wrote.
+//! What nobody promises to take, and nobody may crash of: names at the limit, odd values, what another version or somebody else wrote.
 //!
 //! A driver answers, or it refuses in a sentence.
 
 use std::time::{Duration, Instant};
 
-use wasmvol_driver::{OptionSpec, ValueType, Volume};
+use wasmvol_driver::{Cost, OptionSpec, Value, ValueType, Volume};
 use wasmvol_plan::VolumeName;
 use wasmvol_plan::name::VOLUME_NAME_MAX;
 
-use super::{Stop, Subject};
+use super::{Stop, Subject, abilities, ensure, same};
+use crate::volumes::resize::SIZE;
 
 /// How long odd values may take together: a driver in Python takes 50 ms for a call, and one may have 60 options.
 const VALUES: Duration = Duration::from_secs(10);
-/// Most bytes of state that a host keeps.
-const STATE_MAX: usize = 64 << 10;
+/// An option that no driver has.
+const UNKNOWN: &str = "of-another-version";
 /// Bytes of a long text: more than any name has, and with what a driver puts before it still a path.
 const LONG: usize = 1 << 10;
 
@@ -109,9 +110,51 @@ fn is_taken(subject: &mut Subject, volume: Volume, what: &str) -> Result<bool, S
         let detached = subject.detach(&mut made);
         subject.or_refused(&format!("`detach` of {what}"), detached)?;
     }
-    let removed = subject.remove(&made.volume);
+    let removed = subject.end(&made.volume);
     removed.map_err(|error| subject.stop(&format!("`remove` of {what}"), &error))?;
     Ok(is_planned)
+}
+
+/// The host refuses what the driver does not describe, and of another type. But a volume keeps what its user gave, and after a rollback its
+/// driver may not describe all of that.
+pub(super) fn options(subject: &mut Subject) -> Result<String, Stop> {
+    refuses_what_is_not_described(subject)?;
+    let mut made = subject.made()?;
+    let plan = subject.plan(&mut made)?;
+    made.volume.options.insert(UNKNOWN.to_owned(), Value::Text("1".to_owned()));
+    let told = |verb: &str| format!("{verb} with an option that it does not describe");
+    let again = subject.path(&made.volume);
+    let again = again.map_err(|error| subject.stop(&told("`path`"), &error))?;
+    same(&told("`path`"), &plan, &again)?;
+    if subject.abilities().attachment {
+        let detached = subject.detach(&mut made);
+        detached.map_err(|error| subject.stop(&told("`detach`"), &error))?;
+    }
+    let removed = subject.end(&made.volume);
+    removed.map_err(|error| subject.stop(&told("`remove`"), &error))?;
+    Ok(String::new())
+}
+
+fn refuses_what_is_not_described(subject: &Subject) -> Result<(), Stop> {
+    let is_taken = |key: &str, text: &str| {
+        let mut given = subject.setup.given.clone();
+        given.insert(key.to_owned(), text.to_owned());
+        subject.parse(&given).is_ok()
+    };
+    let malformed = |value_type| match value_type {
+        ValueType::Text => "two\nlines",
+        ValueType::Size => "64 bytes",
+        ValueType::Number => "1.5",
+        ValueType::Boolean => "perhaps",
+        ValueType::Duration => "soon",
+        ValueType::Secret => "No Name",
+    };
+    let described = subject.driver().description().options.iter();
+    let described = described.map(|spec| (spec.key.as_str(), malformed(spec.value_type)));
+    for (key, text) in described.chain([(UNKNOWN, "1")]) {
+        ensure(!is_taken(key, text), || format!("option `{key}` would be taken as `{text}`"))?;
+    }
+    Ok(())
 }
 
 /// What a driver is given back may be of another version, or of another driver that had its name.
@@ -124,12 +167,12 @@ pub(super) fn state(subject: &mut Subject) -> Result<String, Stop> {
         ("empty state", Vec::new()),
         ("state that was cut", cut),
         ("33 bytes of garbage", (0..33_u8).map(|n| n.wrapping_mul(151) ^ 0xa5).collect()),
-        ("64 KiB of garbage", vec![0xa5; STATE_MAX]),
+        ("64 KiB of garbage", vec![0xa5; Cost::STATE_MAX]),
     ];
     let has = subject.abilities();
     let mut refused = 0;
-    for (what, state) in foreign {
-        let volume = Volume { state, ..made.volume.clone() };
+    for (what, state) in &foreign {
+        let volume = Volume { state: state.clone(), ..made.volume.clone() };
         let planned = subject.path(&volume);
         if subject.or_refused(&format!("`path` with {what}"), planned)?.is_none() {
             refused += 1;
@@ -138,11 +181,33 @@ pub(super) fn state(subject: &mut Subject) -> Result<String, Stop> {
             let told = subject.check(&volume);
             subject.or_refused(&format!("`check` with {what}"), told)?;
         }
+        // Who answers with the state that it was given would be blamed for its length.
+        if state.len() == Cost::STATE_MAX {
+            continue;
+        }
+        if has.attachment {
+            let detached = subject.detach_once(&volume);
+            subject.or_refused(&format!("`detach` with {what}"), detached)?;
+            let attached = subject.attach_once(&volume);
+            subject.or_refused(&format!("`attach` with {what}"), attached)?;
+        }
+        if let Some(Value::Size(size)) = volume.options.get(SIZE)
+            && has.resizing
+        {
+            let resized = subject.resize(&volume, size.saturating_mul(2));
+            subject.or_refused(&format!("`resize` with {what}"), resized)?;
+        }
+        if has.population {
+            let (filled, _) = abilities::fill(subject, &volume)?;
+            subject.or_refused(&format!("`populate` with {what}"), filled)?;
+        }
         if has.migration {
-            let migrated = subject.migrate(&volume, super::abilities::OLDER);
+            let migrated = subject.migrate(&volume, abilities::OLDER);
             subject.or_refused(&format!("`migrate` with {what}"), migrated)?;
         }
-        let removed = subject.remove(&volume);
+    }
+    for (what, state) in &foreign {
+        let removed = subject.remove(&Volume { state: state.clone(), ..made.volume.clone() });
         subject.or_refused(&format!("`remove` with {what}"), removed)?;
     }
     Ok(if refused == 0 { String::new() } else { format!("`path` refuses {refused} of 4") })

@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{
-    Abilities, Answer, CallError, Created, Description, Driver, Engine, ErrorCode, LoadError,
-    Meter, Progress, Scope, Store, Volume,
+    Abilities, CallError, Created, Description, Driver, Engine, ErrorCode, LoadError, Meter,
+    Progress, Reclaim, Store, Volume,
 };
 use wasmvol_plan::{DriverName, Grants, Plan, Secret, SecretName, Storage, VolumeName};
 
 pub(crate) use calls::Told;
 
-use super::{Stop, is_no_sentence, needs_grant, refusal};
+use super::{GRANTS, Stop, is_no_sentence, needs_grant, refusal};
 use crate::machine::Machine;
 use crate::volumes::attachment::{ATTACH, DETACH};
 use crate::volumes::options;
@@ -29,10 +29,7 @@ use crate::volumes::world::Machine as _;
 /// What a driver is checked with: what its operator and a user would have given.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    pub(crate) settings: BTreeMap<String, String>,
     pub(crate) grants: Grants,
-    /// The same as the operator writes them.
-    pub(crate) granted: Vec<String>,
     pub(crate) secrets: BTreeMap<SecretName, Arc<Secret>>,
     /// The user's options, without the host's own.
     pub(crate) given: BTreeMap<String, String>,
@@ -55,13 +52,21 @@ pub(crate) struct Subject {
     /// What the last call was refused that only an operator gives.
     lacking: Arc<Mutex<Option<String>>>,
     alive: Vec<Made>,
+    /// Names of volumes that were made and could not be removed, and why not.
+    pub(super) left: Vec<String>,
+    pub(super) left_why: Option<Stop>,
+    /// Removals of them that were not answered.
+    silent: usize,
     named: usize,
     told: BTreeMap<&'static str, Told>,
-    /// Once one was not made, planned or removed, whoever needs that need not wait for it to fail again.
+    /// Once one was not made or planned, whoever needs that need not wait for it to fail again.
     pub(super) never: Never,
     /// A volume that was planned, its plan, and when that was.
     pub(super) planned: Option<(Volume, Plan, Instant)>,
 }
+
+/// After so many removals without an answer no other is tried: each may take half a minute.
+const SILENT_MAX: usize = 3;
 
 /// What there is none of.
 #[derive(Debug, Default)]
@@ -70,7 +75,6 @@ pub(super) struct Never {
     /// By a second `create` of its id.
     pub(super) made_again: bool,
     pub(super) planned: bool,
-    removed: bool,
 }
 
 /// A component that a host loads.
@@ -140,6 +144,9 @@ impl Subject {
             store: Arc::default(),
             lacking: Arc::default(),
             alive: Vec::new(),
+            left: Vec::new(),
+            left_why: None,
+            silent: 0,
             named: 0,
             told: BTreeMap::new(),
             never: Never::default(),
@@ -157,7 +164,8 @@ impl Subject {
     }
 
     fn count_describe(&mut self) {
-        let described = calls::json(self.driver.description());
+        let whole = calls::written(self.driver.description());
+        let described = calls::Size { whole, state: 0 };
         for cost in self.meter.take() {
             self.count("describe", &cost, described);
         }
@@ -169,10 +177,6 @@ impl Subject {
 
     pub(crate) fn abilities(&self) -> Abilities {
         self.driver.abilities()
-    }
-
-    pub(crate) fn setup(&self) -> &Setup {
-        &self.setup
     }
 
     /// What each verb took.
@@ -211,12 +215,22 @@ impl Subject {
     }
 
     /// Creates a volume and takes over what comes of it: it is removed when the check is over.
-    pub(super) fn make(&mut self, mut volume: Volume) -> Result<Made, CallError> {
-        let Created { storage, state } = self.create(&volume)?;
-        volume.state = state;
-        let made = Made { volume, storage, attached: false };
-        self.alive.push(made.clone());
+    pub(super) fn make(&mut self, volume: Volume) -> Result<Made, CallError> {
+        let created = self.create(&volume);
+        if created.as_ref().is_err_and(|error| refusal(error).is_none()) {
+            // Who gave no answer may have made it: a host removes it, too.
+            self.remember(Made { volume: volume.clone(), storage: Storage::None, attached: false });
+        }
+        let Created { storage, state } = created?;
+        let made = Made { volume: Volume { state, ..volume }, storage, attached: false };
+        self.remember(made.clone());
         Ok(made)
+    }
+
+    /// Notes what is to be taken away at the end of a check.
+    fn remember(&mut self, made: Made) {
+        self.alive.retain(|other| other.volume.id != made.volume.id);
+        self.alive.push(made);
     }
 
     /// The plan of a volume, which is made reachable first where its driver does that.
@@ -242,13 +256,11 @@ impl Subject {
         if let Some(alive) = self.alive.iter_mut().find(|other| other.volume.id == made.volume.id) {
             alive.attached = true;
         }
-        let step = |driver: &Driver, volume: &Volume, scope| driver.attach(volume, scope);
-        self.until_done(made, "attach", ATTACH, step)
+        self.until_done(made, ATTACH, Self::attach_once)
     }
 
     pub(super) fn detach(&mut self, made: &mut Made) -> Result<(), CallError> {
-        let step = |driver: &Driver, volume: &Volume, scope| driver.detach(volume, scope);
-        self.until_done(made, "detach", DETACH, step)?;
+        self.until_done(made, DETACH, Self::detach_once)?;
         made.attached = false;
         Ok(())
     }
@@ -257,14 +269,12 @@ impl Subject {
     fn until_done(
         &mut self,
         made: &mut Made,
-        verb: &'static str,
         within: Duration,
-        step: impl Fn(&Driver, &Volume, Scope) -> Result<Answer<Progress>, CallError>,
+        step: impl Fn(&mut Self, &Volume) -> Result<Progress, CallError>,
     ) -> Result<(), CallError> {
         let until = Instant::now() + within;
         loop {
-            let volume = made.volume.clone();
-            match self.ask(verb, |driver, scope| step(driver, &volume, scope))? {
+            match step(self, &made.volume)? {
                 Progress::Done(state) => {
                     made.volume.state = state;
                     return Ok(());
@@ -280,17 +290,30 @@ impl Subject {
         }
     }
 
-    /// Takes away what a check has made. What cannot be is told by the check of `remove`.
+    /// Takes away what a check has made, and has not taken away itself. What cannot be is told at last.
     pub(super) fn clear(&mut self) {
         for mut made in std::mem::take(&mut self.alive) {
-            if made.attached {
-                let _left = self.detach(&mut made);
+            if self.silent < SILENT_MAX {
+                if made.attached {
+                    // Who cannot detach it may be able to remove it.
+                    let _ = self.detach(&mut made);
+                }
+                let Err(error) = self.remove(&made.volume) else { continue };
+                self.silent += usize::from(refusal(&error).is_none());
+                // A fault counts more than what is not granted.
+                if !matches!(self.left_why, Some(Stop::Broken(_))) {
+                    self.left_why = Some(self.stop("`remove`", &error));
+                }
             }
-            if !self.never.removed {
-                let removed = self.remove(&made.volume);
-                self.never.removed = removed.is_err_and(|error| refusal(&error).is_none());
-            }
+            self.left.push(made.volume.name.to_string());
         }
+    }
+
+    /// Removes a volume that is not to be taken away any more.
+    pub(super) fn end(&mut self, volume: &Volume) -> Result<Reclaim, CallError> {
+        let removed = self.remove(volume)?;
+        self.alive.retain(|made| made.volume.id != volume.id);
+        Ok(removed)
     }
 
     /// What becomes of a check whose call gave no answer.
@@ -298,10 +321,9 @@ impl Subject {
         let CallError::Failed { code, message } = error else {
             return Stop::Broken(format!("{what}: {error}"));
         };
-        let is_rootless = self.driver.sees_roots() && self.setup.grants.host_directories.is_empty();
         if let Some(what) = &*self.lacking() {
             Stop::Lacking(what.clone())
-        } else if *code == ErrorCode::Denied && is_rootless {
+        } else if *code == ErrorCode::Denied && message.contains(GRANTS) {
             Stop::Lacking(needs_grant(message))
         } else if let Some(wrong) = is_no_sentence(message) {
             Stop::Broken(format!("{what} is refused, and why {wrong}: `{message}`"))

@@ -17,7 +17,7 @@ const LATER: Duration = Duration::from_millis(1100);
 /// As a host does that crashed in the middle, before it had kept what came of it, and after.
 pub(super) fn created(subject: &mut Subject) -> Result<String, Stop> {
     let volume = subject.new_volume()?;
-    let first = subject.in_vain(|subject| subject.create(&volume));
+    let first = subject.in_vain(|subject| subject.make(volume.clone()));
     subject.never.made = first.is_err();
     let first = first.map_err(|error| subject.stop("`create`", &error))?;
     let made = subject.make(volume);
@@ -205,7 +205,7 @@ pub(super) fn never_made(subject: &mut Subject) -> Result<String, Stop> {
 }
 
 pub(super) fn remove(subject: &mut Subject, volume: &Volume) -> Result<Reclaim, Stop> {
-    subject.remove(volume).map_err(|error| subject.stop("`remove`", &error))
+    subject.end(volume).map_err(|error| subject.stop("`remove`", &error))
 }
 
 /// Names come once. A volume that was made is found as it was made, if it is found; what a host has marked beneath a granted root is.
@@ -261,15 +261,30 @@ fn listed(subject: &mut Subject, marked: &[Marked]) -> Result<Vec<Found>, Stop> 
     Ok(found)
 }
 
-/// What needs most of its time, memory or log here has too little of them where a machine is busy, or a volume is large.
+/// A volume of a check's is nobody's: at a backend it would stay, and cost.
+pub(super) fn ended(subject: &mut Subject) -> Result<String, Stop> {
+    match &subject.left_why {
+        None => Ok(String::new()),
+        Some(Stop::Broken(why)) => {
+            let names = subject.left.join("`, `");
+            Err(Stop::Broken(format!("{why}: still there may be `{names}`")))
+        }
+        Some(lacking) => Err(lacking.clone()),
+    }
+}
+
+/// What needs most of its time, memory, log or answer here has too little of them where a machine is busy, or a volume is large.
 pub(super) fn limits(subject: &mut Subject) -> Result<String, Stop> {
     for (verb, told) in subject.told() {
         let (time, deadline) = (told.slowest.as_millis(), told.deadline.as_millis());
-        let (memory, log) = (told.memory as u128 >> 10, told.log as u128 >> 10);
+        let [memory, log, answer, state] =
+            [told.memory, told.log, told.answer, told.state].map(|bytes| bytes as u128 >> 10);
         for (what, used, limit) in [
             ("ms", time, deadline),
             ("KiB of memory", memory, Cost::MEMORY_MAX as u128 >> 10),
             ("KiB of log", log, Cost::LOG_MAX as u128 >> 10),
+            ("KiB of answer", answer, told.answer_max as u128 >> 10),
+            ("KiB of state", state, Cost::STATE_MAX as u128 >> 10),
         ] {
             ensure(used * 4 <= limit * 3, || {
                 format!("`{verb}` takes {used} of its {limit} {what}")

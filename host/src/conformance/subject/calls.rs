@@ -6,10 +6,10 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasmvol_driver::{
-    Answer, CallError, Cost, Created, Driver, Found, Marked, Progress, Reclaim, Report, Resized,
-    Reveal, Root, Roots, Scope, Volume,
+    Answer, CallError, Cost, Created, Driver, Found, Marked, Populated, Progress, Reclaim, Report,
+    Resized, Reveal, Root, Roots, Scope, Volume,
 };
 use wasmvol_plan::frame::REVEAL_MAX;
 use wasmvol_plan::secret::Bytes;
@@ -19,10 +19,10 @@ use super::Subject;
 use crate::conformance::{milliseconds, needs_grant, refusal};
 
 /// What the calls of one verb took at most; of those alone that were answered.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Told {
     pub(crate) calls: u64,
-    #[serde(rename = "slowest-ms", serialize_with = "milliseconds")]
+    #[serde(rename = "slowest-ms", with = "milliseconds")]
     pub(crate) slowest: Duration,
     #[serde(skip)]
     pub(crate) deadline: Duration,
@@ -30,8 +30,28 @@ pub(crate) struct Told {
     pub(crate) memory: usize,
     /// Bytes that it logged.
     pub(crate) log: usize,
-    /// Bytes of the answer, as a host keeps it.
+    /// Bytes of the answer, as a host gets it.
     pub(crate) answer: usize,
+    #[serde(skip)]
+    pub(crate) answer_max: usize,
+    /// Bytes of state in it.
+    #[serde(skip)]
+    pub(crate) state: usize,
+}
+
+/// How large an answer is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Size {
+    pub(super) whole: usize,
+    /// The largest state in it.
+    pub(super) state: usize,
+}
+
+impl Size {
+    /// Of an answer with one state, and so many bytes beside that.
+    fn with(state: &[u8], beside: usize) -> Self {
+        Self { whole: state.len() + beside, state: state.len() }
+    }
 }
 
 impl Subject {
@@ -54,6 +74,22 @@ impl Subject {
 
     pub(in crate::conformance) fn path(&mut self, volume: &Volume) -> Result<Plan, CallError> {
         self.ask("path", |driver, _| driver.path(volume).map(Answer::from))
+    }
+
+    /// One step.
+    pub(in crate::conformance) fn attach_once(
+        &mut self,
+        volume: &Volume,
+    ) -> Result<Progress, CallError> {
+        self.ask("attach", |driver, scope| driver.attach(volume, scope))
+    }
+
+    /// One step.
+    pub(in crate::conformance) fn detach_once(
+        &mut self,
+        volume: &Volume,
+    ) -> Result<Progress, CallError> {
+        self.ask("detach", |driver, scope| driver.detach(volume, scope))
     }
 
     /// What it knows, where this is marked beneath its granted roots.
@@ -79,7 +115,7 @@ impl Subject {
         &mut self,
         volume: &Volume,
         directory: OwnedFd,
-    ) -> Result<Vec<u8>, CallError> {
+    ) -> Result<Populated, CallError> {
         self.ask("populate", |driver, scope| driver.populate(volume, directory, scope))
     }
 
@@ -96,7 +132,7 @@ impl Subject {
     }
 
     /// Makes a call with what its verb may reach, and keeps what came of it.
-    pub(super) fn ask<T: Weigh>(
+    pub(super) fn ask<T: Measured>(
         &mut self,
         verb: &'static str,
         call: impl FnOnce(&Driver, Scope) -> Result<Answer<T>, CallError>,
@@ -107,13 +143,14 @@ impl Subject {
             store: Arc::clone(&self.store),
             http: self.setup.grants.http.clone().into(),
             secrets: Some(self.reveal()),
+            ..Scope::default()
         };
         let answer = call(&self.driver, scope);
         for cost in self.meter.take() {
             if let Some(why) = &cost.refusal {
                 *self.lacking() = Some(needs_grant(why));
             }
-            let answered = answer.as_ref().map(|answer| answer.value.weigh());
+            let answered = answer.as_ref().map(|answer| answer.value.size());
             if answered.is_ok() || answered.is_err_and(|error| refusal(error).is_some()) {
                 self.count(verb, &cost, answered.unwrap_or_default());
             }
@@ -126,14 +163,16 @@ impl Subject {
         Ok(value)
     }
 
-    pub(super) fn count(&mut self, verb: &'static str, cost: &Cost, answer: usize) {
+    pub(super) fn count(&mut self, verb: &'static str, cost: &Cost, answer: Size) {
         let told = self.told.entry(verb).or_default();
         told.calls += 1;
         told.slowest = told.slowest.max(cost.time);
         told.deadline = cost.deadline;
         told.memory = told.memory.max(cost.memory);
         told.log = told.log.max(cost.log);
-        told.answer = told.answer.max(answer);
+        told.answer = told.answer.max(answer.whole);
+        told.answer_max = cost.answer_max;
+        told.state = told.state.max(answer.state);
     }
 
     fn roots(&self, marked: &[Marked]) -> Roots {
@@ -180,62 +219,72 @@ impl Subject {
     }
 }
 
-/// How large an answer is, as a host would keep or send it on.
-pub(super) trait Weigh {
-    fn weigh(&self) -> usize;
+/// What has a size.
+pub(super) trait Measured {
+    fn size(&self) -> Size;
 }
 
-pub(super) fn json(value: &impl Serialize) -> usize {
+/// Bytes of what no driver writes itself, nearly: those of the same as JSON.
+pub(super) fn written(value: &impl Serialize) -> usize {
     serde_json::to_vec(value).map_or(0, |bytes| bytes.len())
 }
 
-impl Weigh for Created {
-    fn weigh(&self) -> usize {
-        json(&self.storage) + self.state.len()
+impl Measured for Created {
+    fn size(&self) -> Size {
+        Size::with(&self.state, written(&self.storage))
     }
 }
 
-impl Weigh for Resized {
-    fn weigh(&self) -> usize {
-        json(&self.storage) + self.state.len()
+impl Measured for Resized {
+    fn size(&self) -> Size {
+        Size::with(&self.state, written(&self.storage))
     }
 }
 
-impl Weigh for Plan {
-    fn weigh(&self) -> usize {
-        json(self)
+impl Measured for Plan {
+    fn size(&self) -> Size {
+        Size::with(&[], written(self))
     }
 }
 
-impl Weigh for Reclaim {
-    fn weigh(&self) -> usize {
-        json(self)
+impl Measured for Reclaim {
+    fn size(&self) -> Size {
+        Size::with(&[], written(self))
     }
 }
 
-impl Weigh for Vec<Found> {
-    fn weigh(&self) -> usize {
-        let each = |found: &Found| json(&found.options) + found.name.len() + found.state.len();
-        self.iter().map(each).sum()
-    }
-}
-
-impl Weigh for Vec<u8> {
-    fn weigh(&self) -> usize {
-        self.len()
-    }
-}
-
-impl Weigh for Progress {
-    fn weigh(&self) -> usize {
-        match self {
-            Self::Done(state) | Self::Again { state, .. } => state.len(),
+impl Measured for Vec<Found> {
+    fn size(&self) -> Size {
+        let each = |found: &Found| found.name.len() + written(&found.options) + found.state.len();
+        Size {
+            whole: self.iter().map(each).sum(),
+            state: self.iter().map(|found| found.state.len()).max().unwrap_or_default(),
         }
     }
 }
 
-impl Weigh for Report {
-    fn weigh(&self) -> usize {
-        self.message.len()
+impl Measured for Vec<u8> {
+    fn size(&self) -> Size {
+        Size::with(self, 0)
+    }
+}
+
+impl Measured for Populated {
+    fn size(&self) -> Size {
+        Size::with(&self.state, self.executables.iter().map(String::len).sum())
+    }
+}
+
+impl Measured for Progress {
+    fn size(&self) -> Size {
+        match self {
+            Self::Done(state) | Self::Again { state, .. } => Size::with(state, 0),
+        }
+    }
+}
+
+impl Measured for Report {
+    fn size(&self) -> Size {
+        Size::with(&[], self.message.len())
     }
 }

@@ -36,8 +36,8 @@ use bindings::exports::wasmvol::driver::population::{Guest as Population, Popula
 use bindings::exports::wasmvol::driver::resizing::{Guest as Resizing, Resized};
 use bindings::exports::wasmvol::driver::volumes::{Created, Found, Guest};
 use bindings::wasmvol::driver::types::{
-    Description, Directory, Error, ErrorCode, Filesystem, Image, OptionSpec, OptionValue, Owner,
-    Plan, Reclaim, Source, Storage, Value, ValueType, Volume,
+    Description, Directory, Error, ErrorCode, Filesystem, Image, NamedDirectory, OptionSpec,
+    OptionValue, Owner, Plan, Reclaim, Source, Storage, Value, ValueType, Volume,
 };
 use bindings::wasmvol::driver::{log, secrets, store};
 
@@ -85,6 +85,7 @@ impl Guest for Able {
             "count" => count(wait(&options))?,
             "reveal" => reveal(secret(&options))?,
             "blab" => blab(secret(&options))?,
+            "blab-directory" => return blab_directory(secret(&options)),
             "ail" => store::set("ailing", b"a disk of it is slow")?,
             _ => {}
         }
@@ -172,6 +173,7 @@ impl Population for Able {
                 write("d/one", "")?;
                 fs::hard_link(path("d/one"), path("d/two")).map_err(failed)?;
             }
+            "blab-program" => executables.push(text_of(secret(&volume.options))?),
             "no-program" => executables.push("../../etc/passwd".to_owned()),
             "look-around" => look_around()?,
             "once" => once(&volume.name)?,
@@ -291,11 +293,22 @@ fn reveal(name: &str) -> Result<(), Error> {
 
 /// Tells a secret to everybody.
 fn blab(name: &str) -> Result<(), Error> {
-    let bytes = secrets::reveal(name)?;
-    let text = String::from_utf8_lossy(&bytes);
+    let text = text_of(name)?;
     log::write(log::Level::Info, &format!("logged: {text}"));
     eprintln!("printed: {text}");
     fail(format!("it does not open with {text}"))
+}
+
+/// Asks for a directory that is called after a secret, as no directory can be.
+fn blab_directory(name: &str) -> Result<Created, Error> {
+    let owner = Owner { uid: 0, gid: 0, mode: 0o755 };
+    let (root, directory) = ("/srv".to_owned(), Some(format!("{}\n", text_of(name)?)));
+    let storage = Storage::NamedDirectory(NamedDirectory { root, directory, owner, limit: None });
+    Ok(Created { storage, state: Vec::new() })
+}
+
+fn text_of(name: &str) -> Result<String, Error> {
+    Ok(String::from_utf8_lossy(&secrets::reveal(name)?).into_owned())
 }
 
 /// Fills a volume at its second try only: the first one reads what another call changes before it ends.

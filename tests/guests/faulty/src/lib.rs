@@ -57,7 +57,7 @@ impl Driver for Able {
             "message" => return Err(Error::new(ErrorCode::Internal, "two\nlines")),
             "share" => return Err(Error::new(ErrorCode::Unavailable, r"`\\nas\team` is away")),
             "log" => (0..15).for_each(|line| log::info!("{line} {}", "x".repeat(900))),
-            "memory" => drop(black_box(vec![1_u8; 56 << 20])),
+            "memory" => drop(black_box(Vec::<u8>::with_capacity(56 << 20))),
             "http" => {
                 http::get("https://backend.test/volumes").send()?;
             }
@@ -76,7 +76,8 @@ impl Driver for Able {
         if has("one of a name") {
             store::set(&format!("name/{}", volume.name), &volume.id)?;
         }
-        Ok(Created::from(image(volume.size("size")?)).state(format!("{MARK}made")))
+        let noted = if has("large state") { "@".repeat(56 << 10) } else { String::new() };
+        Ok(Created::from(image(volume.size("size")?)).state(format!("{MARK}made{noted}")))
     }
 
     fn remove(volume: &Volume) -> Result<Reclaim> {
@@ -86,6 +87,12 @@ impl Driver for Able {
         if has("remove once") && store::get(&format!("volume/{}", volume.id)).is_none() {
             return Err(Error::new(ErrorCode::Internal, "it is gone"));
         }
+        if has("stubborn") && volume.name == "0" {
+            return Err(Error::new(ErrorCode::InUse, "it is in use"));
+        }
+        if has("strict remove") && has_unknown(volume) {
+            return Err(Error::new(ErrorCode::InvalidOption, "what is that?"));
+        }
         store::delete(&format!("volume/{}", volume.id))?;
         if has("remove all") {
             store::keys("volume/").iter().try_for_each(|key| store::delete(key))?;
@@ -94,12 +101,10 @@ impl Driver for Able {
     }
 
     fn path(volume: &Volume) -> Result<Plan> {
-        let state = match read(volume) {
-            Ok(state) => state,
-            Err(_) if has("state") => panic!("no state of ours"),
-            Err(error) => return Err(error),
-        };
-        if state != "attached" {
+        if has("strict path") && has_unknown(volume) {
+            return Err(Error::new(ErrorCode::InvalidOption, "what is that?"));
+        }
+        if read_or_crash(volume, "state")? != "attached" {
             return Err(Error::new(ErrorCode::Unavailable, "it is not attached"));
         }
         let noted = String::from_utf8_lossy(&volume.state);
@@ -121,6 +126,16 @@ impl Driver for Able {
             let one = Found { name, id: None, options: Vec::new(), state: Vec::new(), owned: true };
             all = vec![one.clone(), one];
         }
+        if has("large list") {
+            // Of 16 MiB, each with less state than is too much.
+            all.extend((0..350).map(|number| Found {
+                name: format!("large-{number}"),
+                id: None,
+                options: Vec::new(),
+                state: vec![0; 40 << 10],
+                owned: true,
+            }));
+        }
         for found in &mut all {
             match fault().as_str() {
                 "list id" => found.id = None,
@@ -135,7 +150,7 @@ impl Driver for Able {
 
 impl Attachment for Able {
     fn attach(volume: &Volume) -> Result<Progress> {
-        let state = read(volume)?;
+        let state = read_or_crash(volume, "state in attach")?;
         let key = format!("volume/{}", volume.id);
         let of_name = || store::text(&format!("name/{}", volume.name));
         match (fault().as_str(), state) {
@@ -162,7 +177,7 @@ impl Attachment for Able {
     }
 
     fn detach(volume: &Volume) -> Result<Progress> {
-        match (fault().as_str(), read(volume)?) {
+        match (fault().as_str(), read_or_crash(volume, "state in detach")?) {
             ("detach", "made") => Err(Error::new(ErrorCode::NotFound, "it is not attached")),
             (_, "attached") => {
                 Ok(Progress::again(format!("{MARK}detaching"), Duration::from_millis(1)))
@@ -174,6 +189,7 @@ impl Attachment for Able {
 
 impl Resizing for Able {
     fn resize(volume: &Volume, size: u64) -> Result<Resized> {
+        read_or_crash(volume, "state in resize")?;
         let storage = if has("resize") { Storage::None } else { image(size) };
         Ok(Resized { storage, state: volume.state.clone() })
     }
@@ -182,7 +198,7 @@ impl Resizing for Able {
 impl Population for Able {
     fn populate(volume: &Volume, directory: &Path) -> Result<Populated> {
         // A volume is filled once; before that is recorded nobody has filled it.
-        if read(volume)? != "made" {
+        if read_or_crash(volume, "state in populate")? != "made" {
             return Err(Error::new(ErrorCode::AlreadyExists, "it is filled"));
         }
         fs::create_dir(directory.join("bin"))?;
@@ -195,14 +211,17 @@ impl Population for Able {
 }
 
 impl Health for Able {
-    fn check(_: &Volume) -> Result<Report> {
+    fn check(volume: &Volume) -> Result<Report> {
+        if has("state in check") {
+            read_or_crash(volume, "state in check")?;
+        }
         Ok(Report::degraded(if has("health") { "" } else { "one of two disks answers" }))
     }
 }
 
 impl Migration for Able {
     fn migrate(volume: &Volume, from: &str) -> Result<Vec<u8>> {
-        read(volume)?;
+        read_or_crash(volume, "state in migrate")?;
         Ok(if has("migrate") { from.into() } else { volume.state.clone() })
     }
 }
@@ -231,6 +250,19 @@ fn read(volume: &Volume) -> Result<&str> {
     let known = ["made", "filled", "attaching", "attached", "detaching"];
     text.filter(|state| known.contains(state))
         .ok_or_else(|| Error::new(ErrorCode::Internal, "its state is not this driver's"))
+}
+
+fn has_unknown(volume: &Volume) -> bool {
+    volume.options.iter().any(|option| !["key", "size"].contains(&option.key.as_str()))
+}
+
+/// The same, with that fault where it is another's.
+fn read_or_crash<'a>(volume: &'a Volume, fault: &str) -> Result<&'a str> {
+    match read(volume) {
+        Err(_) if has(fault) => panic!("no state of ours"),
+        Err(_) if has("long state") && volume.state.len() > 1 << 10 => panic!("a long state"),
+        state => state,
+    }
 }
 
 fn fault() -> String {

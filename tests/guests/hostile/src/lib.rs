@@ -99,6 +99,11 @@ impl Guest for Hostile {
                 default: Some("x".to_owned()),
                 ..spec("both")
             }),
+            "odd-default" => described.options.push(OptionSpec {
+                value_type: ValueType::Boolean,
+                default: Some("yes".to_owned()),
+                ..spec("odd")
+            }),
             "default-lines" => described
                 .options
                 .push(OptionSpec { default: Some("a\nb".to_owned()), ..spec("lines") }),
@@ -122,6 +127,7 @@ impl Guest for Hostile {
         let directory = |owner| Storage::Directory(Directory { owner, limit: None, over: None });
         let mut created = Created { storage: directory(owner), state: id.into_bytes() };
         match act.as_str() {
+            "deny" => return fail(ErrorCode::Denied, "not today".to_owned()),
             "fail" => return fail(ErrorCode::Exhausted, "backend is\nfull \u{1b}[31m".to_owned()),
             "long-error" => return fail(ErrorCode::Internal, "x".repeat(100_000)),
             "giant-error" => return fail(ErrorCode::Internal, "x".repeat(10 << 20)),
@@ -198,6 +204,10 @@ impl Guest for Hostile {
             "list-giant" => (0..300_000).map(|n| found(format!("v{n}"))).collect(),
             "list-long-name" => vec![found("v".repeat(100_000))],
             "list-bad-id" => vec![Found { id: Some("v".to_owned()), ..found("v".to_owned()) }],
+            "list-slow" => {
+                std::thread::sleep(Duration::from_millis(7_700));
+                Vec::new()
+            }
             "list-loop" => loop {
                 black_box(());
             },
@@ -239,6 +249,14 @@ fn misbehave(act: &str) {
         "loop" => loop {
             black_box(());
         },
+        // Each copy is one instruction.
+        "copy-storm" => {
+            let mut bytes = vec![1_u8; 4 << 20];
+            loop {
+                bytes.copy_within(..2 << 20, 2 << 20);
+                black_box(&mut bytes);
+            }
+        }
         "sleep" => std::thread::sleep(Duration::from_secs(3600)),
         "recurse" => {
             black_box(recurse(black_box(1)));

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use wasip2::filesystem::preopens::get_directories;
 
-use crate::Said;
 use crate::bindings::exports::wasmvol::driver::population::Populated;
+use crate::{Said, keeping};
 
 /// More than any limit.
 const MANY: usize = 100_000_000;
@@ -30,7 +30,7 @@ pub(crate) fn fill(act: &str, with: &str) -> Said<Populated> {
     // As fast as some disk.
     let pause = || std::thread::sleep(Duration::from_micros(with.parse().unwrap_or(0)));
     match act {
-        "populate-disk" => {
+        "populate-disk" | "populate-thin" => {
             let mut file = File::create(volume("large")).map_err(told)?;
             loop {
                 file.write_all(&[1; 64 << 10]).map_err(told)?;
@@ -83,6 +83,13 @@ pub(crate) fn fill(act: &str, with: &str) -> Said<Populated> {
             fs::create_dir(volume("directory")).map_err(told)?;
             populated.executables = vec![with.to_owned()];
         }
+        // Links that a plan's subpath is to lead over.
+        "plan-inside" => {
+            for (to, name) in [("etc", "out"), ("", "root"), ("proc/self/root", "magic")] {
+                link(&format!("../../../../../../../../{to}"), name)?;
+            }
+        }
+        "reveal-program" => populated.executables = vec![keeping::reveal("one", with)?],
         "populate-giant" => populated.executables = vec!["x".repeat(4 << 20); 10],
         _ => {}
     }

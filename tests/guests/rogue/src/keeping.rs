@@ -1,6 +1,7 @@
 //! The store and secrets: over each limit, in every call, and by names that are none.
 
 use crate::Said;
+use crate::asking::ask;
 use crate::bindings::wasmvol::driver::{secrets, store};
 
 /// More than any limit.
@@ -40,7 +41,14 @@ pub(crate) fn store(what: &str) -> Said<String> {
 pub(crate) fn reveal(what: &str, name: &str) -> Said<String> {
     let reveal = |name: &str| secrets::reveal(name).map_err(|error| error.message);
     match what {
-        "one" => reveal(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+        // What is done with it is seen elsewhere.
+        "one" | "directory" | "kind" | "program" | "key" | "id" => {
+            reveal(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        }
+        "ask" => {
+            let host = reveal(name)?;
+            ask("get", &format!("http://{}/", String::from_utf8_lossy(&host)))
+        }
         "probe" => {
             let long = "x".repeat(900_000);
             for name in ["", ".", "..", "../key", "/etc/shadow", "a/b", "a\0b", "a\nb", &long] {

@@ -1,4 +1,4 @@
-//! The other hostile driver: it has every ability, asks by HTTP, writes to its store, asks for secrets, and misuses all of it.
+//! The other hostile driver: it has every ability, asks by HTTP, writes to its store, asks for secrets, plans mounts, and misuses all of it.
 //!
 //! What it does is named by the option `do` of a volume, and by the setting `do` for `list`. What begins with the name of a verb is done in
 //! that verb, the rest in `create`; what `create` found out is its volume's state, and what `list` did the name of what is found. Without
@@ -8,6 +8,7 @@ mod asking;
 mod filling;
 mod hoarding;
 mod keeping;
+mod planning;
 
 use std::hint::black_box;
 
@@ -40,9 +41,9 @@ use bindings::exports::wasmvol::driver::resizing::{self, Resized};
 use bindings::exports::wasmvol::driver::volumes::{self, Created, Found};
 use bindings::wasmvol::driver::types::{
     Description, Directory, Error, ErrorCode, OptionSpec, OptionValue, Owner, Plan, Reclaim,
-    Source, Storage, Value, ValueType, Volume,
+    Storage, Value, ValueType, Volume,
 };
-use bindings::wasmvol::driver::{roots, settings};
+use bindings::wasmvol::driver::{roots, secrets, settings, store};
 
 /// What a verb has to say: on one line, as an error's sentence.
 type Said<T> = Result<T, String>;
@@ -74,33 +75,40 @@ impl volumes::Guest for Rogue {
 
     fn create(_id: String, _name: String, options: Vec<OptionValue>) -> Result<Created, Error> {
         let (act, with) = (text(&options, "do"), text(&options, "with"));
-        let state = act_out(&act, &with).map_err(error)?.into_bytes();
-        let owner = Owner { uid: 0, gid: 0, mode: 0o755 };
-        let storage = Storage::Directory(Directory { owner, limit: None, over: None });
-        Ok(Created { storage, state })
+        let said = act_out(&act, &with).map_err(error)?;
+        let with = if act.starts_with("reveal-") { &said } else { &with };
+        let storage = planning::storage(&act, with).map_err(error)?;
+        Ok(Created { storage, state: said.into_bytes() })
     }
 
     fn remove(volume: Volume) -> Result<Reclaim, Error> {
         endless(&volume, "remove-loop");
+        let act = text(&volume.options, "do");
+        if act == "remove-unknown" || act == "remove-unrevealed" {
+            if act == "remove-unrevealed" {
+                secrets::reveal("key").map(drop)?;
+            }
+            store::delete("k")?;
+            return Err(Error { code: ErrorCode::NotFound, message: "never heard of it".into() });
+        }
         Ok(Reclaim::Delete)
     }
 
-    fn path(_volume: Volume) -> Result<Plan, Error> {
-        Ok(Plan {
-            source: Source::Storage,
-            read_only: false,
-            no_exec: false,
-            subpath: None,
-            id_map: None,
-        })
+    fn path(volume: Volume) -> Result<Plan, Error> {
+        let (act, with) = (text(&volume.options, "do"), text(&volume.options, "with"));
+        planning::plan(&act, &with).map_err(error)
     }
 
     fn list() -> Result<Vec<Found>, Error> {
         // So that its component imports it.
         black_box(roots::granted());
         let setting = |key| settings::get(key).unwrap_or_default();
-        let name = act_out(&setting("do"), &setting("with")).map_err(error)?;
-        let found = Found { name, id: None, options: Vec::new(), state: Vec::new(), owned: false };
+        let act = setting("do");
+        let name = act_out(&act, &setting("with")).map_err(error)?;
+        let id = (act == "reveal-id").then(|| name.clone());
+        let option = |key: &String| OptionValue { key: key.clone(), value: Value::Boolean(true) };
+        let options = if act == "reveal-key" { vec![option(&name)] } else { Vec::new() };
+        let found = Found { name, id, options, state: Vec::new(), owned: false };
         Ok(if found.name.is_empty() { Vec::new() } else { vec![found] })
     }
 }

@@ -2,7 +2,9 @@
 //! another.
 //!
 //! What a version writes into a volume's state begins with the number of its form, and a version reads no other form: neither to mount a
-//! volume, nor to resize or remove it. Version 4 mounts a directory of the host. With the option `slow` a Create takes a second; with `stubborn` a volume cannot be migrated.
+//! volume, nor to resize or remove it. From version 2 on there are options with defaults, without which a version mounts nothing. Version 4
+//! mounts a directory of the host. With the option `slow` a Create takes a second; with `stubborn` a volume cannot be migrated; with the
+//! setting `shut` nothing is mounted.
 
 /// A version: `version!("1.0.0" of form "1", asks for ["suid"])`, and `migrates` where it takes over what form 1 holds.
 #[macro_export]
@@ -49,6 +51,7 @@ macro_rules! version {
 
         use bindings::exports::wasmvol::driver::resizing::Resized;
         use bindings::exports::wasmvol::driver::volumes::{Created, Found};
+        use bindings::wasmvol::driver::settings;
         use bindings::wasmvol::driver::types::{
             Description, Error, ErrorCode, HostDirectory, OptionSpec, OptionValue, Owner, Plan, Reclaim, Source,
             Storage, Tmpfs, Value, ValueType, Volume,
@@ -86,15 +89,28 @@ macro_rules! version {
                     default: None,
                     help: "for tests".to_owned(),
                 };
+                let with_default = |key, value_type, default: &str| OptionSpec {
+                    default: Some(default.to_owned()),
+                    ..spec(key, value_type)
+                };
+                let mut options = vec![
+                    spec("slow", ValueType::Boolean),
+                    spec("stubborn", ValueType::Boolean),
+                ];
+                match $version.starts_with("1.") {
+                    true => options.push(spec("size", ValueType::Size)),
+                    false => {
+                        let size = settings::get("default-size");
+                        let size = size.as_deref().unwrap_or("64k");
+                        options.push(with_default("size", ValueType::Size, size));
+                        options.push(with_default("colour", ValueType::Text, $version));
+                    }
+                }
                 Description {
                     name: "version".to_owned(),
                     version: $version.to_owned(),
                     help: "memory, in several versions".to_owned(),
-                    options: vec![
-                        spec("size", ValueType::Size),
-                        spec("slow", ValueType::Boolean),
-                        spec("stubborn", ValueType::Boolean),
-                    ],
+                    options,
                     grants: vec![$($grant.to_owned()),*],
                 }
             }
@@ -112,6 +128,12 @@ macro_rules! version {
 
             fn path(volume: Volume) -> Result<Plan, Error> {
                 read(&volume)?;
+                if settings::get("shut").is_some() {
+                    return Err(unsupported("all is shut".to_owned()));
+                }
+                if !$version.starts_with("1.") && volume.options.iter().all(|option| option.key != "colour") {
+                    return Err(unsupported("it has no colour".to_owned()));
+                }
                 let owner = Owner { uid: 0, gid: 0, mode: 0o755 };
                 Ok(Plan {
                     source: match $version.starts_with("4.") {
