@@ -10,12 +10,14 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::oneshot;
+use wasmvol_driver::Description;
 use wasmvol_plan::{DriverName, Id, NameError};
 
 use crate::asked;
@@ -23,17 +25,21 @@ use crate::catalog::durable::Catalog;
 use crate::catalog::table::Table;
 use crate::catalog::{DriverRow, StoreError, transfer};
 use crate::drivers::loader::{self, Loader, LoaderError};
-use crate::drivers::{Drivers, Loaded};
+use crate::drivers::{Drivers, Known};
 use crate::server::{Answer, Api, BodyError, Busy, NotTaken, Peer, parse, read_body};
 use crate::volumes::holders::Caller;
 use crate::volumes::world::World;
 use crate::volumes::{Insist, View, VolumeError, Volumes};
 use types::{
-    Checked, Create, Driver, Kept, Load, Places, Previous, Purged, Refused, Resize, Status, Volume,
+    Changed, Checked, Create, Driver, Kept, Load, NotLoaded, Places, Previous, Purged, Refused,
+    Resize, Status, Trouble, Volume,
 };
 
 /// Most bytes of a request: a component of 64 MiB and the line before it.
 const BODY_MAX: usize = (64 << 20) + (64 << 10);
+/// How long a load waits for the volumes that its driver's backend knows, so that the operator's next command shows them. A backend that
+/// hangs holds up no operator.
+const LIST_WAIT: Duration = Duration::from_secs(1);
 /// The holder of `wasmvol volume mount`: there is one, and it counts.
 const HOLDER: &str = "wasmvol-volume-mount";
 
@@ -97,7 +103,7 @@ impl<W: World> Admin<W> {
             ("GET", ["status"]) => json(&self.status().await?),
             ("GET", ["troubles"]) => {
                 self.volumes.look_again().await;
-                json(&self.volumes.troubles())
+                json(&self.troubles())
             }
             ("GET", ["catalog"]) => Ok(transfer::export(&self.catalog.contents().await?)?),
             ("GET", ["volumes"]) => self.all_volumes().await,
@@ -128,9 +134,19 @@ impl<W: World> Admin<W> {
             ("POST", ["drivers", name, "rollback"]) => {
                 self.rollback(DriverName::parse(name)?).await
             }
+            ("POST", ["drivers", name, "settings"]) => {
+                self.set(DriverName::parse(name)?, parse(&body)?).await
+            }
+            ("POST", ["drivers", name, "grants", "check"]) => {
+                self.check_grants(&DriverName::parse(name)?, &body).await
+            }
             ("POST", ["drivers", name, "grants"]) => self.regrant(DriverName::parse(name)?).await,
             _ => Err(Refusal::Unknown),
         }
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        self.drivers.troubles().into_iter().chain(self.volumes.troubles()).collect()
     }
 
     async fn create(self: &Rc<Self>, create: Create) -> Result<Vec<u8>, Refusal> {
@@ -191,13 +207,14 @@ impl<W: World> Admin<W> {
     /// A line of JSON, then the component.
     async fn load(self: &Rc<Self>, body: &[u8]) -> Result<Vec<u8>, Refusal> {
         let mut parts = body.splitn(2, |byte| *byte == b'\n');
-        let Load { name, settings, origin } = parse(parts.next().unwrap_or_default())?;
+        let Load { name, changed, origin } = parse(parts.next().unwrap_or_default())?;
         let component = Arc::from(parts.next().unwrap_or_default());
         let this = Rc::clone(self);
         self.finish(async move {
-            let request = loader::Request { name, settings, origin, component };
+            let request = loader::Request { name, changed, origin, component };
             this.drivers.until_taken_up().await;
             let row = this.loader.load(request).await?;
+            this.look_for_volumes(&row.name).await;
             this.driver(&row.name).await
         })
         .await
@@ -213,9 +230,28 @@ impl<W: World> Admin<W> {
         self.finish(async move {
             this.drivers.until_taken_up().await;
             this.loader.rollback(&name).await?;
+            this.look_for_volumes(&name).await;
             this.driver(&name).await
         })
         .await
+    }
+
+    async fn set(self: &Rc<Self>, name: DriverName, changed: Changed) -> Result<Vec<u8>, Refusal> {
+        let this = Rc::clone(self);
+        self.finish(async move {
+            this.drivers.until_taken_up().await;
+            this.loader.set(&name, &changed).await?;
+            this.look_for_volumes(&name).await;
+            this.driver(&name).await
+        })
+        .await
+    }
+
+    /// The grants that it would have, as the operator would write them.
+    async fn check_grants(&self, name: &DriverName, granted: &[u8]) -> Result<Vec<u8>, Refusal> {
+        self.drivers.until_taken_up().await;
+        self.loader.check_grants(name, &String::from_utf8_lossy(granted)).await?;
+        json(&())
     }
 
     async fn regrant(self: &Rc<Self>, name: DriverName) -> Result<Vec<u8>, Refusal> {
@@ -223,9 +259,18 @@ impl<W: World> Admin<W> {
         self.finish(async move {
             this.drivers.until_taken_up().await;
             this.loader.regrant(&name).await?;
+            this.look_for_volumes(&name).await;
             this.driver(&name).await
         })
         .await
+    }
+
+    /// Has the volumes found that the backend of a driver knows, which may have come into sight.
+    async fn look_for_volumes(&self, name: &DriverName) {
+        let (volumes, name) = (Rc::clone(&self.volumes), name.clone());
+        let looking = tokio::task::spawn_local(async move { volumes.discover(Some(name)).await });
+        // It goes on where nobody waits for it any longer.
+        let _ = tokio::time::timeout(LIST_WAIT, looking).await;
     }
 
     async fn unload(self: &Rc<Self>, name: DriverName) -> Result<Vec<u8>, Refusal> {
@@ -240,27 +285,31 @@ impl<W: World> Admin<W> {
 
     async fn driver(&self, name: &DriverName) -> Result<Vec<u8>, Refusal> {
         self.drivers.until_taken_up().await;
-        let loaded = self.drivers.get(name).ok_or(LoaderError::NotLoaded(name.clone()))?;
-        json(&self.describe(loaded))
+        let known = self.drivers.known(name).ok_or(LoaderError::NotLoaded(name.clone()))?;
+        json(&self.describe(known))
     }
 
     async fn all_drivers(&self) -> Vec<Driver> {
         self.drivers.until_taken_up().await;
-        self.drivers.all().into_iter().map(|loaded| self.describe(loaded)).collect()
+        self.drivers.all_known().into_iter().map(|known| self.describe(known)).collect()
     }
 
-    fn describe(&self, loaded: Loaded) -> Driver {
-        let Loaded { row, driver, .. } = loaded;
+    fn describe(&self, Known { row, driver }: Known) -> Driver {
         let granted = self.drivers.granted(&row.name);
         let previous = |previous: Box<DriverRow>| {
             let DriverRow { version, digest, loaded_at, settings, .. } = *previous;
             Previous { version, digest, loaded_at, settings }
         };
+        let description = driver.as_ref().ok().map(|driver| driver.description());
+        let missing = |driver: &Description| asked::missing(&driver.grants, &granted);
+        let ignored = |driver| self.volumes.undescribed_options(&row.name, driver);
         Driver {
             volumes: self.volumes.of_driver(&row.name).len(),
-            missing: asked::missing(&driver.description().grants, &granted),
+            ignored: description.map(ignored).unwrap_or_default(),
+            missing: description.map(missing).unwrap_or_default(),
             granted,
-            component: Checked::of(&driver),
+            component: driver.as_ref().ok().map(Checked::of),
+            failed: driver.err().map(|why| NotLoaded { why, digest: row.digest }),
             name: row.name,
             version: row.version,
             first_party: row.first_party,
@@ -318,7 +367,7 @@ impl<W: World> Admin<W> {
                 ("catalog".to_owned(), self.catalog.counts()),
                 ("mount-table".to_owned(), self.table.counts()),
             ]),
-            troubles: self.volumes.troubles(),
+            troubles: self.troubles(),
         })
     }
 

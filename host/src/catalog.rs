@@ -52,6 +52,9 @@ pub(crate) struct DriverRow {
     /// sha256 of the component, 64 hex digits; the component lies under that name in `drivers/`.
     pub(crate) digest: String,
     pub(crate) version: String,
+    /// What the component calls itself: one that calls itself otherwise does not get its volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) own_name: Option<String>,
     pub(crate) settings: std::collections::BTreeMap<String, String>,
     /// Seconds since 1970.
     pub(crate) loaded_at: u64,

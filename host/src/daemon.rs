@@ -9,6 +9,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -36,8 +37,9 @@ use inherit::Inherited;
 
 /// Driver calls at once. Each may use 64 MiB and a thread; dockerd sends as many requests as it has containers starting.
 const CALLS_MAX: u32 = 64;
-/// Threads for driver calls and files, a few more than calls: loading must not wait for them.
-const THREADS_MAX: usize = CALLS_MAX as usize + 8;
+/// Threads for driver calls and files. A call has one while it waits for its turn, too, and a driver has 16 calls: 31 whose backends hang
+/// leave some for the others, and for loading.
+const THREADS_MAX: usize = 8 * CALLS_MAX as usize;
 /// Files that are open at once: what 64 calls may have, 256 connections on each socket, and room.
 const FILES_MAX: u64 = 16_384;
 /// The status that says: started again as it is, the daemon would end again (EX_CONFIG). mountd then ends too.
@@ -147,10 +149,12 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(THREADS_MAX)
+        .thread_name(CALLS)
         .build_local(LocalOptions::default());
     let served = match runtime {
         Ok(runtime) => {
             let served = runtime.block_on(serve(arguments));
+            ENDING.store(true, Ordering::SeqCst);
             // A driver that is being compiled is not waited for.
             runtime.shutdown_background();
             served
@@ -177,10 +181,19 @@ fn may_open_more() {
     }
 }
 
+/// The name of the threads on which drivers are called.
+const CALLS: &str = "calls";
+/// The event loop has ended. A driver's call that is still under way loses its timers by that, and panics: its thread ends so.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
 /// A fault of ours leaves memory as nobody meant it, while the stores are whole: mountd starts a new daemon over them within
 /// milliseconds, and its listeners keep the clients.
 fn end_at_a_panic() {
     std::panic::set_hook(Box::new(|panic| {
+        let calls = [Some(CALLS), Some(wasmvol_driver::BEHIND_THREAD)];
+        if ENDING.load(Ordering::SeqCst) && calls.contains(&std::thread::current().name()) {
+            return;
+        }
         tracing::error!("a fault of wasmvol's own, please report it: {panic}");
         std::process::abort();
     }));
@@ -274,8 +287,11 @@ async fn settle(
     first_party: Option<PathBuf>,
 ) {
     // Verbs wait for the driver that they need, recovery for none.
+    let all = Rc::clone(&volumes);
     tokio::task::spawn_local(async move {
         loader.take_up(rows, first_party.as_deref()).await;
+        // The first round may have come before them.
+        all.discover(None).await;
     });
     // What recovery waits for holds up no round.
     tokio::join!(volumes.recover(), volumes.keep_up());

@@ -6,6 +6,9 @@
 pub(crate) mod loader;
 mod reveal;
 mod shelf;
+mod troubles;
+
+pub(crate) use shelf::digest;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -27,7 +30,8 @@ use wasmvol_plan::{DriverName, Fault, FaultKind, Grants, Id, Plan, Storage, Volu
 use crate::asked;
 use crate::catalog::DriverRow;
 use crate::mounter::Mounter;
-use crate::volumes::world;
+use crate::volumes::world::NoMount;
+use crate::volumes::{Trouble, world};
 use reveal::Revealer;
 use shelf::Shelf;
 
@@ -45,6 +49,10 @@ pub(crate) struct Drivers {
     /// `grants.d`: written by the operator only.
     grants: PathBuf,
     loaded: RefCell<BTreeMap<DriverName, Loaded>>,
+    /// Those that were loaded before the start, and could not be again.
+    failed: RefCell<BTreeMap<DriverName, Failed>>,
+    /// Why what came with this wasmvol is not loaded under its name, where it was to be.
+    kept_out: RefCell<BTreeMap<DriverName, String>>,
     /// Who fetches the bytes of secrets.
     revealer: Revealer,
     /// Seeded at random: no driver can find two volumes with one fingerprint.
@@ -66,7 +74,21 @@ pub(crate) struct Loaded {
     /// How many of those may fill volumes, which takes up to 90 s: some are left for whoever mounts one.
     fills: Rc<Semaphore>,
     /// What it answered to `path`, which by the contract depends on the volume and this driver's settings only.
-    plans: Rc<RefCell<HashMap<Id, Known>>>,
+    plans: Rc<RefCell<HashMap<Id, Planned>>>,
+}
+
+/// One that was loaded before the start, and could not be again. Its volumes wait for it.
+#[derive(Clone)]
+struct Failed {
+    row: DriverRow,
+    why: String,
+}
+
+/// One that is loaded, or was before the start.
+pub(crate) struct Known {
+    pub(crate) row: DriverRow,
+    /// Or why it could not be loaded again.
+    pub(crate) driver: Result<Driver, String>,
 }
 
 impl Drivers {
@@ -78,6 +100,8 @@ impl Drivers {
             shelf: Shelf::new(components),
             grants: grants.to_owned(),
             loaded: RefCell::default(),
+            failed: RefCell::default(),
+            kept_out: RefCell::default(),
             revealer: Revealer::start(mounter.clone()),
             fingerprints: RandomState::new(),
             taken_up: watch::Sender::new(false),
@@ -94,7 +118,57 @@ impl Drivers {
         self.loaded.borrow().values().cloned().collect()
     }
 
+    /// One that is loaded, or could not be again.
+    pub(crate) fn known(&self, name: &DriverName) -> Option<Known> {
+        self.all_known().into_iter().find(|known| known.row.name == *name)
+    }
+
+    /// All that are loaded, and those that could not be again, by name.
+    pub(crate) fn all_known(&self) -> Vec<Known> {
+        let (loaded, failed) = (self.loaded.borrow(), self.failed.borrow());
+        let loaded = loaded.values().map(|Loaded { row, driver, .. }| (row, Ok(driver.clone())));
+        let failed = failed.values().map(|Failed { row, why }| (row, Err(why.clone())));
+        let all = loaded.chain(failed).map(|(row, driver)| Known { row: row.clone(), driver });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|a, b| a.row.name.cmp(&b.row.name));
+        all
+    }
+
+    /// What is not loaded and should be, and what the operator can do.
+    pub(crate) fn troubles(&self) -> Vec<Trouble> {
+        let (failed, kept_out) = (self.failed.borrow(), self.kept_out.borrow());
+        // One trouble for a driver.
+        let kept_out = kept_out.iter().filter(|(name, _)| !failed.contains_key(*name));
+        let kept_out = kept_out.map(|(name, why)| {
+            let stays = self.get(name).map(|loaded| loaded.row.version);
+            troubles::kept_out(name, stays.as_deref(), why)
+        });
+        let failed = failed.values().map(|Failed { row, why }| troubles::failed(row, why));
+        failed.chain(kept_out).collect()
+    }
+
+    /// Notes that what came with this wasmvol under a name is loaded, or is not wanted.
+    fn settle(&self, name: &DriverName) {
+        self.kept_out.borrow_mut().remove(name);
+    }
+
+    /// Notes why what came with this wasmvol is not loaded.
+    fn keep_out(&self, name: &DriverName, why: String) {
+        self.kept_out.borrow_mut().insert(name.clone(), why);
+    }
+
+    /// The row of one that is loaded, or should be.
+    fn row(&self, name: &DriverName) -> Option<DriverRow> {
+        self.known(name).map(|known| known.row)
+    }
+
+    /// The rows of all of them.
+    fn rows(&self) -> Vec<DriverRow> {
+        self.all_known().into_iter().map(|known| known.row).collect()
+    }
+
     fn put(&self, loaded: Loaded) {
+        self.failed.borrow_mut().remove(&loaded.row.name);
         self.loaded.borrow_mut().insert(loaded.row.name.clone(), loaded);
         // Wakes who waits for this one.
         self.taken_up.send_modify(|_| {});
@@ -106,6 +180,7 @@ impl Drivers {
         // What cannot be read grants nothing, and each use of it says so.
         let granted = self.grants(&row.name).unwrap_or_default();
         let description = Rc::new(driver.description().clone());
+        let row = DriverRow { own_name: Some(description.name.clone()), ..row };
         let turns = Arc::new(Semaphore::new(driver.calls_max()));
         let fills = Rc::new(Semaphore::new(driver.fills_max()));
         let plans = Rc::default();
@@ -147,18 +222,28 @@ impl Drivers {
         }
     }
 
-    fn take(&self, name: &DriverName) -> Option<Loaded> {
-        self.loaded.borrow_mut().remove(name)
+    fn fail(&self, row: DriverRow, why: String) {
+        self.failed.borrow_mut().insert(row.name.clone(), Failed { row, why });
+    }
+
+    fn take(&self, name: &DriverName) -> (Option<Loaded>, Option<Failed>) {
+        (self.loaded.borrow_mut().remove(name), self.failed.borrow_mut().remove(name))
+    }
+
+    fn put_back(&self, (loaded, failed): (Option<Loaded>, Option<Failed>)) {
+        loaded.into_iter().for_each(|loaded| self.put(loaded));
+        failed.into_iter().for_each(|Failed { row, why }| self.fail(row, why));
     }
 
     /// Makes a driver of a component, without loading it.
     async fn prepare(
         &self,
         name: &DriverName,
-        component: Arc<[u8]>,
-        settings: BTreeMap<String, String>,
+        component: &Arc<[u8]>,
+        settings: &BTreeMap<String, String>,
     ) -> Result<Driver, LoadError> {
         let (engine, name) = (self.engine.clone(), name.clone());
+        let (component, settings) = (Arc::clone(component), settings.clone());
         blocking(move || engine.load(&name, &component, settings)).await
     }
 
@@ -203,7 +288,7 @@ impl Drivers {
 const TURN: Duration = Duration::from_secs(30);
 
 /// A plan, and the fingerprint of the volume that it is for: the same id may get other state.
-struct Known {
+struct Planned {
     volume: u64,
     plan: Plan,
 }
@@ -240,12 +325,8 @@ struct Candidate<'a> {
 }
 
 impl world::Version for Candidate<'_> {
-    fn kind(&self) -> &str {
-        &self.loaded.description.name
-    }
-
-    fn version(&self) -> &str {
-        &self.loaded.description.version
+    fn description(&self) -> &Description {
+        &self.loaded.description
     }
 
     fn migrates(&self) -> bool {
@@ -263,11 +344,14 @@ impl world::Version for Candidate<'_> {
         self.loaded.clone().call(move |driver| driver.migrate(&volume, &from, scope)).await
     }
 
-    async fn mounts(&self, volume: &Volume, storage: &Storage) -> Result<(), String> {
+    async fn mounts(&self, volume: &Volume, storage: &Storage) -> Result<(), NoMount> {
         let asked = volume.clone();
         let plan = self.loaded.clone().call(move |driver| driver.path(&asked)).await;
-        let plan = plan.map_err(|error| error.to_string())?;
-        plan.check(storage, &self.loaded.granted).map_err(|fault| fault.to_string())
+        let no_plan = |error: CallError| NoMount { why: error.to_string(), waits_for_grant: false };
+        plan.map_err(no_plan)?.check(storage, &self.loaded.granted).map_err(|fault| NoMount {
+            why: fault.to_string(),
+            waits_for_grant: fault.kind == FaultKind::Denied,
+        })
     }
 }
 
@@ -335,7 +419,10 @@ impl world::Drivers for Drivers {
         let _fill = tokio::time::timeout(FILL_WAIT, fills.acquire()).await.map_err(full)?;
         let volume = volume.clone();
         // The root is closed there: what was written to an image goes to its disk then, and that may take a while.
-        self.call(driver, scope, move |driver, scope| driver.populate(&volume, root, scope)).await
+        let filled =
+            self.call(driver, scope, move |driver, scope| driver.populate(&volume, root, scope));
+        let Answer { value, uses } = filled.await?;
+        Ok(Answer { value: value.state, uses })
     }
 
     async fn remove(
@@ -367,7 +454,7 @@ impl world::Drivers for Drivers {
         if plans.len() == PLANS_MAX {
             plans.clear();
         }
-        plans.insert(volume.id, Known { volume: fingerprint, plan: plan.clone() });
+        plans.insert(volume.id, Planned { volume: fingerprint, plan: plan.clone() });
         Ok(plan)
     }
 

@@ -36,7 +36,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use wasmvol_driver::{CallError, Volume};
 use wasmvol_plan::frame::Attached;
-use wasmvol_plan::{DriverName, Facts, Fault, Id, NameError, Plan, Usage, VolumeName};
+use wasmvol_plan::{DriverName, Facts, Fault, FaultKind, Id, NameError, Plan, Usage, VolumeName};
 
 use crate::catalog::durable::Contents;
 use crate::catalog::record::Record;
@@ -89,6 +89,10 @@ struct State {
     stores: BTreeMap<DriverName, Rc<stores::OwnStore>>,
     /// Records of volumes that were removed while their data was kept.
     retained: BTreeMap<Id, Record>,
+    /// Since when those of them are gone from their backends that were found there.
+    gone: BTreeMap<Id, Instant>,
+    /// Which names of a driver's were told last that are none of Docker's.
+    refused: BTreeMap<DriverName, String>,
     /// Purges that could not be finished.
     purges: BTreeMap<Id, Waiting>,
     /// Mounts under the anchor that belong to no volume and are held.
@@ -171,7 +175,7 @@ pub(crate) enum VolumeError {
     #[error("{0}")]
     Unfinished(String),
     /// The driver gave no answer that can be used.
-    #[error("driver `{driver}`: {error}")]
+    #[error("{}", of_driver(driver, error))]
     Driver {
         /// Its name.
         driver: DriverName,
@@ -206,6 +210,26 @@ pub(crate) enum VolumeError {
     /// Waited too long.
     #[error("gave up after {} s: {}", WAIT.as_secs(), .0)]
     TimedOut(&'static str),
+}
+
+impl VolumeError {
+    /// Why mountd has not done what a driver asked for. What it must not do is the driver's fault, what it could not do is not.
+    fn of(driver: &DriverName, fault: Fault) -> Self {
+        match fault.kind {
+            FaultKind::Denied | FaultKind::Invalid => {
+                Self::Refused { driver: driver.clone(), fault }
+            }
+            _ => fault.into(),
+        }
+    }
+}
+
+/// What a driver said, behind its name, which an error that says it by itself repeats no second time.
+fn of_driver(driver: &DriverName, error: &CallError) -> String {
+    match error {
+        CallError::NotLoaded(_) => error.to_string(),
+        _ => format!("driver `{driver}`: {error}"),
+    }
 }
 
 impl<W: World> Volumes<W> {

@@ -25,8 +25,18 @@ pub(crate) struct Create {
 pub(crate) struct Load {
     /// Its own name if none is given.
     pub(crate) name: Option<DriverName>,
-    pub(crate) settings: BTreeMap<String, String>,
+    #[serde(flatten)]
+    pub(crate) changed: Changed,
     pub(crate) origin: Option<Origin>,
+}
+
+/// What is to become of a driver's settings.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Changed {
+    /// Beside those that it has.
+    pub(crate) settings: BTreeMap<String, String>,
+    /// Those that it shall have no more.
+    pub(crate) unset: Vec<String>,
 }
 
 /// What a component is, and what it says of itself.
@@ -104,13 +114,17 @@ pub(crate) struct Purged {
     pub(crate) name: VolumeName,
 }
 
-/// One loaded driver.
+/// One driver that is loaded, or was before the last start.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Driver {
     pub(crate) name: DriverName,
     pub(crate) version: String,
+    /// That it could not be loaded at the last start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failed: Option<NotLoaded>,
+    /// Nothing is known of one that could not be loaded.
     #[serde(flatten)]
-    pub(crate) component: Checked,
+    pub(crate) component: Option<Checked>,
     /// It came with wasmvol.
     pub(crate) first_party: bool,
     /// Where it was pulled from.
@@ -120,12 +134,22 @@ pub(crate) struct Driver {
     pub(crate) settings: BTreeMap<String, String>,
     /// Volumes that depend on it.
     pub(crate) volumes: usize,
+    /// Options that volumes of it have and it does not know, each with those volumes: another version made them.
+    pub(crate) ignored: BTreeMap<String, Vec<String>>,
     /// What it was granted, as the operator wrote it.
     pub(crate) granted: Vec<String>,
     /// What it says that it needs, and was not granted.
     pub(crate) missing: Vec<String>,
     /// What a rollback brings back.
     pub(crate) previous: Option<Previous>,
+}
+
+/// What could not be loaded.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NotLoaded {
+    pub(crate) why: String,
+    /// sha256 of the component.
+    pub(crate) digest: String,
 }
 
 /// What was loaded before.

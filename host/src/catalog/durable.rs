@@ -290,7 +290,7 @@ fn write_error(why: String) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use serde_json::json;
     use wasmvol_plan::{DriverName, Storage, VolumeName};
@@ -309,6 +309,8 @@ mod tests {
             driver_version: "1.2.3".into(),
             options: BTreeMap::new(),
             options_version: None,
+            left_out: BTreeSet::new(),
+            added: BTreeSet::new(),
             reclaim: None,
             created_at: 1_700_000_000,
             phase: Phase::Ready,
@@ -326,6 +328,7 @@ mod tests {
             name: DriverName::parse(name).unwrap(),
             digest: "d".repeat(64),
             version: "1.2.3".into(),
+            own_name: None,
             settings: BTreeMap::from([("root".to_owned(), "/srv".to_owned())]),
             loaded_at: 1_700_000_000,
             first_party: true,

@@ -2,6 +2,8 @@
 //!
 //! Written by the verbs, read at start and by `catalog export`. Fields that this version does not know are kept as they are.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use wasmvol_driver::types::Options;
 use wasmvol_driver::{Reclaim, Volume};
@@ -25,6 +27,12 @@ pub(crate) struct Record {
     /// The driver's version whose defaults those are, where another one wrote `state`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) options_version: Option<String>,
+    /// Options that its driver described and that nobody gave: they have the default of then or none, and one of later is not theirs.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) left_out: BTreeSet<String>,
+    /// Options that a later version of its driver brought, with the defaults that they had then.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) added: BTreeSet<String>,
     /// What the user asked for on removal, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reclaim: Option<Reclaim>,

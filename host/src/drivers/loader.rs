@@ -12,14 +12,15 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use wasmvol_driver::{Driver, LoadError};
-use wasmvol_plan::{DriverName, Fault, NameError};
+use wasmvol_plan::{DriverName, Fault, Grants, NameError};
 
+use crate::admin::types::Changed;
 use crate::catalog::durable::Catalog;
 use crate::catalog::{Change, DriverRow, Origin, StoreError};
 use crate::drivers::{Candidate, Drivers, Loaded, blocking, shelf};
-use crate::volumes::Volumes;
 use crate::volumes::swap::{States, Swap, SwapError, some_of};
 use crate::volumes::world::{Catalog as _, Drivers as _, Machine as _, World};
+use crate::volumes::{Volumes, options};
 
 /// Loads and unloads.
 pub(crate) struct Loader<W: World> {
@@ -33,6 +34,8 @@ pub(crate) struct Loader<W: World> {
     turns: RefCell<HashMap<DriverName, Arc<Mutex<()>>>>,
     /// Components that are kept for drivers which are not loaded yet.
     coming: RefCell<Vec<String>>,
+    /// The component that was looked into last.
+    opened: RefCell<Option<String>>,
     /// Held while a component is written to the shelf, or taken from it.
     shelf: Mutex<()>,
 }
@@ -44,6 +47,8 @@ pub(crate) enum LoaderError {
     Load(#[from] LoadError),
     #[error("the driver calls itself {0}: give it another name with `--name`")]
     OwnName(NameError),
+    #[error("its description has a default that no volume could have: {0}")]
+    Default(String),
     #[error(transparent)]
     Swap(#[from] SwapError),
     #[error("volume `{volume}` could not be mounted any more: {why}")]
@@ -52,12 +57,18 @@ pub(crate) enum LoaderError {
     Grants(#[from] Fault),
     #[error("component cannot be kept: {0}")]
     Shelf(#[from] std::io::Error),
+    #[error("its component cannot be read: {0}")]
+    Lost(std::io::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("no driver `{0}` is loaded: see `wasmvol driver ls`")]
     NotLoaded(DriverName),
+    #[error("driver `{0}` is not loaded: {1}")]
+    Failed(DriverName, String),
+    #[error("driver `{0}` has no setting `{1}`: see `wasmvol driver inspect {0}`")]
+    NoSetting(DriverName, String),
     #[error(
-        "driver `{0}`: there is nothing to go back to: what a load replaced is kept until the next load, or a rollback"
+        "driver `{0}`: there is nothing to go back to: what a load replaced is kept until another component is loaded, or a rollback"
     )]
     NothingBefore(DriverName),
     #[error("driver `{0}` has {1}: remove them first")]
@@ -69,7 +80,7 @@ pub(crate) enum LoaderError {
 pub(crate) struct Request {
     /// The name to load it under; its own if none is given.
     pub(crate) name: Option<DriverName>,
-    pub(crate) settings: BTreeMap<String, String>,
+    pub(crate) changed: Changed,
     pub(crate) origin: Option<Origin>,
     pub(crate) component: Arc<[u8]>,
 }
@@ -90,6 +101,7 @@ impl<W: World> Loader<W> {
             shipped: RefCell::default(),
             turns: RefCell::default(),
             coming: RefCell::default(),
+            opened: RefCell::default(),
             shelf: Mutex::default(),
         })
     }
@@ -115,9 +127,10 @@ impl<W: World> Loader<W> {
                 operators.insert(name.clone());
             }
             if !row.unloaded
-                && let Err(e) = self.restore(row).await
+                && let Err(e) = self.restore(row.clone()).await
             {
                 tracing::error!("driver {name} is not loaded, its volumes cannot change: {e}");
+                self.drivers.fail(row, e.to_string());
             }
         }
         let shipped = first_party.map(components_in).unwrap_or_default();
@@ -127,7 +140,8 @@ impl<W: World> Loader<W> {
             if !operators.contains(&name)
                 && let Err(e) = self.adopt(&name, component).await
             {
-                tracing::error!("driver {name} that came with wasmvol is not loaded: {e}");
+                tracing::error!("what came with wasmvol as driver {name} is not loaded: {e}");
+                self.drivers.keep_out(&name, e.to_string());
             }
         }
         self.sweep().await;
@@ -136,10 +150,8 @@ impl<W: World> Loader<W> {
 
     /// Deletes the components that a crash has left behind.
     async fn sweep(&self) {
-        let needed: BTreeSet<String> = match self.catalog.contents().await {
-            Ok(contents) => contents.drivers.iter().flat_map(digests).map(str::to_owned).collect(),
-            Err(_) => return,
-        };
+        let rows = self.drivers.rows();
+        let needed: BTreeSet<String> = rows.iter().flat_map(digests).map(str::to_owned).collect();
         let (shelf, engine) = (self.drivers.shelf.clone(), self.drivers.engine.clone());
         let sweep = move || shelf.keep_only(&needed).and_then(|()| engine.keep_only(&needed));
         if let Err(e) = blocking(sweep).await {
@@ -149,48 +161,120 @@ impl<W: World> Loader<W> {
 
     /// Loads a driver, or replaces the one of that name.
     pub(crate) async fn load(&self, request: Request) -> Result<DriverRow, LoaderError> {
-        let Request { name, settings, origin, component } = request;
+        let digest = shelf::digest(&request.component);
+        let loaded = self.load_it(request, &digest).await;
+        if loaded.is_err() {
+            self.forget_component(&digest).await;
+        }
+        loaded
+    }
+
+    async fn load_it(&self, request: Request, digest: &str) -> Result<DriverRow, LoaderError> {
+        let Request { name, origin, component, .. } = &request;
+        let (origin, component) = (origin.clone(), Arc::clone(component));
         let name = match name {
-            Some(name) => name,
+            Some(name) => name.clone(),
             None => self.own_name(&component).await?,
         };
         let _turn = self.turn(&name).await;
-        let prepared = self.drivers.prepare(&name, Arc::clone(&component), settings.clone());
-        let driver = prepared.await?;
-        let old = self.drivers.get(&name).map(|loaded| loaded.row);
-        // Who loads it again, for its grants perhaps, wants to go back to what was there before it.
-        let is_same = |old: &DriverRow| old.digest == driver.digest() && old.settings == settings;
+        let coming = Coming::new(&self.coming, digest);
+        let old = self.drivers.row(&name);
+        let (driver, settings) = self.with_settings(&name, &request, old.as_ref()).await?;
+        check_defaults(&name, &driver)?;
+        // Who loads it again, for its settings perhaps, wants to go back to what was there before it.
         let (states, previous) = match old {
-            Some(old) if is_same(&old) => (States::Stay, old.previous),
+            Some(old) if old.digest == digest => {
+                let is_same = old.settings == settings;
+                (if is_same { States::Same } else { States::Stay }, old.previous)
+            }
+            Some(old) if self.is_lost(&old).await => (States::PastLost, old.previous),
             Some(old) => (States::Forward, Some(Box::new(DriverRow { previous: None, ..old }))),
             None => (States::Forward, None),
         };
         let row = DriverRow {
+            first_party: self.is_shipped(&name, digest),
             name,
-            digest: driver.digest().to_owned(),
+            digest: digest.to_owned(),
             version: driver.description().version.clone(),
+            own_name: None,
             settings,
             loaded_at: self.machine.now(),
-            first_party: false,
             unloaded: false,
             origin,
             previous,
         };
+        self.keep_component(digest, component).await?;
+        let loaded = self.replace(driver, row, states, coming).await?;
+        self.drivers.settle(&loaded.name);
+        Ok(loaded)
+    }
+
+    /// Whether a driver that could not be loaded cannot be rolled back to either.
+    async fn is_lost(&self, row: &DriverRow) -> bool {
+        let (shelf, digest) = (self.drivers.shelf.clone(), row.digest.clone());
+        self.drivers.get(&row.name).is_none()
+            && blocking(move || shelf.read(&digest)).await.is_err()
+    }
+
+    /// Whether a component is the one of that name that came with wasmvol. Who unloaded it, and loads it again, has it as it was.
+    fn is_shipped(&self, name: &DriverName, digest: &str) -> bool {
+        self.shipped.borrow().get(name).is_some_and(|shipped| shipped == digest)
+    }
+
+    /// Makes a driver of a component, with the settings that it has by then: those of before stay, as its grants do, unless they were of
+    /// something that calls itself otherwise.
+    async fn with_settings(
+        &self,
+        name: &DriverName,
+        request: &Request,
+        old: Option<&DriverRow>,
+    ) -> Result<(Driver, BTreeMap<String, String>), LoaderError> {
+        let Request { changed, component, .. } = request;
+        let before = old.map(|old| old.settings.clone()).unwrap_or_default();
+        let settings = changed_to(name, before, changed)?;
+        // What calls itself otherwise never sees those of this one.
+        let driver = self.drivers.prepare(name, component, &changed.settings).await?;
+        let own_name = old.and_then(|old| old.own_name.as_ref());
+        let is_its = own_name.is_none_or(|name| *name == driver.description().name);
+        if !is_its || settings == changed.settings {
+            return Ok((driver, changed.settings.clone()));
+        }
+        Ok((self.drivers.prepare(name, component, &settings).await?, settings))
+    }
+
+    /// Gives a driver other settings. It stays the version that it is, and a rollback goes where it went before.
+    pub(crate) async fn set(
+        &self,
+        name: &DriverName,
+        changed: &Changed,
+    ) -> Result<DriverRow, LoaderError> {
+        let _turn = self.turn(name).await;
+        let row = self.drivers.row(name).ok_or_else(|| LoaderError::NotLoaded(name.clone()))?;
+        let settings = changed_to(name, row.settings.clone(), changed)?;
+        let states = if settings == row.settings { States::Same } else { States::Stay };
+        let row = DriverRow { settings, ..row };
+        let driver = self.prepare_again(&row).await?;
+        // What it describes may depend on them.
+        check_defaults(name, &driver)?;
         let coming = Coming::new(&self.coming, &row.digest);
-        self.keep_component(&row.digest, component).await?;
         self.replace(driver, row, states, coming).await
+    }
+
+    /// Makes a driver of a component that is kept.
+    async fn prepare_again(&self, row: &DriverRow) -> Result<Driver, LoaderError> {
+        let (shelf, digest) = (self.drivers.shelf.clone(), row.digest.clone());
+        let component = blocking(move || shelf.read(&digest)).await.map_err(LoaderError::Lost)?;
+        Ok(self.drivers.prepare(&row.name, &component.into(), &row.settings).await?)
     }
 
     /// Brings back what was loaded before, with its settings and the states that it left.
     pub(crate) async fn rollback(&self, name: &DriverName) -> Result<DriverRow, LoaderError> {
         let _turn = self.turn(name).await;
-        let loaded = self.drivers.get(name).ok_or_else(|| LoaderError::NotLoaded(name.clone()))?;
-        let previous = loaded.row.previous;
-        let row = *previous.ok_or_else(|| LoaderError::NothingBefore(name.clone()))?;
-        let (shelf, digest) = (self.drivers.shelf.clone(), row.digest.clone());
-        let component = blocking(move || shelf.read(&digest)).await?.into();
-        let driver = self.drivers.prepare(name, component, row.settings.clone()).await?;
-        let row = DriverRow { loaded_at: self.machine.now(), ..row };
+        let row = self.drivers.row(name).ok_or_else(|| LoaderError::NotLoaded(name.clone()))?;
+        let row = *row.previous.ok_or_else(|| LoaderError::NothingBefore(name.clone()))?;
+        let driver = self.prepare_again(&row).await?;
+        let first_party = self.is_shipped(name, &row.digest);
+        let row = DriverRow { loaded_at: self.machine.now(), first_party, ..row };
         let coming = Coming::new(&self.coming, &row.digest);
         self.replace(driver, row, States::Back, coming).await
     }
@@ -204,23 +288,22 @@ impl<W: World> Loader<W> {
         coming: Coming<'_>,
     ) -> Result<DriverRow, LoaderError> {
         let (name, digest) = (row.name.clone(), row.digest.clone());
-        // Who unloaded it, and loads it again, has it as it was.
-        let first_party = self.shipped.borrow().get(&name).is_some_and(|d| *d == digest);
-        let row = DriverRow { first_party, ..row };
         self.drivers.grants(&name)?;
-        let old = self.drivers.get(&name);
-        let loaded = self.drivers.made_of(driver, row.clone());
+        let (old, before) = (self.drivers.get(&name), self.drivers.row(&name));
+        let loaded = self.drivers.made_of(driver, row);
+        let row = loaded.row.clone();
         let candidate = |loaded| Candidate { drivers: &self.drivers, loaded };
         let swap = Swap {
             driver: &name,
-            old: old.clone().map(candidate),
+            own_name: before.as_ref().and_then(|before| before.own_name.clone()),
+            old: old.map(candidate),
             new: candidate(loaded.clone()),
             states,
         };
         let swapped =
             self.volumes.swap(swap, row.clone(), || self.drivers.put(loaded.clone())).await;
         drop(coming);
-        let before = old.map(|old| digests(&old.row).map(str::to_owned).collect::<Vec<_>>());
+        let before = before.map(|row| digests(&row).map(str::to_owned).collect::<Vec<_>>());
         for digest in before.into_iter().flatten().chain([digest]) {
             self.forget_component(&digest).await;
         }
@@ -229,37 +312,56 @@ impl<W: World> Loader<W> {
         Ok(row)
     }
 
-    /// Takes note of grants that the operator has changed, unless a volume could be mounted before and could not be any more.
+    /// Whether every volume that can be mounted with what a driver was granted could be with this, too.
+    pub(crate) async fn check_grants(
+        &self,
+        name: &DriverName,
+        granted: &str,
+    ) -> Result<(), LoaderError> {
+        let _turn = self.turn(name).await;
+        self.weigh(name, Grants::parse(name, granted)?).await
+    }
+
+    /// Takes note of grants that the operator has changed, unless a volume could be mounted before and could not be any more: one may
+    /// have come since [`Self::check_grants`].
     pub(crate) async fn regrant(&self, name: &DriverName) -> Result<(), LoaderError> {
         let _turn = self.turn(name).await;
-        let loaded = self.drivers.get(name).ok_or_else(|| LoaderError::NotLoaded(name.clone()))?;
         let granted = self.drivers.grants(name)?;
-        let candidate = |loaded| Candidate { drivers: &self.drivers, loaded };
-        let new = candidate(Loaded { granted: granted.clone(), ..loaded.clone() });
-        let (old, states) = (Some(candidate(loaded)), States::Stay);
-        self.volumes.check(Swap { driver: name, old, new, states }).await.map_err(|e| match e {
-            SwapError::Volume { volume, why, .. } => LoaderError::Needed { volume, why },
-            other => other.into(),
-        })?;
+        self.weigh(name, granted.clone()).await?;
         self.drivers.note_grants(name, granted);
         Ok(())
+    }
+
+    async fn weigh(&self, name: &DriverName, granted: Grants) -> Result<(), LoaderError> {
+        let Some(loaded) = self.drivers.get(name) else {
+            return Err(match self.drivers.known(name).map(|known| known.driver) {
+                Some(Err(why)) => LoaderError::Failed(name.clone(), why),
+                _ => LoaderError::NotLoaded(name.clone()),
+            });
+        };
+        let candidate = |loaded| Candidate { drivers: &self.drivers, loaded };
+        let new = candidate(Loaded { granted, ..loaded.clone() });
+        let (own_name, old, states) = (None, Some(candidate(loaded)), States::Stay);
+        let swap = Swap { driver: name, own_name, old, new, states };
+        self.volumes.check(swap).await.map_err(|e| match e {
+            SwapError::Volume { volume, why, .. } => LoaderError::Needed { volume, why },
+            other => other.into(),
+        })
     }
 
     /// Unloads a driver that has no volumes. What came with wasmvol under that name stays away after a restart, too.
     pub(crate) async fn unload(&self, name: &DriverName) -> Result<(), LoaderError> {
         let _turn = self.turn(name).await;
-        if self.drivers.get(name).is_none() {
-            return Err(LoaderError::NotLoaded(name.clone()));
-        }
+        let row = self.drivers.row(name).ok_or_else(|| LoaderError::NotLoaded(name.clone()))?;
         let volumes = self.volumes.needing(name);
         if !volumes.is_empty() {
             return Err(LoaderError::InUse(name.clone(), some_of(&volumes)));
         }
         // Before the commit: from here on no volume can be made with it.
-        let Some(old) = self.drivers.take(name) else { return Ok(()) };
-        let change = if old.row.first_party || self.shipped.borrow().contains_key(name) {
+        let taken = self.drivers.take(name);
+        let change = if row.first_party || self.shipped.borrow().contains_key(name) {
             // Its row stays, and what it stored goes.
-            let row = DriverRow { unloaded: true, previous: None, ..old.row.clone() };
+            let row = DriverRow { unloaded: true, previous: None, ..row.clone() };
             Change::Together(vec![
                 Change::DeleteDriver(name.clone()),
                 Change::PutDriver(Box::new(row)),
@@ -268,11 +370,12 @@ impl<W: World> Loader<W> {
             Change::DeleteDriver(name.clone())
         };
         if let Err(e) = self.catalog.commit(change).await {
-            self.drivers.put(old);
+            self.drivers.put_back(taken);
             return Err(e.into());
         }
         self.volumes.forget_store(name);
-        for digest in digests(&old.row) {
+        self.drivers.settle(name);
+        for digest in digests(&row) {
             self.forget_component(digest).await;
         }
         tracing::info!("driver {name} is unloaded");
@@ -280,23 +383,26 @@ impl<W: World> Loader<W> {
     }
 
     async fn restore(&self, row: DriverRow) -> Result<(), LoaderError> {
-        let (shelf, digest) = (self.drivers.shelf.clone(), row.digest.clone());
-        let component: Arc<[u8]> = blocking(move || shelf.read(&digest)).await?.into();
-        let driver = self.drivers.prepare(&row.name, component, row.settings.clone()).await?;
-        self.drivers.put(self.drivers.made_of(driver, row));
+        let driver = self.prepare_again(&row).await?;
+        let is_of_before = row.own_name.is_none();
+        let loaded = self.drivers.made_of(driver, row);
+        // Rows of before say nothing of that, and some day the component may be gone.
+        if is_of_before {
+            self.catalog.commit(Change::PutDriver(Box::new(loaded.row.clone()))).await?;
+        }
+        self.drivers.put(loaded);
         Ok(())
     }
 
     /// Loads a first-party component unless it is loaded already.
     async fn adopt(&self, name: &DriverName, component: Vec<u8>) -> Result<(), LoaderError> {
         let row = self.drivers.get(name).map(|loaded| loaded.row);
-        if row.as_ref().is_some_and(|r| r.digest == shelf::digest(&component)) {
+        if row.is_some_and(|row| row.digest == shelf::digest(&component)) {
             return Ok(());
         }
-        let settings = row.map(|row| row.settings).unwrap_or_default();
-        let component = component.into();
-        let name = Some(name.clone());
-        self.load(Request { name, settings, origin: None, component }).await.map(drop)
+        let (name, component) = (Some(name.clone()), component.into());
+        let request = Request { name, changed: Changed::default(), origin: None, component };
+        self.load(request).await.map(drop)
     }
 
     async fn own_name(&self, component: &Arc<[u8]>) -> Result<DriverName, LoaderError> {
@@ -304,11 +410,23 @@ impl<W: World> Loader<W> {
         DriverName::parse(&driver.description().name).map_err(LoaderError::OwnName)
     }
 
-    /// What a component is, without loading it.
+    /// What a component is, without loading it. What was compiled for that is kept until another one is opened: as a rule it is loaded next.
     pub(crate) async fn open(&self, component: Arc<[u8]>) -> Result<Driver, LoaderError> {
+        let digest = shelf::digest(&component);
+        let coming = Coming::new(&self.coming, &digest);
+        let before = self.opened.replace(Some(digest.clone())).filter(|before| *before != digest);
+        if let Some(before) = before {
+            self.forget_component(&before).await;
+        }
         // Only the log shows this name.
         let unnamed = DriverName::parse("unnamed").map_err(LoaderError::OwnName)?;
-        Ok(self.drivers.prepare(&unnamed, component, BTreeMap::new()).await?)
+        let opened = self.drivers.prepare(&unnamed, &component, &BTreeMap::new()).await;
+        drop(coming);
+        // Another one may have been looked into meanwhile.
+        if opened.is_err() || self.opened.borrow().as_ref() != Some(&digest) {
+            self.forget_component(&digest).await;
+        }
+        Ok(opened?)
     }
 
     async fn keep_component(&self, digest: &str, component: Arc<[u8]>) -> std::io::Result<()> {
@@ -320,9 +438,9 @@ impl<W: World> Loader<W> {
     /// Deletes a component that no driver needs any more, loaded or about to be.
     async fn forget_component(&self, digest: &str) {
         let _shelf = self.shelf.lock().await;
-        let needed = |loaded: &Loaded| digests(&loaded.row).any(|needed| needed == digest);
+        let needed = |row: &DriverRow| digests(row).any(|needed| needed == digest);
         let is_coming = self.coming.borrow().iter().any(|coming| coming == digest);
-        if is_coming || self.drivers.all().iter().any(needed) {
+        if is_coming || self.drivers.rows().iter().any(needed) {
             return;
         }
         let (shelf, engine) = (self.drivers.shelf.clone(), self.drivers.engine.clone());
@@ -354,6 +472,25 @@ impl Drop for Coming<'_> {
             all.swap_remove(at);
         }
     }
+}
+
+fn check_defaults(name: &DriverName, driver: &Driver) -> Result<(), LoaderError> {
+    let checked = options::check_defaults(name, driver.description());
+    checked.map_err(|why| LoaderError::Default(why.to_string()))
+}
+
+/// What the settings of a driver become.
+fn changed_to(
+    name: &DriverName,
+    mut settings: BTreeMap<String, String>,
+    changed: &Changed,
+) -> Result<BTreeMap<String, String>, LoaderError> {
+    for key in &changed.unset {
+        let absent = || LoaderError::NoSetting(name.clone(), key.clone());
+        settings.remove(key).ok_or_else(absent)?;
+    }
+    settings.extend(changed.settings.clone());
+    Ok(settings)
 }
 
 /// The components that a row needs: what is loaded, and what a rollback brings back.

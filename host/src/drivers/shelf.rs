@@ -73,7 +73,7 @@ impl Shelf {
 }
 
 /// sha256 as 64 hex digits.
-pub(super) fn digest(component: &[u8]) -> String {
+pub(crate) fn digest(component: &[u8]) -> String {
     Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -78,7 +78,7 @@ impl<W: World> Volumes<W> {
             let Some((volume, driver)) = found else { return Ok(()) };
             let call = async |scope| step(&volume, scope).await;
             let version = self.version_of(&driver);
-            let progress = self.ask(name, &driver, call, |progress, record| {
+            let progress = self.ask((name, volume.id), &driver, call, |progress, record| {
                 record.set_state(state_of(progress), &version);
             });
             let progress = progress.await?;

@@ -4,11 +4,11 @@
 //! What fails is undone, and what cannot be undone now is undone later: the record says `creating` until then.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wasmvol_driver::types::Options;
-use wasmvol_driver::{CallError, Created, Reclaim, Value, Volume};
-use wasmvol_plan::{DriverName, FaultKind, NamedDirectory, SecretName, Storage, VolumeName};
+use wasmvol_driver::{CallError, Created, Reclaim, Scope, Value, Volume};
+use wasmvol_plan::{DriverName, NamedDirectory, SecretName, Storage, VolumeName};
 
 use super::options::{self, Asked};
 use super::remove::Insist;
@@ -19,9 +19,13 @@ use crate::catalog::record::{Phase, RECORD_VERSION, Record};
 
 /// Whether the volume that is there is the one that was asked for.
 fn is_the_same(there: &Record, record: &Record, asked: &Asked) -> Result<(), VolumeError> {
-    // Another version of the driver may have other defaults: what was given must be so, what was left out stays as it is.
+    // Other settings of the driver may mean other defaults, and another version does: what is given must be so, what was left out before
+    // stays as it was made.
     let is_same_driver = there.options_version() == record.driver_version;
-    let counts = |key: &str| is_same_driver || asked.given.contains_key(key);
+    let counts = |key: &str| {
+        let was_left_out = there.left_out.contains(key) || there.added.contains(key);
+        asked.given.contains_key(key) || is_same_driver && !was_left_out
+    };
     if let Some(difference) = options::difference(&there.options, &record.options, counts) {
         return Err(VolumeError::Exists(difference));
     }
@@ -34,7 +38,7 @@ fn is_the_same(there: &Record, record: &Record, asked: &Asked) -> Result<(), Vol
 }
 
 /// See [`Volumes::intent`].
-struct Intent<'a> {
+pub(super) struct Intent<'a> {
     state: &'a RefCell<State>,
     name: &'a VolumeName,
 }
@@ -102,13 +106,17 @@ impl<W: World> Volumes<W> {
     async fn take_up_found(&self, found: Record) -> Result<(), VolumeError> {
         let id = found.id;
         self.put(found).await?;
-        self.state.borrow_mut().retained.remove(&id);
+        {
+            let mut state = self.state.borrow_mut();
+            state.retained.remove(&id);
+            state.gone.remove(&id);
+        }
         self.step("create.found").await;
         Ok(())
     }
 
     /// Counts a volume among those of its driver until there is a record of it, or never will be.
-    fn intent<'a>(&'a self, name: &'a VolumeName, driver: &DriverName) -> Intent<'a> {
+    pub(super) fn intent<'a>(&'a self, name: &'a VolumeName, driver: &DriverName) -> Intent<'a> {
         self.state.borrow_mut().intended.insert(name.clone(), driver.clone());
         Intent { state: &self.state, name }
     }
@@ -124,14 +132,18 @@ impl<W: World> Volumes<W> {
             let error = CallError::NotLoaded(driver.to_string());
             return Err(VolumeError::Driver { driver: driver.clone(), error });
         };
+        let is_left_out = |key: &String| !asked.given.contains_key(key);
+        let keys = description.options.iter().map(|spec| spec.key.clone());
         Ok(Record {
             v: RECORD_VERSION,
             id: self.world.machine().mint(),
             name: name.clone(),
             driver: driver.clone(),
             driver_version: description.version.clone(),
+            left_out: keys.filter(is_left_out).collect(),
             options: options::parse(driver, &description, &asked.given)?,
             options_version: None,
+            added: BTreeSet::new(),
             reclaim: asked.reclaim,
             created_at: self.now(),
             phase: Phase::Creating,
@@ -166,7 +178,7 @@ impl<W: World> Volumes<W> {
         let call = async |scope| drivers.create(driver, *id, name, options, scope).await;
         // Not the storage: it is not checked yet, and what is made of it is found by its id, or its place is durable before.
         let note = |created: &Created, record: &mut Record| record.state.clone_from(&created.state);
-        let Created { storage, state } = self.ask(name, driver, call, note).await?;
+        let Created { storage, state } = self.ask((name, *id), driver, call, note).await?;
         self.step("create.driver").await;
         let is_filled = drivers.abilities(driver).unwrap_or_default().population;
         let grants = drivers.grants(driver)?;
@@ -180,7 +192,8 @@ impl<W: World> Volumes<W> {
             _ => Vec::new(),
         };
         let Record { id, driver, storage, .. } = &record;
-        self.world.mounter().make(*id, driver, storage, note).await?;
+        let made = self.world.mounter().make(*id, driver, storage, note).await;
+        made.map_err(|fault| VolumeError::of(driver, fault))?;
         self.step("create.made").await;
         if is_filled {
             record.state = self.populate(&record).await?;
@@ -198,21 +211,20 @@ impl<W: World> Volumes<W> {
         let (drivers, mounter) = (self.world.drivers(), self.world.mounter());
         let (options, state) = (options.clone(), state.clone());
         let volume = Volume { id: *id, name: name.clone(), options, state };
+        let is_thin = matches!(storage, Storage::Image(image) if image.thin);
         let fill = async |scope| {
             let root = mounter.fill(*id, driver, storage).await?;
             self.step("fill.opened").await;
+            let scope = Scope { is_thin, ..scope };
             let filled = drivers.populate(driver, &volume, root, scope).await;
             filled.map_err(|error| VolumeError::Driver { driver: driver.clone(), error })
         };
         let write = |state: &Vec<u8>, record: &mut Record| record.state.clone_from(state);
-        let state = self.try_ask(name, driver, fill, write).await?;
+        let state = self.try_ask((name, *id), driver, fill, write).await?;
         self.step("fill.filled").await;
         let settled = mounter.settle(*id, driver, storage).await;
         // What was filled in is the driver's: so is the fault, if it is not taken over.
-        settled.map_err(|fault| match fault.kind {
-            FaultKind::Invalid => VolumeError::Refused { driver: driver.clone(), fault },
-            _ => fault.into(),
-        })?;
+        settled.map_err(|fault| VolumeError::of(driver, fault))?;
         self.step("fill.settled").await;
         Ok(state)
     }

@@ -10,20 +10,22 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use wasmvol_driver::{CallError, Found, Marked, Reclaim, Root, Roots, Scope};
-use wasmvol_plan::name::Quoted;
+use tokio::time::Instant;
+use wasmvol_driver::{CallError, Found, LIST_MAX, Marked, Reclaim, Root, Roots, Scope};
 use wasmvol_plan::{DriverName, Id, Storage, VolumeName};
 
 use super::marker::Marker;
+use super::swap::some_of;
 use super::world::{Catalog, Drivers, Machine, Mounter, World};
-use super::{VOLUMES_MAX, VolumeError, Volumes};
+use super::{State, VOLUMES_MAX, VolumeError, Volumes, options};
 use crate::catalog::Change;
 use crate::catalog::record::{Phase, RECORD_VERSION, Record};
 
 /// Most volumes that are taken over from one driver: the rest of [`VOLUMES_MAX`] is for the others.
 const FOUND_MAX: usize = 1000;
-/// How long a driver may take over its list where nobody waits: as long as the engine lets it.
-const LIST: Duration = Duration::from_secs(10);
+/// How long a volume that was found and removed must have been gone from its backend to be forgotten. A backend that is away comes back
+/// within that, if it does at all, and what was removed must not come back with it.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a Create waits for its driver to find the name: podman gives the whole request 5 s.
 const FIND: Duration = Duration::from_secs(1);
 /// Drivers that are asked at once: one that hangs delays its own volumes only.
@@ -89,9 +91,13 @@ pub(crate) struct Failed {
 }
 
 impl<W: World> Volumes<W> {
-    /// Asks every driver once.
-    pub(super) async fn discover(&self) {
-        for Failed { driver, error } in self.scan_all(self.world.drivers().names()).await.failed {
+    /// Asks one driver, or all, if recovery after the start has ended. Nobody waits for what they say.
+    pub(crate) async fn discover(&self, driver: Option<DriverName>) {
+        if self.until_recovered().await.is_err() {
+            return;
+        }
+        let drivers = driver.map_or_else(|| self.world.drivers().names(), |driver| vec![driver]);
+        for Failed { driver, error } in self.scan_all(drivers).await.failed {
             tracing::warn!("driver `{driver}` cannot list its volumes: {error}");
         }
     }
@@ -131,23 +137,43 @@ impl<W: World> Volumes<W> {
         // What comes while the driver is asked cannot be in its answer.
         let before = self.names(|entry| entry.record.is_listed_by(driver));
         // Its other calls may have all the turns.
-        let listed = tokio::time::timeout(LIST, self.list_of(driver, LIST)).await;
+        let listed = tokio::time::timeout(LIST_MAX, self.list_of(driver, LIST_MAX)).await;
         let late = |_| {
-            let error = CallError::TimedOut(LIST);
+            let error = CallError::TimedOut(LIST_MAX);
             VolumeError::Driver { driver: driver.clone(), error }
         };
-        let listed = listed.map_err(late)??;
+        let listed = listed.map_err(late).flatten().inspect_err(|_| {
+            // What nobody tells of is not known to be gone.
+            let mut state = self.state.borrow_mut();
+            let State { retained, gone, .. } = &mut *state;
+            gone.retain(|id, _| retained.get(id).is_some_and(|record| record.driver != *driver));
+        })?;
         let ids: BTreeSet<Id> = listed.iter().filter_map(|volume| volume.id).collect();
         let (mut sightings, mut there) = (Vec::new(), BTreeSet::new());
+        let (mut room, mut refused) = (self.room_for_found(driver), Vec::new());
         for volume in listed {
             let shown = volume.name.clone();
-            let state = self.take_in(driver, volume).await;
-            if let (Sight::Found | Sight::Known, Ok(name)) = (state, VolumeName::parse(&shown)) {
-                there.insert(name);
+            let state = match VolumeName::parse(&shown) {
+                Ok(name) => {
+                    let state = self.take_in(driver, name.clone(), volume, room > 0).await;
+                    if matches!(state, Sight::Found | Sight::Known) {
+                        there.insert(name);
+                    }
+                    state
+                }
+                Err(_) => Sight::Refused,
+            };
+            room -= usize::from(state == Sight::Found);
+            let name: String =
+                shown.chars().take(128).flat_map(wasmvol_plan::name::escaped).collect();
+            if state == Sight::Refused {
+                refused.push(name.clone());
             }
-            let name = shown.chars().take(128).flat_map(wasmvol_plan::name::escaped).collect();
             sightings.push(Sighting { driver: driver.clone(), name, state });
+            // There may be thousands, and others ask meanwhile.
+            tokio::task::yield_now().await;
         }
+        self.tell_refused(driver, &refused);
         for name in before {
             let is_there = there.contains(&name);
             self.write(&name, |entry| {
@@ -162,13 +188,28 @@ impl<W: World> Volumes<W> {
         Ok(sightings)
     }
 
+    /// Logs which names of a driver's Docker would not take, unless these were the last.
+    fn tell_refused(&self, driver: &DriverName, refused: &[String]) {
+        let mut state = self.state.borrow_mut();
+        if refused.is_empty() {
+            state.refused.remove(driver);
+            return;
+        }
+        let named = some_of(refused);
+        if state.refused.get(driver) != Some(&named) {
+            tracing::warn!("driver `{driver}` knows volumes whose names are not allowed: {named}");
+            state.refused.insert(driver.clone(), named);
+        }
+    }
+
     /// Makes a volume of one that was found, if its name is free.
-    async fn take_in(&self, driver: &DriverName, volume: Found) -> Sight {
-        let Ok(name) = VolumeName::parse(&volume.name) else {
-            let name = Quoted::new(&volume.name);
-            tracing::warn!("driver `{driver}` knows a volume whose name is not allowed: {name}");
-            return Sight::Refused;
-        };
+    async fn take_in(
+        &self,
+        driver: &DriverName,
+        name: VolumeName,
+        volume: Found,
+        has_room: bool,
+    ) -> Sight {
         let lock = self.locks.try_hold(&name);
         if let Some(is_it) = self.read(&name, |entry| entry.record.is_it(driver, volume.id)) {
             return if is_it { Sight::Known } else { Sight::Taken };
@@ -176,9 +217,16 @@ impl<W: World> Volumes<W> {
         if self.kept(driver, volume.id).is_some() {
             return Sight::Kept;
         }
-        // It may have been unloaded while it was asked.
-        let is_loaded = self.world.drivers().description(driver).is_some();
-        if lock.is_none() || !is_loaded || !self.has_room_for_found(driver) {
+        if lock.is_none() || !has_room || self.state.borrow().volumes.len() >= VOLUMES_MAX {
+            return Sight::Later;
+        }
+        // It may have been unloaded while it was asked, and from here on is not.
+        let _intent = self.intent(&name, driver);
+        if self.world.drivers().description(driver).is_none() {
+            return Sight::Later;
+        }
+        // Another look may have filled it.
+        if self.room_for_found(driver) == 0 {
             return Sight::Later;
         }
         let record = self.found_record(driver, name.clone(), volume);
@@ -292,36 +340,52 @@ impl<W: World> Volumes<W> {
         description.map(|description| description.version.clone()).unwrap_or_default()
     }
 
-    /// What was found once, removed here, and is gone from its backend is nothing to remember.
+    /// What was found once, removed here, and has been gone from its backend for long is nothing to remember. For less, the backend may
+    /// be away: a root that is not mounted has no volumes, either.
     async fn forget_kept(&self, driver: &DriverName, listed: &BTreeSet<Id>) {
+        let now = Instant::now();
         let gone: Vec<Record> = {
-            let state = self.state.borrow();
+            let mut state = self.state.borrow_mut();
+            let State { retained, gone, .. } = &mut *state;
             let is_gone = |record: &&Record| {
-                let id = record.found().flatten();
-                record.driver == *driver && id.is_some_and(|id| !listed.contains(&id))
+                let Some(Some(there)) = record.found() else { return false };
+                if listed.contains(&there) {
+                    gone.remove(&record.id);
+                    return false;
+                }
+                now >= *gone.entry(record.id).or_insert(now) + FORGOTTEN
             };
-            state.retained.values().filter(is_gone).cloned().collect()
+            let its = retained.values().filter(|record| record.driver == *driver);
+            its.filter(is_gone).cloned().collect()
         };
         for record in gone {
             let Some(_lock) = self.locks.try_hold(&record.name) else { continue };
+            // A Create may have brought it back meanwhile.
+            if !self.state.borrow().retained.contains_key(&record.id) {
+                continue;
+            }
             match self.world.catalog().commit(Change::Delete(record.id)).await {
-                Ok(()) => drop(self.state.borrow_mut().retained.remove(&record.id)),
+                Ok(()) => {
+                    let mut state = self.state.borrow_mut();
+                    state.retained.remove(&record.id);
+                    state.gone.remove(&record.id);
+                }
                 Err(error) => tracing::warn!("what was kept of `{}`: {error}", record.name),
             }
         }
     }
 
-    fn has_room_for_found(&self, driver: &DriverName) -> bool {
+    /// How many more volumes may be taken over from a driver.
+    fn room_for_found(&self, driver: &DriverName) -> usize {
         let state = self.state.borrow();
         let found = |entry: &&super::Entry| {
             &entry.record.driver == driver && entry.record.found().is_some()
         };
-        state.volumes.len() < VOLUMES_MAX
-            && state.volumes.values().filter(found).count() < FOUND_MAX
+        FOUND_MAX.saturating_sub(state.volumes.values().filter(found).count())
     }
 
     fn found_record(&self, driver: &DriverName, name: VolumeName, volume: Found) -> Record {
-        Record {
+        let mut record = Record {
             v: RECORD_VERSION,
             id: self.world.machine().mint(),
             name,
@@ -329,6 +393,8 @@ impl<W: World> Volumes<W> {
             driver_version: self.version_of(driver),
             options: volume.options,
             options_version: None,
+            left_out: BTreeSet::new(),
+            added: BTreeSet::new(),
             reclaim: Some(Reclaim::Retain),
             created_at: self.now(),
             phase: Phase::Ready,
@@ -338,6 +404,11 @@ impl<W: World> Volumes<W> {
             plugin: self.settings.plugin.clone(),
             attached: false,
             extra: Record::mark_found(volume.id),
+        };
+        // Another version may have made it, on another machine.
+        if let Some(description) = self.world.drivers().description(driver) {
+            options::follow(&mut record, &description);
         }
+        record
     }
 }

@@ -2,8 +2,8 @@
 //! nobody is.
 //!
 //! Entered by the verbs, once they have their volume, and closed by a swap. So no verb hears two versions, and no state that one of
-//! them wrote is left out when the other takes them over. Who is inside waits for his driver and for no volume of it. A verb that waits
-//! for mountd alone has left: a server that is gone holds up no swap.
+//! them wrote is left out when the other takes them over. Who is inside waits for its driver, and for another volume only where that is to
+//! lie below a new one, and not for long. A verb that waits for mountd alone has left: a server that is gone holds up no swap.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -78,7 +78,7 @@ impl Gates {
     ) -> Result<Inside<'_>, VolumeError> {
         let mut waiting = self.outside(driver);
         let entered = tokio::time::timeout(WAIT, self.of(driver).read_owned()).await;
-        let late = || VolumeError::TimedOut("another version of the driver is being loaded");
+        let late = || VolumeError::TimedOut("its driver is being changed");
         waiting.pass(entered.map_err(|_| late())?, volume);
         Ok(waiting)
     }
@@ -118,7 +118,7 @@ impl Gates {
             if closed.guard.is_some() {
                 return Some(closed);
             }
-            tracing::info!("another version of driver {driver} waits for {}", self.busy(driver));
+            tracing::info!("a change of driver {driver} waits for {}", self.busy(driver));
         }
         None
     }

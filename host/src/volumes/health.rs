@@ -22,10 +22,14 @@ impl<W: World> Volumes<W> {
     pub(super) async fn look_after_health(&self) {
         let can_tell = |entry: &super::Entry| {
             let abilities = self.world.drivers().abilities(&entry.record.driver);
-            entry.facts.is_some() && abilities.is_some_and(|abilities| abilities.health)
+            abilities.is_some_and(|abilities| abilities.health)
         };
+        // Of what another version told this one knows nothing.
+        for name in self.names(|entry| entry.ailing.is_some() && !can_tell(entry)) {
+            self.write(&name, |entry| entry.ailing = None);
+        }
         let mut of_drivers = BTreeMap::<_, Vec<_>>::new();
-        for name in self.names(can_tell) {
+        for name in self.names(|entry| entry.facts.is_some() && can_tell(entry)) {
             let driver = self.read(&name, |entry| entry.record.driver.clone());
             of_drivers.entry(driver).or_default().push(name);
         }

@@ -50,6 +50,12 @@ impl<W: World> Volumes<W> {
         };
         let nobody = || refused("there is none of that name");
         let (there, _) = look().ok_or_else(nobody)?;
+        let no_directory =
+            || refused("only a directory that wasmvol keeps can, as `local` makes one");
+        // Before its lock, which a verb that waits for a server may have for long.
+        if !matches!(there.storage, Storage::Directory(_)) {
+            return Err(no_directory());
+        }
         let drivers = self.world.drivers();
         drivers.until_loaded(&there.driver).await;
         // Who has the lock of a volume that is ready waits for no volume that is being made.
@@ -61,7 +67,7 @@ impl<W: World> Volumes<W> {
         let is_whole =
             matches!(plan, Plan { source: Source::Storage, subpath: None, id_map: None, .. });
         if !is_whole || !matches!(there.storage, Storage::Directory(_)) {
-            return Err(refused("only a directory that wasmvol keeps can, as `local` makes one"));
+            return Err(no_directory());
         }
         below.id = Some(there.id);
         let storage = record.storage.clone();

@@ -15,11 +15,12 @@ mod world;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
-use wasmvol_plan::DriverName;
+use wasmvol_plan::{DriverName, VolumeName};
 
 use super::holders::Caller;
-use super::{Settings, Volumes};
+use super::{Insist, Settings, Volumes};
 use crate::catalog::durable::Contents;
 use crate::catalog::record::Phase;
 use desk::Desk;
@@ -50,12 +51,58 @@ fn whatever_replaces_a_driver_every_call_of_a_polite_engine_succeeds() {
     (20_000..20_020).for_each(|seed| run(seed, Odds::SWAPPED));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_volume_that_its_backend_has_lost_is_missing_whether_it_is_mounted_or_not() {
+/// Volumes in a world where nothing fails.
+async fn smooth() -> (Sim, Rc<Volumes<Sim>>) {
     let sim = Sim::new(1, Odds::SMOOTH);
     sim.revive();
     let volumes = Volumes::new(sim.clone(), settings(), Contents::default(), Vec::new());
     volumes.recover().await;
+    (sim, volumes)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_removed_does_not_come_back_with_a_backend_that_was_away_for_hours() {
+    let (sim, volumes) = smooth().await;
+    // It has an id, by which it is known again.
+    sim.change_exports("ee");
+    volumes.slow_tick().await;
+    volumes.remove("ee", Caller::Cli, Insist::No).await.unwrap();
+    let kept = || volumes.get_kept(|record, _, _| record.name.to_string());
+    for _ in 0..3 {
+        sim.change_exports("ee");
+        for hours in [0, 23] {
+            tokio::time::sleep(Duration::from_secs(hours * 60 * 60)).await;
+            volumes.slow_tick().await;
+        }
+        sim.change_exports("ee");
+        volumes.slow_tick().await;
+        volumes.list(|name, _| panic!("`{name}` is there again"));
+        assert_eq!(kept(), ["ee"]);
+    }
+    sim.change_exports("ee");
+    for hours in [0, 24] {
+        tokio::time::sleep(Duration::from_secs(hours * 60 * 60)).await;
+        volumes.slow_tick().await;
+    }
+    assert!(kept().is_empty(), "it is gone for good");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_version_told_of_a_backend_goes_with_its_ability_to_tell() {
+    let (_sim, volumes) = smooth().await;
+    volumes.create("data", BTreeMap::new()).await.unwrap();
+    volumes.mount("data", "id", Caller::Cli).await.unwrap();
+    let name = VolumeName::parse("data").unwrap();
+    volumes.write(&name, |entry| entry.ailing = Some("a disk is slow".into()));
+    let health = || volumes.get("data", |view| view.status.health.to_string()).unwrap();
+    assert_eq!(health(), "degraded: a disk is slow");
+    volumes.look_after_health().await;
+    assert_eq!(health(), "ok");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_its_backend_has_lost_is_missing_whether_it_is_mounted_or_not() {
+    let (sim, volumes) = smooth().await;
     sim.change_exports("found");
     volumes.slow_tick().await;
     let is_missing =

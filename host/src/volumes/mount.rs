@@ -147,7 +147,8 @@ impl<W: World> Volumes<W> {
             peer,
             last: last.as_ref(),
         };
-        let facts = self.world.mounter().mount(request).await?;
+        let mounted = self.world.mounter().mount(request).await;
+        let facts = mounted.map_err(|fault| VolumeError::of(&driver, fault))?;
         self.write(name, |entry| {
             entry.facts = Some(facts.clone());
             entry.last = None;

@@ -1,6 +1,6 @@
 //! What a user wrote with `-o`, parsed and checked against what a driver takes, before any wasm runs.
 //!
-//! Called by Create. Pure. Its errors name the option and say what would do.
+//! Called by Create, and by whoever loads, shows or checks what has options. Pure. Its errors name the option and say what would do.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ use wasmvol_plan::name::Quoted;
 use wasmvol_plan::{DriverName, SecretName};
 
 use super::{VolumeError, secrets};
+use crate::catalog::record::Record;
 
 /// Most options of one volume: no driver of today takes a third of it.
 const OPTIONS_MAX: usize = 64;
@@ -88,6 +89,51 @@ pub(crate) fn parse(
         }
     }
     Ok(options)
+}
+
+fn describes(description: &Description, key: &str) -> bool {
+    description.options.iter().any(|spec| spec.key == key)
+}
+
+/// What a volume has, and a version of its driver does not describe.
+pub(crate) fn undescribed<'a>(
+    options: &'a Options,
+    description: &Description,
+) -> impl Iterator<Item = &'a String> {
+    options.keys().filter(|key| !describes(description, key))
+}
+
+/// The first default of a description that is no value of its option's type, or why it is none.
+pub(crate) fn check_defaults(
+    driver: &DriverName,
+    description: &Description,
+) -> Result<(), VolumeError> {
+    description.options.iter().try_for_each(|spec| {
+        spec.default.as_ref().map_or(Ok(()), |text| value(driver, spec, text).map(drop))
+    })
+}
+
+/// Gives a volume what a version of its driver describes and the one that made it did not know, with the defaults of this one, and takes what
+/// others have added that this one does not know. What it has then is its own, whatever a later version's defaults are.
+pub(crate) fn follow(record: &mut Record, description: &Description) {
+    let Record { driver, options, left_out, added, .. } = record;
+    left_out.retain(|key| describes(description, key));
+    for key in added.extract_if(.., |key| !describes(description, key)) {
+        options.remove(&key);
+    }
+    for spec in &description.options {
+        if options.contains_key(&spec.key) || left_out.contains(&spec.key) {
+            continue;
+        }
+        // One that does not parse is no value: a Create without it is refused.
+        match spec.default.as_ref().map(|text| value(driver, spec, text)) {
+            Some(Ok(default)) => {
+                options.insert(spec.key.clone(), default);
+                added.insert(spec.key.clone());
+            }
+            _ => drop(left_out.insert(spec.key.clone())),
+        }
+    }
 }
 
 /// How two sets of options differ in the keys that count, for people; none if they do not.

@@ -24,7 +24,7 @@ use crate::catalog::record::{Phase, Record};
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether something that was put off is due.
 const QUICK_ROUND: Duration = Duration::from_secs(2);
-/// Quick rounds at once: as many as begin while a backend that hangs holds one up for the whole of its deadline.
+/// Rounds of a kind at once: as many quick ones as begin while a backend that hangs holds one up for the whole of its deadline.
 const ROUNDS_MAX: usize = 32;
 /// Volumes that are taken up at once: as many as the daemon makes driver calls at once.
 const AT_ONCE: usize = 64;
@@ -122,30 +122,17 @@ impl<W: World> Volumes<W> {
         let names = self.names(|entry| entry.facts.is_some());
         let looks = stream::iter(names).for_each_concurrent(AT_ONCE, look);
         // Nor does a list that is late.
-        tokio::join!(self.discover(), looks);
+        tokio::join!(self.discover(None), looks);
     }
 
     /// The rounds of [`Volumes::tick`], [`Volumes::slow_tick`] and the rest, for ever; none waits for another.
     pub(crate) async fn keep_up(&self) {
-        let quick = async {
-            let mut rounds = FuturesUnordered::new();
-            let mut next = tokio::time::interval(QUICK_ROUND);
-            loop {
-                // A volume whose backend hangs holds up its own round only: the next one goes past it.
-                tokio::select! {
-                    _ = next.tick() => if rounds.len() < ROUNDS_MAX { rounds.push(self.tick()) },
-                    Some(()) = rounds.next() => {}
-                }
-            }
-        };
+        let quick = in_rounds(QUICK_ROUND, || self.tick());
         let slow = async {
             let mut recovered = self.recovered.subscribe();
             // It is never closed.
             let _ended = recovered.wait_for(|recovered| *recovered).await.map(drop);
-            loop {
-                self.slow_tick().await;
-                tokio::time::sleep(SLOW_ROUND).await;
-            }
+            in_rounds(SLOW_ROUND, || self.slow_tick()).await;
         };
         let programs = async {
             loop {
@@ -340,6 +327,19 @@ impl<W: World> Volumes<W> {
                 state.stray_mounts.insert(id, waiting);
             }
             None => drop(state.stray_mounts.remove(&id)),
+        }
+    }
+}
+
+/// Begins a round each time, for ever. What hangs, a volume's backend or a driver's list, holds up its own round only: the next one goes
+/// past it.
+async fn in_rounds<F: Future<Output = ()>>(period: Duration, round: impl Fn() -> F) {
+    let mut rounds = FuturesUnordered::new();
+    let mut next = tokio::time::interval(period);
+    loop {
+        tokio::select! {
+            _ = next.tick() => if rounds.len() < ROUNDS_MAX { rounds.push(round()) },
+            Some(()) = rounds.next() => {}
         }
     }
 }

@@ -201,7 +201,7 @@ impl<W: World> Volumes<W> {
     ) -> Result<Reclaim, VolumeError> {
         let drivers = self.world.drivers();
         let call = async |scope| drivers.remove(driver, volume, scope).await;
-        match (self.ask(&volume.name, driver, call, |_, _| ()).await, insist) {
+        match (self.ask((&volume.name, volume.id), driver, call, |_, _| ()).await, insist) {
             (Ok(reclaim), _) => Ok(reclaim),
             (Err(error), Insist::No) => Err(error),
             (Err(error), Insist::Yes) => {

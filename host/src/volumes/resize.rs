@@ -30,7 +30,7 @@ impl<W: World> Volumes<W> {
         };
         let driver = record.driver.clone();
         let by_driver = self.world.drivers().abilities(&driver).unwrap_or_default().resizing;
-        let there = size_of(&mut record.storage).map(|size| *size);
+        let there = size_of(&mut record.storage).copied();
         let option = match record.options.get(SIZE) {
             Some(Value::Size(size)) => Some(*size),
             _ => None,
@@ -52,6 +52,10 @@ impl<W: World> Volumes<W> {
             *size = wanted;
         }
         record.options.insert(SIZE.into(), Value::Size(wanted));
+        // It is its user's from now on, and no version's default.
+        if record.added.remove(SIZE) {
+            record.left_out.insert(SIZE.into());
+        }
         let checked = record.storage.check(&self.world.drivers().grants(&driver)?);
         checked.map_err(|fault| VolumeError::Refused { driver: driver.clone(), fault })?;
         let note = match &record.storage {
@@ -75,7 +79,7 @@ impl<W: World> Volumes<W> {
         let drivers = self.world.drivers();
         let call = async |scope| drivers.resize(driver, &volume, wanted, scope).await;
         let version = self.version_of(driver);
-        let resized = self.ask(name, driver, call, |resized, record| {
+        let resized = self.ask((name, volume.id), driver, call, |resized, record| {
             record.set_state(&resized.state, &version);
         });
         let resized = resized.await?;
@@ -85,9 +89,8 @@ impl<W: World> Volumes<W> {
             return Err(VolumeError::Driver { driver: driver.clone(), error });
         }
         let Resized { mut storage, state } = resized;
-        if size_of(&mut storage).map(|size| *size)
-            < size_of(&mut record.storage.clone()).map(|size| *size)
-        {
+        let before = size_of(&mut record.storage.clone()).copied();
+        if size_of(&mut storage).copied() < before {
             let error = CallError::Contract("its driver makes it smaller".to_owned());
             return Err(VolumeError::Driver { driver: driver.clone(), error });
         }

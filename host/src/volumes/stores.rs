@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use wasmvol_driver::{Answer, CallError, ErrorCode, Scope, Store};
-use wasmvol_plan::{DriverName, VolumeName};
+use wasmvol_plan::{DriverName, Id, VolumeName};
 
 use super::world::{Catalog, World};
 use super::{VolumeError, Volumes};
@@ -50,19 +50,20 @@ impl<W: World> Volumes<W> {
     /// `write` makes it of the answer; where it wrote nothing neither is committed here.
     pub(super) async fn ask<T>(
         &self,
-        name: &VolumeName,
+        (name, id): (&VolumeName, Id),
         driver: &DriverName,
         call: impl AsyncFn(Scope) -> Result<Answer<T>, CallError>,
         write: impl Fn(&T, &mut Record),
     ) -> Result<T, VolumeError> {
         let failed = |error| VolumeError::Driver { driver: driver.clone(), error };
-        self.try_ask(name, driver, async |scope| call(scope).await.map_err(failed), write).await
+        self.try_ask((name, id), driver, async |scope| call(scope).await.map_err(failed), write)
+            .await
     }
 
     /// The same, where more than the driver may fail in a try.
     pub(super) async fn try_ask<T>(
         &self,
-        name: &VolumeName,
+        (name, id): (&VolumeName, Id),
         driver: &DriverName,
         call: impl AsyncFn(Scope) -> Result<Answer<T>, VolumeError>,
         write: impl Fn(&T, &mut Record),
@@ -84,7 +85,9 @@ impl<W: World> Volumes<W> {
             };
             if !uses.writes().is_empty() {
                 let written = Change::Write(driver.clone(), uses.writes().clone());
-                let record = self.read(name, |entry| entry.record.clone()).map(|mut record| {
+                // What was removed and kept may have left its name to another.
+                let record = self.read(name, |entry| entry.record.clone());
+                let record = record.filter(|record| record.id == id).map(|mut record| {
                     write(&value, &mut record);
                     record
                 });

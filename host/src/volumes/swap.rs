@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use wasmvol_plan::{DriverName, Id, Storage};
 
-use super::Volumes;
-use super::world::{Catalog, Version, World};
+use super::world::{Catalog, NoMount, Version, World};
+use super::{Volumes, options};
 use crate::catalog::record::{Phase, Record};
 use crate::catalog::{Change, DriverRow, StoreError};
 
@@ -29,15 +29,21 @@ const ALONE: Duration = Duration::from_secs(10);
 pub(crate) enum States {
     /// The new version takes them over.
     Forward,
+    /// The same from a version that is lost. A rollback goes to the one before that, so what this one had left stays for it.
+    PastLost,
     /// They become what they were before the version that is loaded took them over.
     Back,
-    /// They stay: it is the same version.
+    /// They stay: it is the same component, with other settings or grants.
     Stay,
+    /// They stay, and nothing is another: who waits goes on waiting.
+    Same,
 }
 
 /// One version in the place of another.
 pub(crate) struct Swap<'a, V> {
     pub(crate) driver: &'a DriverName,
+    /// What the component calls itself that is loaded, or was to be at the start and could not be.
+    pub(crate) own_name: Option<String>,
     /// The one that is loaded, if one is, with what it was granted so far.
     pub(crate) old: Option<V>,
     pub(crate) new: V,
@@ -74,6 +80,13 @@ pub(crate) enum SwapError {
     Store(#[from] StoreError),
 }
 
+impl<V: Version> Swap<'_, V> {
+    /// What the volumes were made by, if that calls itself otherwise than the new one.
+    fn another(&self) -> Option<&String> {
+        self.own_name.as_ref().filter(|name| **name != self.new.description().name)
+    }
+}
+
 /// What the new version makes of each volume: its record as it is, and as it will be.
 type Looks = BTreeMap<Id, (Record, Record)>;
 
@@ -98,7 +111,7 @@ impl<W: World> Volumes<W> {
         let records: Vec<_> = changed.map(|(_, after)| after).collect();
         let puts = records.iter().map(|record| Change::Put(Box::new(record.clone())));
         // What another component stored under this name is not this one's.
-        let is_another = swap.old.as_ref().is_some_and(|old| old.kind() != swap.new.kind());
+        let is_another = swap.another().is_some();
         let gone = is_another.then(|| Change::DeleteDriver(swap.driver.clone()));
         let row = gone.into_iter().chain([Change::PutDriver(Box::new(row))]);
         self.world.catalog().commit(Change::Together(puts.chain(row).collect())).await?;
@@ -203,56 +216,74 @@ impl<W: World> Volumes<W> {
         swap: &Swap<'_, V>,
         before: &Record,
     ) -> Result<Record, SwapError> {
-        let Swap { driver, old, new, states } = swap;
-        if let Some(old) = old.as_ref().filter(|old| old.kind() != new.kind()) {
+        let Swap { driver, old, new, states, .. } = swap;
+        let description = new.description();
+        if let Some(old) = swap.another() {
             // It has data here, and will not be mounted. What lies at a backend is still to be told of its purge.
             let lies_here = before.storage != Storage::None || before.found().is_some();
             if before.phase.is_kept() && lies_here {
                 return Ok(before.clone());
             }
-            let (old, new) = (old.kind().to_owned(), new.kind().to_owned());
+            let (old, new) = (old.clone(), description.name.clone());
             return Err(SwapError::Another { name: (*driver).clone(), old, new });
         }
+        let mut after = before.clone();
+        options::follow(&mut after, description);
         let after = match states {
-            States::Forward => self.migrated(swap, before).await?,
-            States::Back => before.rolled_back(),
-            States::Stay => before.clone(),
+            States::Forward | States::PastLost => self.migrated(swap, after).await?,
+            States::Back => after.rolled_back(),
+            States::Stay | States::Same => after,
         };
         // What is half done is not mounted any more.
         if before.phase != Phase::Ready {
             return Ok(after);
         }
-        let Err(why) = new.mounts(&after.volume(), &after.storage).await else { return Ok(after) };
+        let Err(NoMount { why, waits_for_grant }) =
+            new.mounts(&after.volume(), &after.storage).await
+        else {
+            return Ok(after);
+        };
         // Who waits for a grant, or for an attachment, waits with either.
         if let Some(old) = old
             && old.mounts(&before.volume(), &before.storage).await.is_err()
         {
             return Ok(after);
         }
-        let is_foreign = *states == States::Back && after.driver_version != new.version();
+        // So it does where nothing is loaded; and what could not be loaded for a while is no other version.
+        if old.is_none() && (waits_for_grant || *states == States::Same) {
+            return Ok(after);
+        }
+        let is_foreign = *states == States::Back && after.driver_version != description.version;
         let writer = || format!("its state is of version {}: {why}", after.driver_version);
         let why = if is_foreign { writer() } else { why };
-        Err(SwapError::Volume { volume: before.name.to_string(), version: shown(new), why })
+        let version = match states {
+            States::Stay | States::Same => "these settings".to_owned(),
+            States::Forward | States::PastLost | States::Back => shown(new),
+        };
+        Err(SwapError::Volume { volume: before.name.to_string(), version, why })
     }
 
     /// The record with its state as the new version writes it, where that says how.
     async fn migrated<V: Version>(
         &self,
         swap: &Swap<'_, V>,
-        before: &Record,
+        before: Record,
     ) -> Result<Record, SwapError> {
         let (new, from) = (&swap.new, &before.driver_version);
-        // What an earlier version has left is of no use to a rollback from this one.
-        let same = || Record { former: None, ..before.clone() };
+        let version = &new.description().version;
         // One that is half made may have none.
         let has_state = before.phase == Phase::Ready || !before.state.is_empty();
-        if !new.migrates() || from == new.version() || !has_state {
-            return Ok(same());
+        // What an earlier version has left is of no use to a rollback from this one, unless that is where it goes.
+        let goes_past = swap.states == States::PastLost;
+        let former = before.former.clone().filter(|_| goes_past);
+        if !new.migrates() || from == version || !has_state {
+            return Ok(Record { former, ..before });
         }
         match new.migrate(&before.volume(), from, self.scope(swap.driver)).await {
-            Ok(state) => Ok(before.migrated(state, new.version())),
+            Ok(state) if goes_past => Ok(Record { former, ..before.migrated(state, version) }),
+            Ok(state) => Ok(before.migrated(state, version)),
             // Its backend may have lost it already, and the next call of its driver decides.
-            Err(_) if before.phase != Phase::Ready => Ok(same()),
+            Err(_) if before.phase != Phase::Ready => Ok(Record { former, ..before }),
             Err(error) => {
                 let (volume, why) = (before.name.to_string(), error.to_string());
                 Err(SwapError::Migrate { volume, version: shown(new), why })
@@ -262,7 +293,7 @@ impl<W: World> Volumes<W> {
 }
 
 fn shown(version: &impl Version) -> String {
-    format!("version {}", version.version())
+    format!("version {}", version.description().version)
 }
 
 /// Names for a refusal: three, and how many more.

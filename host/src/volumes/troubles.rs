@@ -105,26 +105,18 @@ impl<W: World> Volumes<W> {
             troubles.push(Trouble::stray_mount(&self.settings.mountpoints, *id, &waiting.why));
         }
         for record in state.retained.values() {
-            // What was found is its backend's: nothing is to be done about it here.
-            if record.found().is_some() {
+            // What is kept is kept as asked, and what was found is its backend's: nothing is to be done about either.
+            if record.phase != Phase::Purging || record.found().is_some() {
                 continue;
             }
             let data = match self.data_of(record) {
                 Some(data) => format!("in `{data}`"),
                 None => format!("at the backend of driver `{}`", record.driver),
             };
-            let why = match (record.phase, state.purges.get(&record.id)) {
-                (Phase::Purging, Some(waiting)) => {
-                    format!(
-                        "is being deleted for good, and what lies {data} is not gone: {}",
-                        waiting.why
-                    )
-                }
-                (Phase::Purging, None) => {
-                    format!("is being deleted for good, and what lies {data} is not gone")
-                }
-                _ => format!("was removed, its data kept as asked {data}"),
-            };
+            let mut why = format!("is being deleted for good, and what lies {data} is not gone");
+            if let Some(waiting) = state.purges.get(&record.id) {
+                why = format!("{why}: {}", waiting.why);
+            }
             let cure = format!(
                 "wasmvol volume purge {}  # deletes it; who wants the data moves it away before",
                 record.id

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use wasmvol_driver::Value as OptionValue;
+use wasmvol_driver::{Description, Value as OptionValue};
 use wasmvol_plan::{DriverName, Facts, Id, Measure, Storage, VolumeName};
 
 use super::world::{Drivers, Mounter, World};
@@ -166,6 +166,22 @@ impl<W: World> Volumes<W> {
         let intended = &self.state.borrow().intended;
         names.extend(intended.iter().filter(|(_, of)| *of == driver).map(|(name, _)| name.clone()));
         names.iter().map(ToString::to_string).collect()
+    }
+
+    /// The options that volumes of a driver have and its description does not, each with its volumes.
+    pub(crate) fn undescribed_options(
+        &self,
+        driver: &DriverName,
+        description: &Description,
+    ) -> BTreeMap<String, Vec<String>> {
+        let state = self.state.borrow();
+        let mut unknown: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for entry in state.volumes.values().filter(|entry| entry.record.driver == *driver) {
+            for key in options::undescribed(&entry.record.options, description) {
+                unknown.entry(key.clone()).or_default().push(entry.record.name.to_string());
+            }
+        }
+        unknown
     }
 
     /// The same, and what was kept that its driver is to hear of when it is purged: it cannot be unloaded while there is any.

@@ -210,10 +210,8 @@ pub(crate) trait Drivers {
 
 /// A version of a driver and its grants, whether it is the one that is loaded or not.
 pub(crate) trait Version {
-    /// What it calls itself.
-    fn kind(&self) -> &str;
-    /// Its version, as its description says.
-    fn version(&self) -> &str;
+    /// What it says of itself.
+    fn description(&self) -> &Description;
     /// Whether it can take over what another version wrote.
     fn migrates(&self) -> bool;
     /// Asks for a volume's state as this version writes it.
@@ -224,7 +222,14 @@ pub(crate) trait Version {
         scope: Scope,
     ) -> Result<Vec<u8>, CallError>;
     /// Whether a volume can be mounted with it, or why not.
-    async fn mounts(&self, volume: &Volume, storage: &Storage) -> Result<(), String>;
+    async fn mounts(&self, volume: &Volume, storage: &Storage) -> Result<(), NoMount>;
+}
+
+/// Why a volume cannot be mounted with a version of its driver.
+pub(crate) struct NoMount {
+    pub(crate) why: String,
+    /// It waits for its operator to grant something.
+    pub(crate) waits_for_grant: bool,
 }
 
 /// Clock, entropy and processes.

@@ -25,7 +25,7 @@ use super::world::Sim;
 use crate::catalog::DriverRow;
 use crate::volumes::Volumes;
 use crate::volumes::swap::{States, Swap, SwapError};
-use crate::volumes::world::{Drivers, Version};
+use crate::volumes::world::{Drivers, NoMount, Version};
 
 pub(super) const DRIVERS: [&str; 2] = ["local", "tmpfs"];
 /// Only a Create waits less for a list.
@@ -59,6 +59,7 @@ pub(super) fn first_drivers() -> BTreeMap<DriverName, DriverRow> {
             name: name.clone(),
             digest: String::new(),
             version: "1.0".into(),
+            own_name: None,
             settings: BTreeMap::new(),
             loaded_at: 0,
             first_party: true,
@@ -81,21 +82,34 @@ pub(super) fn reads(version: &str, state: &[u8]) -> bool {
     state.split(|byte| *byte == b'/').next() == Some(major(version).as_bytes())
 }
 
+/// What a version says of itself.
+pub(super) fn described(driver: &DriverName, version: &str) -> Description {
+    let size = OptionSpec {
+        key: "size".into(),
+        value_type: ValueType::Size,
+        required: false,
+        default: None,
+        help: String::new(),
+    };
+    Description {
+        name: driver.to_string(),
+        version: version.to_owned(),
+        help: String::new(),
+        options: vec![size],
+        grants: Vec::new(),
+    }
+}
+
 /// A version that is, or is to be, loaded.
 pub(super) struct SimVersion<'a> {
     sim: &'a Sim,
-    driver: DriverName,
-    version: String,
+    description: Description,
     migrates: bool,
 }
 
 impl Version for SimVersion<'_> {
-    fn kind(&self) -> &str {
-        self.driver.as_str()
-    }
-
-    fn version(&self) -> &str {
-        &self.version
+    fn description(&self) -> &Description {
+        &self.description
     }
 
     fn migrates(&self) -> bool {
@@ -114,12 +128,13 @@ impl Version for SimVersion<'_> {
         );
         // The rest stays as it is.
         let rest = volume.state.iter().copied().skip_while(|byte| *byte != b'/');
-        Ok(major(&self.version).bytes().chain(rest).collect())
+        Ok(major(&self.description.version).bytes().chain(rest).collect())
     }
 
-    async fn mounts(&self, volume: &Volume, _: &Storage) -> Result<(), String> {
+    async fn mounts(&self, volume: &Volume, _: &Storage) -> Result<(), NoMount> {
         self.sim.point().await;
-        reads(&self.version, &volume.state).then_some(()).ok_or_else(|| "unreadable".into())
+        let unreadable = || NoMount { why: "unreadable".into(), waits_for_grant: false };
+        reads(&self.description.version, &volume.state).then_some(()).ok_or_else(unreadable)
     }
 }
 
@@ -176,8 +191,7 @@ impl Sim {
         };
         let version = |version: &str, migrates| SimVersion {
             sim: self,
-            driver: name.clone(),
-            version: version.to_owned(),
+            description: described(&name, version),
             migrates,
         };
         let old = is_loaded.then(|| version(&before.version, false));
@@ -185,7 +199,8 @@ impl Sim {
         let (is_same, migrates) = (major(&row.version) == major(&before.version), new.migrates);
         self.tell(|| format!("{name} {} -> {}, {states:?}", before.version, row.version));
         let loaded = (name.clone(), row.version.clone());
-        let swap = Swap { driver: &name, old, new, states };
+        let own_name = is_loaded.then(|| name.to_string());
+        let swap = Swap { driver: &name, own_name, old, new, states };
         let swapped = volumes.swap(swap, row, || {
             let (name, version) = loaded;
             self.backend.borrow_mut().loaded.insert(name, (Instant::now(), version));
@@ -268,22 +283,7 @@ impl Drivers for Sim {
     }
 
     fn description(&self, driver: &DriverName) -> Option<Rc<Description>> {
-        let size = OptionSpec {
-            key: "size".into(),
-            value_type: ValueType::Size,
-            required: false,
-            default: None,
-            help: String::new(),
-        };
-        self.version(driver).map(|version| {
-            Rc::new(Description {
-                name: driver.to_string(),
-                version,
-                help: String::new(),
-                options: vec![size],
-                grants: Vec::new(),
-            })
-        })
+        self.version(driver).map(|version| Rc::new(described(driver, &version)))
     }
 
     async fn until_loaded(&self, driver: &DriverName) {

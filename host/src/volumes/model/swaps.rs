@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wasmvol_driver::{CallError, Scope, Volume};
+use wasmvol_driver::{CallError, Description, Scope, Volume};
 use wasmvol_plan::{DriverName, Storage};
 
-use super::settings;
-use super::world::{Odds, Sim};
+use super::drivers::described;
+use super::smooth;
+use super::world::Sim;
 use crate::catalog::DriverRow;
-use crate::catalog::durable::Contents;
 use crate::catalog::record::Record;
 use crate::volumes::holders::Caller;
 use crate::volumes::swap::{States, Swap, SwapError};
-use crate::volumes::world::Version;
+use crate::volumes::world::{NoMount, Version};
 use crate::volumes::{Insist, Volumes};
 
 /// One that takes over what another wrote.
 struct Other {
-    version: &'static str,
+    description: Description,
     /// How long it takes over each volume.
     takes: Duration,
     /// The volume that it cannot take over.
@@ -27,12 +27,8 @@ struct Other {
 }
 
 impl Version for Other {
-    fn kind(&self) -> &'static str {
-        "local"
-    }
-
-    fn version(&self) -> &'static str {
-        self.version
+    fn description(&self) -> &Description {
+        &self.description
     }
 
     fn migrates(&self) -> bool {
@@ -44,10 +40,10 @@ impl Version for Other {
         if volume.name.as_str() == self.refuses {
             return Err(CallError::Host(format!("{from} wrote nothing")));
         }
-        Ok(self.version.into())
+        Ok(self.description.version.clone().into())
     }
 
-    async fn mounts(&self, _: &Volume, _: &Storage) -> Result<(), String> {
+    async fn mounts(&self, _: &Volume, _: &Storage) -> Result<(), NoMount> {
         Ok(())
     }
 }
@@ -60,10 +56,7 @@ struct World {
 impl World {
     /// With this many volumes of `local`: `v0`, `v1`, …
     async fn with(count: usize) -> Self {
-        let sim = Sim::new(1, Odds::SMOOTH);
-        sim.revive();
-        let volumes = Volumes::new(sim.clone(), settings(), Contents::default(), Vec::new());
-        volumes.recover().await;
+        let (sim, volumes) = smooth().await;
         for number in 0..count {
             volumes.create(&format!("v{number}"), BTreeMap::new()).await.unwrap();
         }
@@ -73,8 +66,9 @@ impl World {
     async fn swap(&self, new: Other, states: States) -> Result<(), SwapError> {
         let driver = DriverName::parse("local").unwrap();
         let before = self.sim.drivers.borrow()[&driver].clone();
-        let row = DriverRow { version: new.version.into(), ..before };
-        self.volumes.swap(Swap { driver: &driver, old: None, new, states }, row, || ()).await
+        let row = DriverRow { version: new.description.version.clone(), ..before };
+        let swap = Swap { driver: &driver, own_name: None, old: None, new, states };
+        self.volumes.swap(swap, row, || ()).await
     }
 
     /// The version that is loaded, durably, and what is known of each volume.
@@ -85,8 +79,9 @@ impl World {
     }
 }
 
-fn other(version: &'static str) -> Other {
-    Other { version, takes: Duration::ZERO, refuses: "" }
+fn other(version: &str) -> Other {
+    let description = described(&DriverName::parse("local").unwrap(), version);
+    Other { description, takes: Duration::ZERO, refuses: "" }
 }
 
 #[tokio::test(start_paused = true)]
