@@ -104,6 +104,8 @@ TEXT
 
 # Says what to type once the server has its drivers: once, in the background, since the server holds the foreground.
 when_ready() {
+    # Else the shell that ends it would tell of that, as if something had gone wrong.
+    trap 'exit 1' TERM
     tries=$TRIES
     while [ "$tries" -gt 0 ]; do
         if ask driver ls 2>/dev/null | grep -q '^tmpfs'; then

@@ -81,6 +81,9 @@ enum Command {
     /// Say what the component on stdin is
     #[command(hide = true)]
     DescribeDriver,
+    /// Put the component on stdin through what a host may ask of it
+    #[command(hide = true)]
+    CheckDriver(check::Apart),
 }
 
 /// Which configuration: the operator says it to `serve` and to what writes grants, and both take it for the same.
@@ -177,6 +180,7 @@ pub(crate) fn run() -> ExitCode {
         }
         Command::CompileDriver => return wasmvol_driver::compile_stdin_to_stdout(),
         Command::DescribeDriver => sandbox::describe_stdin_to_stdout(),
+        Command::CheckDriver(apart) => check::run_apart(&apart),
         Command::Serve(_) if json => {
             let why = "`--json` is not for `serve`, which prints nothing but its log";
             Cli::command().error(clap::error::ErrorKind::ArgumentConflict, why).exit()

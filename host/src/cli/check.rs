@@ -1,8 +1,10 @@
 //! `wasmvol driver check`: the conformance suite of the contract for one component, without a daemon and, but for `--mount`, without root.
 //!
 //! It gathers what an operator and a user would give, has [`conformance`] ask, and prints what came of it: a table
-//! for people, JSON for CI. The component runs in an engine of this process; what was compiled goes with the process.
+//! for people, JSON for CI. The component runs in an engine of this process, unless root typed it: then in one of a process that has no
+//! privileges, [`apart`]. What was compiled goes with the command.
 
+mod apart;
 mod real;
 
 use std::collections::BTreeMap;
@@ -13,15 +15,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use wasmvol_driver::{Compiler, Driver, Engine, EngineOptions, Meter, OptionSpec};
+use serde::{Deserialize, Serialize};
+use wasmvol_driver::{Driver, Engine, EngineOptions, Meter, OptionSpec};
 use wasmvol_plan::secret::{BYTES_MAX, Bytes};
 use wasmvol_plan::{DriverName, Grants, Peer, Secret, SecretName};
 
-use super::component::{Component, Fetching, Trust};
+pub(super) use apart::{Apart, run_apart};
+
+use super::component::{Component, Fetching, Trust, announce};
 use super::output::{Output, say, size};
 use super::volume::option;
-use super::{CliError, log_to_stderr};
+use super::{CliError, log_to_stderr, sandbox};
 use crate::conformance::{self, Finding, Loaded, Setup, Stop, Subject, Told, Verdict};
 use crate::volumes::options::{self, Asked};
 
@@ -29,6 +33,8 @@ use crate::volumes::options::{self, Asked};
 const CALLS_MAX: u32 = 4;
 /// What the first check is called: all others need it.
 const LOADED: &str = "a host loads it";
+/// Whose secrets they are until the driver's name is known.
+const UNNAMED: &str = "unnamed";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -37,6 +43,16 @@ pub(super) struct Arguments {
     /// The component: a file, or a registry's HOST/NAME:TAG or HOST/NAME@sha256:…
     #[arg(value_name = "FILE|REF")]
     component: PathBuf,
+    #[command(flatten)]
+    given: Given,
+    /// Also make, mount, use and remove a volume for real, in a mount namespace and directories of its own; needs root
+    #[arg(long)]
+    mount: bool,
+}
+
+/// What its user and its operator would give.
+#[derive(Debug, clap::Args)]
+struct Given {
     /// An option as a user would give it; may be repeated
     #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE", value_parser = option)]
     options: Vec<(String, String)>,
@@ -52,9 +68,6 @@ pub(super) struct Arguments {
     /// A server that may get the secrets, as `secret set` takes it; may be repeated
     #[arg(long = "peer", value_name = "HOST", requires = "secrets")]
     peers: Vec<Peer>,
-    /// Also make, mount, use and remove a volume for real, in a mount namespace and directories of its own; needs root
-    #[arg(long)]
-    mount: bool,
 }
 
 fn named_file(text: &str) -> Result<(SecretName, PathBuf), String> {
@@ -63,7 +76,7 @@ fn named_file(text: &str) -> Result<(SecretName, PathBuf), String> {
 }
 
 /// All that came of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Report {
     /// None of what could not be loaded.
     driver: Option<String>,
@@ -74,7 +87,7 @@ struct Report {
     size: usize,
     passed: bool,
     checks: Vec<Finding>,
-    calls: BTreeMap<&'static str, Told>,
+    calls: BTreeMap<String, Told>,
 }
 
 pub(super) fn run(arguments: &Arguments, output: &Output) -> Result<ExitCode, CliError> {
@@ -87,7 +100,29 @@ pub(super) fn run(arguments: &Arguments, output: &Output) -> Result<ExitCode, Cl
     };
     // Nothing is let in by it: whose signature it has is asked where it is loaded.
     let component = Component::open(&arguments.component, &arguments.fetching, Trust::ToBeSeen)?;
-    let report = report(arguments, &component.bytes, &place)?;
+    let given = &arguments.given;
+    let asked = given.asked()?;
+    if let Some(driver) = &asked.driver {
+        let why = format!("it is {} that is checked", component.shown);
+        return Err(CliError::Refused(format!("leave `-o driver={driver}` out: {why}")));
+    }
+    let mut secrets = given.secrets()?;
+    announce(&component.bytes, output);
+    let report = if sandbox::is_root() {
+        let mut report = apart::report(given, &secrets, &component.bytes, &place)?;
+        if let (true, Some(driver)) = (arguments.mount, &report.driver) {
+            let driver = DriverName::parse(driver)?;
+            for secret in secrets.values_mut() {
+                secret.drivers = vec![driver.clone()];
+            }
+            let what = real::What { driver, component: &component, given, asked, secrets, output };
+            report.checks.extend(real::run(&what, place.path(), &report.checks));
+            report.judge();
+        }
+        report
+    } else {
+        report(given, secrets, &component.bytes, &place)?
+    };
     print(&report, output)?;
     if report.passed {
         return Ok(ExitCode::SUCCESS);
@@ -125,15 +160,46 @@ impl Place {
     }
 }
 
-fn report(arguments: &Arguments, component: &[u8], place: &Place) -> Result<Report, CliError> {
-    let refused = |why: String| CliError::Refused(why);
-    let settings: BTreeMap<_, _> = arguments.settings.iter().cloned().collect();
-    let asked = Asked::split(arguments.options.iter().cloned().collect());
-    let asked = asked.map_err(|error| refused(error.to_string()))?;
-    if let Some(driver) = &asked.driver {
-        let why = format!("it is `{}` that is checked", arguments.component.display());
-        return Err(refused(format!("leave `-o driver={driver}` out: {why}")));
+/// Secrets before they have their driver.
+type Secrets = BTreeMap<SecretName, Secret>;
+
+impl Given {
+    fn asked(&self) -> Result<Asked, CliError> {
+        let asked = Asked::split(self.options.iter().cloned().collect());
+        asked.map_err(|error| CliError::Refused(error.to_string()))
     }
+
+    fn settings(&self) -> BTreeMap<String, String> {
+        self.settings.iter().cloned().collect()
+    }
+
+    fn secrets(&self) -> Result<Secrets, CliError> {
+        let mut secrets = Secrets::new();
+        for (name, file) in &self.secrets {
+            let what = || CliError::io(format!("`{}`", file.display()));
+            // A buffer that had to grow would leave a copy behind.
+            let mut bytes = Vec::with_capacity(BYTES_MAX + 1);
+            let read = File::open(file).map_err(what())?.take(BYTES_MAX as u64 + 1);
+            { read }.read_to_end(&mut bytes).map_err(what())?;
+            let drivers = vec![DriverName::parse(UNNAMED)?];
+            let secret = Secret::new(drivers, self.peers.clone(), Bytes::new(bytes));
+            let secret = secret.map_err(|fault| {
+                CliError::Refused(format!("`{}`: {}", file.display(), fault.message))
+            })?;
+            secrets.insert(name.clone(), secret);
+        }
+        Ok(secrets)
+    }
+}
+
+/// Has everything asked that needs no mount, by an engine of this process.
+fn report(
+    given: &Given,
+    secrets: Secrets,
+    component: &[u8],
+    place: &Place,
+) -> Result<Report, CliError> {
+    let (settings, asked) = (given.settings(), given.asked()?);
     let meter = Meter::default();
     let engine = engine(place, meter.clone())?;
     let begin = Instant::now();
@@ -147,26 +213,21 @@ fn report(arguments: &Arguments, component: &[u8], place: &Place) -> Result<Repo
     };
     let took = begin.elapsed();
     let driver = loaded.driver().clone();
-    let grants = Grants::parse(driver.name(), &arguments.grants.join("\n"));
-    let grants = grants.map_err(|fault| refused(fault.message))?;
+    let grants = Grants::parse(driver.name(), &given.grants.join("\n"));
+    let grants = grants.map_err(|fault| CliError::Refused(fault.message))?;
     let options = parsed(&driver, &asked.given)?;
-    let secrets = secrets(arguments, driver.name())?;
-    let setup = Setup {
-        settings,
-        grants,
-        granted: arguments.grants.clone(),
-        secrets,
-        given: asked.given.clone(),
-        scratch: place.make("scratch")?,
+    let of_driver = |(name, mut secret): (SecretName, Secret)| {
+        secret.drivers = vec![driver.name().clone()];
+        (name, Arc::new(secret))
     };
+    let secrets = secrets.into_iter().map(of_driver).collect();
+    let setup = Setup { grants, secrets, given: asked.given, scratch: place.make("scratch")? };
     let mut subject =
         Subject::new(loaded, setup, options).map_err(CliError::io("the kernel's entropy"))?;
     let mut checks = vec![Finding::new(LOADED, Ok(size(component.len() as u64)), took)];
     checks.extend(conformance::run(&mut subject));
-    if arguments.mount {
-        checks.extend(real::run(&subject, component, asked.reclaim, place.path(), &checks));
-    }
-    Ok(Report::new(Some(&driver), component.len(), checks, subject.told().clone()))
+    let told = subject.told().iter().map(|(verb, told)| ((*verb).to_owned(), told.clone()));
+    Ok(Report::new(Some(&driver), component.len(), checks, told.collect()))
 }
 
 impl Report {
@@ -174,24 +235,29 @@ impl Report {
         driver: Option<&Driver>,
         size: usize,
         checks: Vec<Finding>,
-        calls: BTreeMap<&'static str, Told>,
+        calls: BTreeMap<String, Told>,
     ) -> Self {
-        Self {
+        let mut report = Self {
             driver: driver.map(|driver| driver.name().to_string()),
             version: driver.map(|driver| driver.description().version.clone()),
             digest: driver.map(|driver| driver.digest().to_owned()),
             size,
-            passed: checks.iter().all(|found| found.result != Verdict::Fail),
+            passed: true,
             checks,
             calls,
-        }
+        };
+        report.judge();
+        report
+    }
+
+    fn judge(&mut self) {
+        self.passed = self.checks.iter().all(|found| found.result != Verdict::Fail);
     }
 }
 
 fn engine(place: &Place, meter: Meter) -> Result<Engine, CliError> {
-    let program = std::env::current_exe().map_err(CliError::io("our own program"))?;
-    let compiler = Compiler { program, args: vec!["compile-driver".into()] };
-    let options = EngineOptions { cache: place.make("cache")?, compiler, calls_max: CALLS_MAX };
+    let (cache, compiler) = (place.make("cache")?, sandbox::compiler());
+    let options = EngineOptions { cache, compiler, calls_max: CALLS_MAX };
     Engine::metered(options, meter).map_err(|error| CliError::Refused(error.to_string()))
 }
 
@@ -219,26 +285,6 @@ fn parsed(
     parsed.map_err(|error| CliError::Refused(error.to_string()))
 }
 
-fn secrets(
-    arguments: &Arguments,
-    driver: &DriverName,
-) -> Result<BTreeMap<SecretName, Arc<Secret>>, CliError> {
-    let mut secrets = BTreeMap::new();
-    for (name, file) in &arguments.secrets {
-        let what = || CliError::io(format!("`{}`", file.display()));
-        // A buffer that had to grow would leave a copy behind.
-        let mut bytes = Vec::with_capacity(BYTES_MAX + 1);
-        let read = File::open(file).map_err(what())?.take(BYTES_MAX as u64 + 1);
-        { read }.read_to_end(&mut bytes).map_err(what())?;
-        let secret = Secret::new(vec![driver.clone()], arguments.peers.clone(), Bytes::new(bytes));
-        let secret = secret.map_err(|fault| {
-            CliError::Refused(format!("`{}`: {}", file.display(), fault.message))
-        })?;
-        secrets.insert(name.clone(), Arc::new(secret));
-    }
-    Ok(secrets)
-}
-
 fn print(report: &Report, output: &Output) -> Result<(), CliError> {
     let row = |found: &Finding| {
         let result = match found.result {
@@ -246,11 +292,11 @@ fn print(report: &Report, output: &Output) -> Result<(), CliError> {
             Verdict::Fail => "FAIL",
             Verdict::Skipped => "skipped",
         };
-        [found.check.to_owned(), result.to_owned(), took(found.time), found.detail.clone()]
+        [found.check.clone(), result.to_owned(), took(found.time), found.detail.clone()]
     };
-    let told = |(verb, told): (&&str, &Told)| {
+    let told = |(verb, told): (&String, &Told)| {
         [
-            (*verb).to_owned(),
+            verb.clone(),
             told.calls.to_string(),
             took(told.slowest),
             size(told.memory as u64),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use wasmvol_driver::{COMPONENT_MAX, check_interfaces};
 use wasmvol_registry::{Keys, Reference, Registry, RegistryError, Signature, Signer};
 
+use super::output::{Output, size};
 use super::progress::Progress;
 use super::rooted::RootedDir;
 use super::{CliError, ConfigFile, serve};
@@ -46,6 +47,17 @@ pub(super) struct Fetching {
     pub(super) config: ConfigFile,
     #[command(flatten)]
     plain_http: PlainHttp,
+}
+
+/// What is larger takes seconds to compile, and more where others compute.
+const LARGE: usize = 2 << 20;
+
+/// Says what takes so long to compile, if it will.
+pub(super) fn announce(component: &[u8], output: &Output) {
+    if component.len() > LARGE {
+        let bytes = size(u64::try_from(component.len()).unwrap_or(u64::MAX));
+        output.note(&format!("wasmvol: compiling {bytes}, which may take a minute …"));
+    }
 }
 
 /// Whether a signature decides.
@@ -106,22 +118,31 @@ impl Component {
         let policy = Policy::read(&fetching.config, trust)?;
         let registry = fetching.plain_http.open(reference);
         let keys = policy.keys(&fetching.config)?;
-        let offer = registry.look(COMPONENT_MAX as u64, (!keys.is_empty()).then_some(&keys))?;
+        let offer = registry.look(COMPONENT_MAX as u64)?;
         check_interfaces(offer.imports(), offer.exports())
             .map_err(|why| refused(why.to_string()))?;
-        policy.judge(offer.signature()).map_err(refused)?;
+        let signature = match (keys.is_empty(), trust) {
+            (true, _) => Signature::NotLookedAt,
+            // What is only shown keeps nobody from looking at the component.
+            (false, Trust::ToBeSeen) => registry
+                .signature(&offer, &keys)
+                .unwrap_or_else(|e| Signature::Unclear(e.to_string())),
+            (false, _) => registry.signature(&offer, &keys)?,
+        };
+        policy.judge(&signature).map_err(refused)?;
         let mut progress = Progress::new();
         let fetched = registry.fetch(&offer, &mut |done, size| progress.show(done, size));
         progress.end();
-        let signed_by = match offer.signature() {
-            Signature::By(signer) => Some(signer.clone().into()),
+        let words = policy.words(&signature);
+        let signed_by = match signature {
+            Signature::By(signer) => Some(signer.into()),
             _ => None,
         };
         let (given, digest) = (reference.to_string(), offer.digest().to_owned());
         let pulled = Pulled {
             pinned: reference.pinned(&digest),
             origin: Origin { reference: given, digest, signed_by },
-            signature: policy.words(offer.signature()),
+            signature: words,
         };
         Ok(Self { bytes: fetched?, pulled: Some(pulled), shown })
     }
@@ -173,6 +194,9 @@ impl Policy {
         match signature {
             _ if self.trust == Trust::ToBeSeen => Ok(()),
             Signature::Refused(why) => Err(format!("{why}: keys lie in {place}")),
+            Signature::Unclear(why) => {
+                Err(format!("{why}: remove that from the registry, and sign anew what was signed"))
+            }
             Signature::Missing if self.is_required() => {
                 Err(format!("it is not signed, and {REQUIRED}"))
             }
@@ -188,7 +212,7 @@ impl Policy {
         match signature {
             Signature::By(signer) => signed(Some(signer)),
             Signature::Missing => signed(None),
-            Signature::Refused(why) => format!("not verified: {why}"),
+            Signature::Refused(why) | Signature::Unclear(why) => format!("not verified: {why}"),
             Signature::NotLookedAt if self.says == Signatures::Off => {
                 "not verified: `signatures` is `off`".to_owned()
             }

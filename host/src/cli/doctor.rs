@@ -18,7 +18,7 @@ use super::namespace::{self, Whose};
 use super::output::{Output, say};
 use super::serve::{MOUNTD, PLUGIN, PLUGIN_DIR};
 use crate::admin::client::{Client, ClientError, parse};
-use crate::admin::types::{Status, Trouble};
+use crate::admin::types::{Kept, Status, Trouble};
 
 /// The new mount API, with mount_setattr(2), is complete from here on.
 const KERNEL_MIN: (u32, u32) = (5, 12);
@@ -52,7 +52,7 @@ pub(super) fn run(
     let places = status.as_ref().map(|s| &s.places);
     let plugin_dir = places.map_or(&arguments.plugin_dir, |p| &p.plugin_dir);
     let runtime_dir = places.map_or(runtime_dir, |p| &p.runtime_dir);
-    let mut found = Vec::new();
+    let (mut found, mut kept) = (Vec::new(), 0);
     found.extend(programs());
     found.extend(kernel());
     found.extend(sockets(plugin_dir, status.is_some()));
@@ -68,6 +68,7 @@ pub(super) fn run(
             )));
             found.extend(blind_engines(runtime_dir, plugin_dir));
             found.extend(parse::<Vec<Trouble>>(&client.get("/troubles")?)?);
+            kept = parse::<Vec<Kept>>(&client.get("/kept")?)?.len();
         }
         None => {
             found.extend(no_daemon(runtime_dir));
@@ -78,7 +79,13 @@ pub(super) fn run(
             )));
         }
     }
-    show(&found, output)
+    let status = show(&found, output)?;
+    if kept > 0 {
+        output.note(&format!(
+            "data of removed volumes is kept, as asked: {kept}; `wasmvol volume ls --retained` says where, `wasmvol volume purge ID` deletes it"
+        ));
+    }
+    Ok(status)
 }
 
 fn show(found: &[Trouble], output: &Output) -> Result<ExitCode, CliError> {

@@ -8,11 +8,12 @@ use serde::Serialize;
 use wasmvol_driver::{Abilities, OptionSpec, ValueType};
 use wasmvol_plan::DriverName;
 
-use super::component::{Component, Fetching, Trust};
+use super::component::{Component, Fetching, Trust, announce};
+use super::driver::settings;
 use super::output::{Output, size};
 use super::{CliError, sandbox};
 use crate::admin::client::Client;
-use crate::admin::types::{Checked, Driver, Previous};
+use crate::admin::types::{Checked, Driver, NotLoaded, Previous};
 use crate::catalog::SignedBy;
 
 /// What a component would be that is not loaded.
@@ -38,42 +39,57 @@ pub(super) fn run(
     if shown.contains(['/', '.']) {
         let Component { shown, bytes, pulled } =
             Component::open(driver, fetching, Trust::ToBeSeen)?;
-        let component = sandbox::describe(&bytes).map_err(|error| match error {
-            CliError::Refused(why) => CliError::Refused(format!("{shown}: {why}")),
-            other => other,
-        })?;
+        announce(&bytes, output);
+        let component = sandbox::describe(&shown, &bytes)?;
         let (pulled_from, signature) = pulled.map(|it| (it.pinned, it.signature)).unzip();
         let inspected = Inspected { component, pulled_from, signature };
         return Ok(output.own(&inspected, |Inspected { component, pulled_from, signature }| {
-            let of_registry = [("pulled from", pulled_from), ("signature", signature)];
-            let known = of_registry.into_iter().filter_map(|(key, v)| Some((key, v.clone()?)));
-            print(component, &known.collect::<Vec<_>>(), output);
+            let from = pulled_from.iter().map(|from| ("pulled from", from.clone()));
+            let signature = signature.as_deref().unwrap_or("a file has none");
+            let signature = [("signature", signature.to_owned())];
+            print(component, &from.chain(signature).collect::<Vec<_>>(), output);
         })?);
     }
     let answer = client.get(&format!("/drivers/{}", DriverName::parse(&shown)?))?;
     Ok(output.answer(&answer, |driver: Driver| {
-        let from = if driver.first_party { "wasmvol" } else { "operator" };
-        let settings: Vec<_> = driver.settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let previous = |Previous { version, digest, .. }| format!("{version} ({digest})");
-        let loaded = [
-            ("loaded as", driver.name.to_string()),
-            ("from", from.to_owned()),
+        let own = [
             ("granted", listed(&driver.granted)),
-            ("grants missing", listed(&driver.missing)),
-            ("settings", listed(&settings)),
+            ("settings", listed(&settings(&driver))),
             ("volumes", driver.volumes.to_string()),
-            ("rollback to", driver.previous.map_or_else(|| "nothing".to_owned(), previous)),
         ];
+        let from = ("from", if driver.first_party { "wasmvol" } else { "operator" }.to_owned());
+        let previous = |Previous { version, digest, .. }| format!("{version} ({digest})");
+        let previous = driver.previous.map_or_else(|| "nothing".to_owned(), previous);
         let origin = driver.origin.map(|origin| {
             let key = |by: SignedBy| format!("{} ({})", by.key, by.fingerprint);
             [
                 ("pulled from", origin.reference),
                 ("manifest", origin.digest),
-                ("signed by", origin.signed_by.map_or_else(|| "nobody known".to_owned(), key)),
+                (
+                    "signed by",
+                    origin.signed_by.map_or_else(|| "nobody: not verified".to_owned(), key),
+                ),
             ]
         });
-        let known = [&loaded, origin.as_slice().as_flattened()].concat();
-        print(&driver.component, &known, output);
+        let origin = [("rollback to", previous)].into_iter().chain(origin.into_iter().flatten());
+        let own = own.into_iter().chain(origin);
+        if let Some(component) = driver.component {
+            let loaded = [
+                ("loaded as", driver.name.to_string()),
+                from,
+                ("grants missing", listed(&driver.missing)),
+            ];
+            print(&component, &loaded.into_iter().chain(own).collect::<Vec<_>>(), output);
+        } else if let Some(NotLoaded { why, digest }) = driver.failed {
+            let failed = [
+                ("was loaded as", driver.name.to_string()),
+                ("version", driver.version),
+                ("is not loaded", why),
+                ("digest", digest),
+                from,
+            ];
+            output.fields(&failed.into_iter().chain(own).collect::<Vec<_>>());
+        }
     })?)
 }
 
@@ -85,13 +101,14 @@ fn print(component: &Checked, loaded: &[(&str, String)], output: &Output) {
         ("version", description.version.clone()),
         ("what it is", description.help.clone()),
         ("contract", contract.clone()),
-        ("imports", listed(imports)),
         ("abilities", listed(&named(*abilities))),
         ("grants needed", listed(&description.grants)),
         ("size", size(u64::try_from(*bytes).unwrap_or(u64::MAX))),
         ("digest", digest.clone()),
     ];
-    output.fields(&[&own, loaded].concat());
+    // A long line.
+    let imports = [("imports", listed(imports))];
+    output.fields(&[&own, loaded, &imports].concat());
     output.line("");
     let rows: Vec<_> = description.options.iter().map(option_row).collect();
     output.table(["OPTION", "TYPE", "DEFAULT", "WHAT IT DOES"], &rows, "it takes no options");

@@ -41,7 +41,7 @@ const CONTRACT: &[File] = files!("wit/since_v0.1.0":
 
 const SDK: &[File] = files!("guest-sdk":
     "Cargo.toml" "README.md" "examples/scratch.rs" "src/abilities.rs" "src/bindings.rs" "src/description.rs" "src/error.rs" "src/http.rs"
-    "src/lib.rs" "src/log.rs" "src/mount_options.rs" "src/plan.rs" "src/roots.rs" "src/secrets.rs" "src/settings.rs" "src/store.rs"
+    "src/lib.rs" "src/log.rs" "src/mount_options.rs" "src/plan.rs" "src/roots.rs" "src/secrets.rs" "src/settings.rs" "src/size.rs" "src/store.rs"
     "src/testing.rs" "src/testing/conformance.rs" "src/testing/parse.rs" "src/volume.rs");
 
 /// Of a project in Rust, as this repository has them.

@@ -7,13 +7,16 @@ use std::path::Path;
 
 use serde::Serialize;
 use wasmvol_driver::{Interfaces, LoadError, check_interfaces};
+use wasmvol_plan::DriverName;
 use wasmvol_registry::{Reference, SigningKey};
 
-use super::CliError;
-use super::component::{Component, PlainHttp, Pulled, signed};
+use super::component::{Component, PlainHttp, Pulled, announce, signed};
 use super::output::Output;
 use super::progress::Progress;
+use super::{CliError, sandbox};
+use crate::admin::types::Checked;
 use crate::catalog::SignedBy;
+use crate::volumes::options;
 
 /// What was done.
 #[derive(Debug, Serialize)]
@@ -63,6 +66,10 @@ pub(super) fn push(
         }
         None => None,
     };
+    announce(&bytes, output);
+    let Checked { description, .. } = sandbox::describe(&shown, &bytes)?;
+    let defaults = options::check_defaults(&DriverName::parse(&description.name)?, &description);
+    defaults.map_err(|why| CliError::Refused(format!("{shown}: {why}")))?;
     let progress = RefCell::new(Progress::new());
     let pushed =
         plain_http.open(reference).push(&bytes, imports, exports, key.as_ref(), &|done, size| {

@@ -15,11 +15,16 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use tempfile::TempDir;
 use wasmvol_driver::Reclaim;
+use wasmvol_plan::DriverName;
 
+use super::{Given, Secrets};
 use crate::admin::client::{Client, ClientError, parse};
-use crate::admin::types::{Create, Load, Volume};
+use crate::admin::types::{Changed, Create, Load, Volume};
 use crate::cli::CliError;
-use crate::conformance::{Finding, SERVED, Stop, Subject, Verdict};
+use crate::cli::component::{Component, announce};
+use crate::cli::output::Output;
+use crate::conformance::{Finding, SERVED, Stop, Verdict};
+use crate::volumes::options::Asked;
 
 /// Tells the first process of the namespaces its directory.
 const PLACE: &str = "WASMVOL_CHECK_PLACE";
@@ -123,11 +128,19 @@ fn steps<'a>() -> [(&'static str, Step<'a>); 6] {
     ]
 }
 
+/// What it is done with.
+pub(super) struct What<'a> {
+    pub(super) driver: DriverName,
+    pub(super) component: &'a Component,
+    pub(super) given: &'a Given,
+    pub(super) asked: Asked,
+    pub(super) secrets: Secrets,
+    pub(super) output: &'a Output,
+}
+
 /// What it takes, and what there is by now.
 struct Real<'a> {
-    subject: &'a Subject,
-    component: &'a [u8],
-    reclaim: Option<Reclaim>,
+    what: &'a What<'a>,
     place: &'a Path,
     /// Why no host could mount it.
     unserved: Option<&'a str>,
@@ -137,19 +150,12 @@ struct Real<'a> {
 }
 
 /// Goes through all steps, if `checks` have shown that it can be mounted.
-pub(super) fn run(
-    subject: &Subject,
-    component: &[u8],
-    reclaim: Option<Reclaim>,
-    place: &Path,
-    checks: &[Finding],
-) -> Vec<Finding> {
+pub(super) fn run(what: &What<'_>, place: &Path, checks: &[Finding]) -> Vec<Finding> {
     let served = checks.iter().find(|found| found.check == SERVED);
     let unserved = served.filter(|found| found.result != Verdict::Ok);
     let unserved = unserved.map(|found| found.detail.as_str());
     let (service, is_made, mountpoint) = (None, false, None);
-    let mut real =
-        Real { subject, component, reclaim, place, unserved, service, is_made, mountpoint };
+    let mut real = Real { what, place, unserved, service, is_made, mountpoint };
     let each = steps().into_iter().map(|(check, step)| {
         let begin = Instant::now();
         let asked = step(&mut real);
@@ -176,8 +182,7 @@ impl Real<'_> {
         if let Some(why) = self.unserved {
             return Err(lacking(why));
         }
-        let setup = self.subject.setup();
-        let name = self.subject.driver().name();
+        let What { driver, component, given, secrets: kept, .. } = self.what;
         let (etc, state) = (self.place.join("etc"), self.place.join("state"));
         let secrets = state.join("secrets");
         for (path, mode) in [(&etc, 0o755), (&etc.join("grants.d"), 0o755), (&state, 0o755)] {
@@ -185,31 +190,29 @@ impl Real<'_> {
         }
         make_directory(&secrets, 0o700)?;
         write(&etc.join("wasmvol.toml"), b"", 0o644)?;
-        let grants = setup.granted.join("\n");
-        write(&etc.join("grants.d").join(name.as_str()), grants.as_bytes(), 0o644)?;
-        for (name, secret) in &setup.secrets {
+        let grants = given.grants.join("\n");
+        write(&etc.join("grants.d").join(driver.as_str()), grants.as_bytes(), 0o644)?;
+        for (name, secret) in kept {
             write(&secrets.join(name.as_str()), secret.file().expose(), 0o600)?;
         }
         let service = self.service.insert(Service::start(self.place)?);
         service.wait_ready()?;
-        // It need not be compiled again.
-        let (ours, theirs) = (self.place.join("cache"), state.join("cache"));
-        for entry in fs::read_dir(&ours).map_err(io_at(&ours))?.flatten() {
-            fs::copy(entry.path(), theirs.join(entry.file_name())).map_err(io_at(&theirs))?;
-        }
-        let load =
-            Load { name: Some(name.clone()), settings: setup.settings.clone(), origin: None };
+        // Compiled again, by that daemon: what the suite has compiled a component could have changed that had got out of the sandbox
+        // there, and as machine code it would be in the daemon, under the uid that the machine's own wasmvol has.
+        let changed = Changed { settings: given.settings(), unset: Vec::new() };
+        let load = Load { name: Some(driver.clone()), changed, origin: None };
         let mut body = serde_json::to_vec(&load).map_err(|e| broken(ClientError::Answer(e)))?;
         body.push(b'\n');
-        body.extend(self.component);
+        body.extend(&component.bytes);
+        announce(&component.bytes, self.what.output);
         service.client.post("/drivers", body).map_err(broken)?;
         Ok(String::new())
     }
 
     fn make(&mut self) -> Result<String, Stop> {
-        let mut options = self.subject.setup().given.clone();
-        options.insert("driver".to_owned(), self.subject.driver().name().to_string());
-        if let Some(reclaim) = self.reclaim {
+        let mut options = self.what.asked.given.clone();
+        options.insert("driver".to_owned(), self.what.driver.to_string());
+        if let Some(reclaim) = self.what.asked.reclaim {
             let text = if reclaim == Reclaim::Delete { "delete" } else { "retain" };
             options.insert("reclaim".to_owned(), text.to_owned());
         }
