@@ -9,14 +9,15 @@ struct Scratch;
 
 impl Driver for Scratch {
     fn describe() -> Description {
-        Description::new("scratch", "0.1.0", "memory, up to the operator's ceiling")
+        let version = env!("CARGO_PKG_VERSION");
+        Description::new("scratch", version, "memory, up to the operator's ceiling")
             .option(OptionSpec::size("size", "most bytes the volume may hold").default("64m"))
             .option(OptionSpec::boolean("exec", "programs may run from it").default("false"))
             .owner("1777")
     }
 
     fn create(volume: &Volume) -> Result<Created> {
-        let ceiling = settings::parse("ceiling")?.unwrap_or(1 << 30);
+        let ceiling = settings::size("ceiling")?.unwrap_or(1 << 30);
         if volume.size("size")? > ceiling {
             return Err(Error::invalid_option("size", format!("the ceiling is {ceiling} bytes")));
         }

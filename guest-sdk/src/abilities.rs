@@ -1,7 +1,7 @@
 //! What a driver may be able to do beside the verbs of [`Driver`]: a trait and a cargo feature of this crate for each.
 //!
 //! `wasmvol-sdk = { …, features = ["attachment"] }`, `impl Attachment for Disk`, `export_driver!(Disk: attachment);`: the component exports
-//! the interface, by which the host sees that the driver is able. A feature whose ability is not exported does not link.
+//! the interface, by which the host sees that the driver is able.
 
 use crate::{Driver, Result, Volume};
 

@@ -31,6 +31,14 @@ impl Error {
     pub fn invalid_option(key: &str, why: impl fmt::Display) -> Self {
         Self::new(ErrorCode::InvalidOption, format!("option `{key}`: {why}"))
     }
+
+    /// A refusal because of one setting: ``setting `KEY` WHY``, and who can mend it, and how; for `NAME` the host puts the driver's. A user
+    /// cannot, so its code is `internal`, and its value, which is the operator's alone, is not in it.
+    #[must_use]
+    pub fn invalid_setting(key: &str, why: impl fmt::Display) -> Self {
+        let mend = format!("the operator can mend it with `wasmvol driver set NAME {key}=VALUE`");
+        Self::new(ErrorCode::Internal, format!("setting `{key}` {why}: {mend}"))
+    }
 }
 
 impl fmt::Display for Error {

@@ -183,7 +183,15 @@ mod wasi {
         let failed = |code: &Code| {
             let denied = matches!(code, Code::HttpRequestDenied | Code::DestinationIpProhibited);
             let kind = if denied { ErrorCode::Denied } else { ErrorCode::Unavailable };
-            Error::new(kind, format!("`{}` cannot be asked: {}", place(&request.url), words(code)))
+            let sentence = format!("`{}` cannot be asked", place(&request.url));
+            Error::new(
+                kind,
+                match code {
+                    // Behind it the host says which grant that takes.
+                    Code::HttpRequestDenied => sentence,
+                    _ => format!("{sentence}: {}", words(code)),
+                },
+            )
         };
         let (scheme, rest) =
             request.url.split_once("://").ok_or_else(|| refused("it is no URL"))?;

@@ -20,6 +20,7 @@ mod plan;
 pub mod roots;
 pub mod secrets;
 pub mod settings;
+mod size;
 pub mod store;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;

@@ -28,7 +28,7 @@ pub fn entries(root: &str) -> Result<Vec<Entry>> {
 /// The granted root that a user wants, or the first one.
 ///
 /// # Errors
-/// `denied` names what the operator has to grant.
+/// `denied` says what the operator has to type. The host puts the name there that the driver is loaded under.
 pub fn choose(wanted: Option<&str>) -> Result<String> {
     let granted = granted();
     let Some(wanted) = wanted else {

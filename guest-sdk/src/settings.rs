@@ -1,10 +1,10 @@
-//! What the operator wrote for this driver: `wasmvol driver load … --setting KEY=VALUE`.
+//! What the operator wrote for this driver: `wasmvol driver load … --setting KEY=VALUE`, or `driver set`.
 //!
 //! In a native test they come from [`testing::with_settings`](crate::testing::with_settings).
 
 use std::str::FromStr;
 
-use crate::{Error, ErrorCode, Result};
+use crate::{Error, Result};
 
 /// One setting as it was written; `None` where the operator wrote none.
 #[must_use]
@@ -18,14 +18,18 @@ pub fn get(key: &str) -> Option<String> {
 /// One setting, parsed; `None` where the operator wrote none.
 ///
 /// # Errors
-/// `internal` names the setting, because a user cannot mend it, and not its value, which is the operator's alone.
+/// As [`Error::invalid_setting`].
 pub fn parse<T: FromStr>(key: &str) -> Result<Option<T>> {
     let Some(text) = get(key) else { return Ok(None) };
-    let refused = || {
-        let why = format!(
-            "setting `{key}` cannot be read: the operator can mend it with `wasmvol driver load`"
-        );
-        Error::new(ErrorCode::Internal, why)
-    };
-    text.parse().map(Some).map_err(|_| refused())
+    text.parse().map(Some).map_err(|_| Error::invalid_setting(key, "cannot be read"))
+}
+
+/// One setting that is a size, in bytes, written as a user writes an option's: `64m`. `None` where the operator wrote none.
+///
+/// # Errors
+/// As [`Error::invalid_setting`].
+pub fn size(key: &str) -> Result<Option<u64>> {
+    let Some(text) = get(key) else { return Ok(None) };
+    let why = "must be a size, such as `64m`";
+    crate::size::parse(&text).map(Some).ok_or_else(|| Error::invalid_setting(key, why))
 }

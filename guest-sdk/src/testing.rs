@@ -8,6 +8,7 @@ mod parse;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::LocalKey;
 
 use crate::{Driver, Entry, Error, ErrorCode, OptionSpec, OptionValue, Result, Volume};
 
@@ -40,20 +41,25 @@ pub fn volume<D: Driver>(
     Ok(Volume { id, name: name.to_owned(), options: parsed, state: Vec::new() })
 }
 
+/// Runs code with another value of what is this thread's.
+fn with<T: Default, R>(key: &'static LocalKey<RefCell<T>>, value: T, run: impl FnOnce() -> R) -> R {
+    /// Puts the former value back, also when the code panics.
+    struct Former<T: Default + 'static>(&'static LocalKey<RefCell<T>>, T);
+    impl<T: Default> Drop for Former<T> {
+        fn drop(&mut self) {
+            self.0.set(std::mem::take(&mut self.1));
+        }
+    }
+    let _former = Former(key, key.replace(value));
+    run()
+}
+
 /// Runs code with the settings that an operator might write; they end with it.
 pub fn with_settings<T>(
     settings: impl IntoIterator<Item = (&'static str, &'static str)>,
     run: impl FnOnce() -> T,
 ) -> T {
-    /// Puts the former settings back, also when the code panics.
-    struct Former(BTreeMap<&'static str, &'static str>);
-    impl Drop for Former {
-        fn drop(&mut self) {
-            SETTINGS.set(std::mem::take(&mut self.0));
-        }
-    }
-    let _former = Former(SETTINGS.replace(settings.into_iter().collect()));
-    run()
+    with(&SETTINGS, settings.into_iter().collect(), run)
 }
 
 thread_local! {
@@ -71,15 +77,7 @@ pub fn with_roots<T>(
     roots: impl IntoIterator<Item = (&'static str, Vec<Entry>)>,
     run: impl FnOnce() -> T,
 ) -> T {
-    /// Puts the former roots back, also when the code panics.
-    struct Former(Vec<(&'static str, Vec<Entry>)>);
-    impl Drop for Former {
-        fn drop(&mut self) {
-            ROOTS.set(std::mem::take(&mut self.0));
-        }
-    }
-    let _former = Former(ROOTS.replace(roots.into_iter().collect()));
-    run()
+    with(&ROOTS, roots.into_iter().collect(), run)
 }
 
 /// What a host would mark of a volume in the directory of its name.
@@ -111,16 +109,8 @@ pub fn with_store<T>(
     pairs: impl IntoIterator<Item = (&'static str, &'static str)>,
     run: impl FnOnce() -> T,
 ) -> T {
-    /// Puts the former one back, also when the code panics.
-    struct Former(BTreeMap<String, Vec<u8>>);
-    impl Drop for Former {
-        fn drop(&mut self) {
-            STORE.set(std::mem::take(&mut self.0));
-        }
-    }
     let pairs = pairs.into_iter().map(|(key, value)| (key.to_owned(), value.into()));
-    let _former = Former(STORE.replace(pairs.collect()));
-    run()
+    with(&STORE, pairs.collect(), run)
 }
 
 thread_local! {
@@ -150,15 +140,7 @@ pub fn with_secrets<T>(
     secrets: impl IntoIterator<Item = (&'static str, &'static str)>,
     run: impl FnOnce() -> T,
 ) -> T {
-    /// Puts the former ones back, also when the code panics.
-    struct Former(BTreeMap<&'static str, &'static str>);
-    impl Drop for Former {
-        fn drop(&mut self) {
-            SECRETS.set(std::mem::take(&mut self.0));
-        }
-    }
-    let _former = Former(SECRETS.replace(secrets.into_iter().collect()));
-    run()
+    with(&SECRETS, secrets.into_iter().collect(), run)
 }
 
 thread_local! {
@@ -178,15 +160,7 @@ pub fn with_http<T>(
     answer: impl FnMut(crate::http::Request) -> Result<crate::http::Response> + 'static,
     run: impl FnOnce() -> T,
 ) -> T {
-    /// Puts the former one back, also when the code panics.
-    struct Former(Option<Answer>);
-    impl Drop for Former {
-        fn drop(&mut self) {
-            HTTP.set(self.0.take());
-        }
-    }
-    let _former = Former(HTTP.replace(Some(Box::new(answer))));
-    run()
+    with(&HTTP, Some(Box::new(answer)), run)
 }
 
 #[cfg(feature = "http")]

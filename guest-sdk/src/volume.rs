@@ -21,8 +21,8 @@ macro_rules! lookups {
             $(#[$doc])*
             ///
             /// # Errors
-            /// `internal` where the option has neither a value nor a default, or another type: the driver's description and
-            /// the driver disagree.
+            /// `internal` where the volume was made without the option and a default for it (see [`Volume::if_given`]), or the option is
+            /// described with another type.
             pub fn $name(&self, key: &str) -> Result<$type> {
                 match self.value(key)? {
                     Value::$case($value) => Ok($read),
@@ -151,11 +151,15 @@ impl Volume {
     }
 
     fn value(&self, key: &str) -> Result<&Value> {
-        self.options
-            .iter()
-            .find(|option| option.key == key)
-            .map(|option| &option.value)
-            .ok_or_else(|| disagree(key, "has neither a value nor a default"))
+        self.options.iter().find(|option| option.key == key).map(|option| &option.value).ok_or_else(
+            || {
+                let why = "volume was made without it, and no default was there for it then";
+                Error::new(
+                    ErrorCode::Internal,
+                    format!("option `{key}`: the {why}: the driver is to read it with `if_given`"),
+                )
+            },
+        )
     }
 }
 

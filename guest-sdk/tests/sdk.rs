@@ -62,10 +62,14 @@ fn an_option_without_value_and_default_is_left_out() {
 #[test]
 fn a_lookup_that_the_description_does_not_fit_is_the_drivers_fault() {
     let volume = every(&[("text", "t")]).expect("a volume");
-    for error in [volume.size("number").map(drop), volume.secret("secret").map(drop)] {
-        let error = error.expect_err("refused");
+    let faults = [
+        (volume.size("number").map(drop), "mend the driver's description"),
+        (volume.secret("secret").map(drop), "the driver is to read it with `if_given`"),
+    ];
+    for (read, cure) in faults {
+        let error = read.expect_err("refused");
         assert_eq!(error.code, ErrorCode::Internal);
-        assert!(error.message.contains("mend the driver's description"), "{error}");
+        assert!(error.message.ends_with(cure), "{error}");
     }
 }
 
@@ -120,6 +124,18 @@ fn a_setting_that_cannot_be_read_is_named_but_not_shown() {
 }
 
 #[test]
+fn a_setting_that_is_a_size_is_written_as_an_option_is() {
+    testing::with_settings([("ceiling", "64m"), ("least", "4096"), ("odd", "64x")], || {
+        assert_eq!(settings::size("ceiling"), Ok(Some(64 << 20)));
+        assert_eq!(settings::size("least"), Ok(Some(4096)));
+        assert_eq!(settings::size("none"), Ok(None));
+        let error = settings::size("odd").expect_err("no size");
+        let why = "setting `odd` must be a size, such as `64m`: the operator can mend it with `wasmvol driver set NAME odd=VALUE`";
+        assert_eq!(error, Error::new(ErrorCode::Internal, why));
+    });
+}
+
+#[test]
 fn an_io_error_says_its_kind_in_words() {
     let error = Error::from(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
     assert_eq!(error, Error::new(ErrorCode::Denied, "permission denied"));
@@ -150,7 +166,14 @@ fn restless() -> String {
 impl Driver for Faulty {
     fn describe() -> Description {
         let name = if faulty("name") { "Faulty Driver" } else { "faulty" };
-        let version = if faulty("version") { "1" } else { "1.0.0" };
+        let version = match settings::get("fault").as_deref() {
+            Some("version") => "1",
+            Some("long version") => "1.2.3.4",
+            Some("odd version") => "1.02.3",
+            Some("cut version") => "1.0.0-",
+            Some("odd suffix") => "1.0.0-01",
+            _ => "1.0.0-rc.1+build",
+        };
         let help = if faulty("help") { "two\nlines".to_owned() } else { "a driver".to_owned() };
         let help = if faulty("restless describe") { restless() } else { help };
         let plain = Description::new(name, version, &help);
@@ -185,13 +208,16 @@ impl Driver for Faulty {
 
     fn remove(volume: &Volume) -> Result<Reclaim> {
         if faulty("remove") && volume.state.is_empty() {
-            return Err(Error::new(ErrorCode::NotFound, "no such thing"));
+            return Err(Error::new(ErrorCode::Internal, "it has no state"));
         }
-        Ok(Reclaim::Delete)
+        Err(Error::new(ErrorCode::NotFound, "no such thing"))
     }
 
-    fn path(_: &Volume) -> Result<Plan> {
+    fn path(volume: &Volume) -> Result<Plan> {
         match settings::get("fault").as_deref() {
+            Some("options") if !volume.options.is_empty() => {
+                Err(Error::new(ErrorCode::InvalidOption, "what is that?"))
+            }
             Some("restless path") => Ok(Plan::storage().subpath(restless())),
             Some("subpath") => Ok(Plan::storage().subpath("a/../..")),
             Some("message") => Err(Error::new(ErrorCode::Internal, "two\nlines")),
@@ -220,7 +246,11 @@ fn a_driver_that_keeps_its_promises_conforms() {
 fn every_broken_promise_is_found_and_named() {
     for (fault, sentence) in [
         ("name", "no name for a driver"),
-        ("version", "no semantic version"),
+        ("version", "`1` is no semantic version"),
+        ("long version", "`1.2.3.4` is no semantic version"),
+        ("odd version", "`1.02.3` is no semantic version"),
+        ("cut version", "`1.0.0-` is no semantic version"),
+        ("odd suffix", "`1.0.0-01` is no semantic version"),
         ("help", "no line of help"),
         ("restless describe", "`describe` is answered in two ways"),
         ("key", "`Big` is no key"),
@@ -237,6 +267,7 @@ fn every_broken_promise_is_found_and_named() {
         ("restless path", "`path` of one volume is answered in two ways"),
         ("subpath", "subpath `a/../..` does not stay inside"),
         ("message", "message that is not one line"),
+        ("options", "`path` with an option that is not described is refused: what is that?"),
         ("list", "`list` finds `one` twice"),
     ] {
         let said = catch_unwind(|| {

@@ -3,6 +3,7 @@
 //! Called by `testing` alone. The rules are the contract's: wit/since_v0.1.0/values.tsv has them as a table, which the test here
 //! and the host's parser both keep.
 
+use crate::size::{self, digits};
 use crate::{Error, ErrorCode, Result, Value, ValueType};
 
 /// Most bytes of one value: the longest path of Linux.
@@ -27,7 +28,7 @@ pub(super) fn value(key: &str, value_type: ValueType, text: &str) -> Result<Valu
     }
     let value = match value_type {
         ValueType::Text => Some(Value::Text(text.to_owned())),
-        ValueType::Size => size(text).map(Value::Size),
+        ValueType::Size => size::parse(text).map(Value::Size),
         ValueType::Number => number(text).map(Value::Number),
         ValueType::Boolean => boolean(text).map(Value::Boolean),
         ValueType::Duration => duration(text).map(Value::Duration),
@@ -45,26 +46,6 @@ fn expected(value_type: ValueType) -> &'static str {
         ValueType::Duration => "a duration: a number with `ms`, `s`, `m` or `h`, such as `30s`",
         ValueType::Secret => "the name of a secret: lower-case letters, digits and `-`",
     }
-}
-
-/// Splits `64m` where its digits end.
-fn digits(text: &str) -> Option<(u64, &str)> {
-    let end = text.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, unit) = text.split_at_checked(end)?;
-    Some((digits.parse().ok()?, unit))
-}
-
-fn size(text: &str) -> Option<u64> {
-    let (count, unit) = digits(text)?;
-    let power = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 1,
-        "m" | "mb" | "mib" => 2,
-        "g" | "gb" | "gib" => 3,
-        "t" | "tb" | "tib" => 4,
-        _ => return None,
-    };
-    count.checked_mul(1024_u64.checked_pow(power)?)
 }
 
 fn number(text: &str) -> Option<i64> {
