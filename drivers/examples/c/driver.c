@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 // Most bytes of a volume, and what one gets without `size`, unless the operator has set others.
 #define CEILING (UINT64_C(1) << 30)
@@ -71,16 +72,43 @@ static bool number(const uint8_t *bytes, size_t len, unsigned base, uint64_t mos
     return len > 0;
 }
 
-// A number of bytes that the operator wrote with `driver load --setting KEY=BYTES`.
+// What may stand behind a size, in capitals as well, and the power of two that it means: as in an option.
+static const struct {
+    const char *name;
+    unsigned power;
+} UNITS[] = {
+    {"", 0}, {"b", 0}, {"k", 10}, {"kb", 10}, {"kib", 10}, {"m", 20}, {"mb", 20}, {"mib", 20},
+    {"g", 30}, {"gb", 30}, {"gib", 30}, {"t", 40}, {"tb", 40}, {"tib", 40},
+};
+
+// Whether bytes are a size, as people write it.
+static bool bytes_of(const uint8_t *bytes, size_t len, uint64_t *to)
+{
+    size_t digits = 0;
+    while (digits < len && bytes[digits] >= '0' && bytes[digits] <= '9')
+        digits++;
+    const char *unit = (const char *)bytes + digits;
+    for (size_t i = 0; i < sizeof UNITS / sizeof *UNITS; i++) {
+        unsigned power = UNITS[i].power;
+        if (strlen(UNITS[i].name) != len - digits || strncasecmp(UNITS[i].name, unit, len - digits) != 0)
+            continue;
+        if (!number(bytes, digits, 10, UINT64_MAX >> power, to))
+            return false;
+        *to <<= power;
+        return true;
+    }
+    return false;
+}
+
+// A size that the operator wrote with `driver load --setting KEY=SIZE` or `driver set`.
 static bool setting(const char *key, uint64_t otherwise, uint64_t *to, Error *error)
 {
     driver_string_t name = text(key), value;
     *to = otherwise;
-    if (!wasmvol_driver_settings_get(&name, &value))
+    if (!wasmvol_driver_settings_get(&name, &value) || (bytes_of(value.ptr, value.len, to) && *to > 0))
         return true;
-    if (number(value.ptr, value.len, 10, UINT64_MAX, to) && *to > 0)
-        return true;
-    return broken(error, "setting `%s` cannot be read: the operator can mend it with `wasmvol driver load`", key);
+    return broken(error, "setting `%s` must be a size of at least 1 byte, such as `64m`: "
+                         "the operator can mend it with `wasmvol driver set NAME %s=SIZE`", key, key);
 }
 
 // The value of an option, as the host has parsed it; none where it has neither a value nor a default.

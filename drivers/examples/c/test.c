@@ -102,7 +102,7 @@ static void a_volume_without_size_gets_what_the_operator_has_set(void)
     const struct {
         const char *ceiling, *ordinary;
         uint64_t size;
-    } cases[] = {{NULL, NULL, 64 << 20}, {NULL, "4096", 4096}, {"8192", NULL, 8192}, {"8192", "16384", 8192}};
+    } cases[] = {{NULL, NULL, 64 << 20}, {NULL, "4096", 4096}, {"8k", NULL, 8192}, {"8192", "16384", 8192}};
     for (size_t i = 0; i < COUNT(cases); i++) {
         Option options[] = {exec(false), mode("1777")};
         Plan plan;
@@ -111,6 +111,27 @@ static void a_volume_without_size_gets_what_the_operator_has_set(void)
         assert(make(options, COUNT(options), &plan, message));
         assert(plan.source.val.tmpfs.size.val == cases[i].size);
         assert(!plan.source.val.tmpfs.inodes.is_some && plan.no_exec);
+    }
+}
+
+#define NO_SIZE "setting `ceiling` must be a size of at least 1 byte, such as `64m`: the operator can mend it with `wasmvol driver set NAME ceiling=SIZE`"
+
+static void a_setting_is_written_as_an_option_is(void)
+{
+    const struct {
+        const char *ordinary;
+        uint64_t size;
+    } cases[] = {
+        {"512b", 512}, {"64k", 64 << 10}, {"64K", 64 << 10}, {"64kb", 64 << 10}, {"64KiB", 64 << 10}, {"10MB", 10 << 20},
+        {"1G", UINT64_C(1) << 30}, {"2TiB", UINT64_C(2) << 40}, {"18446744073709551615", UINT64_MAX},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        Option options[] = {exec(false), mode("1777")};
+        Plan plan;
+        char message[512];
+        ceiling = "18446744073709551615", ordinary = cases[i].ordinary;
+        assert(make(options, COUNT(options), &plan, message));
+        assert(plan.source.val.tmpfs.size.val == cases[i].size);
     }
 }
 
@@ -126,10 +147,16 @@ static void an_error_says_what_to_do(void)
         {mode("9"), NULL, "option `mode` must be octal and at most 7777, as in `0755`: `9`"},
         {mode("10000"), NULL, "option `mode` must be octal and at most 7777, as in `0755`: `10000`"},
         {mode("+7"), NULL, "option `mode` must be octal and at most 7777, as in `0755`: `+7`"},
-        {size(1), "0", "setting `ceiling` cannot be read: the operator can mend it with `wasmvol driver load`"},
-        {size(1), "1g", "setting `ceiling` cannot be read: the operator can mend it with `wasmvol driver load`"},
-        {size(1), "18446744073709551616",
-         "setting `ceiling` cannot be read: the operator can mend it with `wasmvol driver load`"},
+        {size(1), "0", NO_SIZE},
+        {size(1), "", NO_SIZE},
+        {size(1), "m", NO_SIZE},
+        {size(1), "1x", NO_SIZE},
+        {size(1), "1.5g", NO_SIZE},
+        {size(1), "1 g", NO_SIZE},
+        {size(1), "1ib", NO_SIZE},
+        {size(1), "kib", NO_SIZE},
+        {size(1), "16777216t", NO_SIZE},
+        {size(1), "18446744073709551616", NO_SIZE},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         // The first of a key counts.
@@ -157,6 +184,7 @@ int main(void)
 {
     a_volume_has_the_size_and_the_limits_that_were_asked_for();
     a_volume_without_size_gets_what_the_operator_has_set();
+    a_setting_is_written_as_an_option_is();
     an_error_says_what_to_do();
     a_state_of_another_drivers_is_refused();
     puts("every test passed");

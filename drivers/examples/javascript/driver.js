@@ -8,6 +8,8 @@ import { get } from 'wasmvol:driver/settings@0.1.0';
 // Most bytes of a volume, and what one gets without `size`, unless the operator has set others.
 const CEILING = 1024 ** 3;
 const DEFAULT = 64 * 1024 ** 2;
+// The largest number below 2^64: numbers have 53 bits.
+const LARGEST = 2 ** 64 - 2 ** 11;
 
 export const volumes = {
   describe() {
@@ -76,18 +78,26 @@ function values(options) {
   return Object.fromEntries(options.map(({ key, value }) => [key, value.val]));
 }
 
-// A number of bytes that the operator wrote with `driver load --setting KEY=BYTES`.
+// A size that the operator wrote with `driver load --setting KEY=SIZE` or `driver set`.
 function setting(key, fallback) {
   const text = get(key);
   if (text === null) {
     return fallback;
   }
-  if (/^[0-9]+$/.test(text) && Number(text) > 0) {
-    return Number(text);
+  // As in an option: `64m`, `64MB` and `64MiB` are the same.
+  const written = /^([0-9]+)(?:b|([kmgt])(?:i?b)?)?$/i.exec(text);
+  if (written !== null) {
+    const [, count, unit = ''] = written;
+    const power = ['', 'k', 'm', 'g', 't'].indexOf(unit.toLowerCase());
+    const size = BigInt(count) * 1024n ** BigInt(power);
+    if (size > 0n && size < 2n ** 64n) {
+      return Math.min(Number(size), LARGEST);
+    }
   }
+  const why = 'must be a size of at least 1 byte, such as `64m`';
   throw failed(
     'internal',
-    `setting \`${key}\` cannot be read: the operator can mend it with \`wasmvol driver load\``,
+    `setting \`${key}\` ${why}: the operator can mend it with \`wasmvol driver set NAME ${key}=SIZE\``,
   );
 }
 

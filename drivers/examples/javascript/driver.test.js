@@ -60,12 +60,30 @@ test('a volume without size gets what the operator has set', () => {
   for (const [operator, size] of [
     [{}, 64 << 20],
     [{ default: '4096' }, 4096],
-    [{ ceiling: '8192' }, 8192],
+    [{ ceiling: '8k' }, 8192],
     [{ ceiling: '8192', default: '16384' }, 8192],
   ]) {
     const plan = volumes.path(made({}, operator));
     assert.equal(plan.source.val.size, size);
     assert.equal(plan.noExec, true);
+  }
+});
+
+test('a setting is written as an option is', () => {
+  for (const [text, size] of [
+    ['512b', 512],
+    ['64k', 64 << 10],
+    ['64K', 64 << 10],
+    ['64kb', 64 << 10],
+    ['64KiB', 64 << 10],
+    ['10MB', 10 << 20],
+    ['1G', 1 << 30],
+    ['2TiB', 2 * 1024 ** 4],
+    // Not 2^64, which the host could not take.
+    ['18446744073709551615', 2 ** 64 - 2048],
+  ]) {
+    const volume = made({}, { ceiling: '18446744073709551615', default: text });
+    assert.equal(volumes.path(volume).source.val.size, size);
   }
 });
 
@@ -88,10 +106,11 @@ test('an error says what to do', () => {
 });
 
 test('a setting that cannot be read is the operator’s to mend', () => {
-  for (const ceiling of ['', '0', '-1', '1g']) {
+  const units = ['1x', 'm', '1.5g', '1 g', '1ib', 'kib', '1\u212a', '1\n', '16777216t'];
+  for (const ceiling of ['', '0', '-1', ...units, '18446744073709551616']) {
     const { code, message } = refused({}, { ceiling });
     assert.equal(code, 'internal');
-    assert.match(message, /^setting `ceiling` cannot be read/);
+    assert.match(message, /^setting `ceiling` must be a size/);
   }
 });
 

@@ -5,6 +5,8 @@ what must be remembered are the volume's options, and the bytes that `create` re
 when the component is built, and a component has no files.
 """
 
+import re
+
 from componentize_py_types import Err
 from wit_world import exports
 from wit_world.exports.volumes import Created
@@ -16,6 +18,12 @@ CEILING = 1 << 30
 
 DEFAULT = 64 << 20
 """What a volume gets without `size`, unless the operator has set another."""
+
+UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+"""Powers of two that stand behind a size."""
+
+SIZE = re.compile("([0-9]+)(?:b|([kmgt])(?:i?b)?)?", re.ASCII | re.IGNORECASE)
+"""A size as in an option: `64m`, `64MB` and `64MiB` are the same."""
 
 
 class Volumes(exports.Volumes):
@@ -81,13 +89,16 @@ def values(options):
 
 
 def setting(key, default):
-    """A number of bytes that the operator wrote with `driver load --setting KEY=BYTES`."""
+    """A size that the operator wrote with `driver load --setting KEY=SIZE` or `driver set`."""
     text = settings.get(key)
     if text is None:
         return default
-    if text.isascii() and text.isdecimal() and 0 < int(text) < 1 << 64:
-        return int(text)
-    message = f"setting `{key}` cannot be read: the operator can mend it with `wasmvol driver load`"
+    if written := SIZE.fullmatch(text):
+        size = int(written[1]) << UNITS[(written[2] or "").lower()]
+        if 0 < size < 1 << 64:
+            return size
+    why = "must be a size of at least 1 byte, such as `64m`"
+    message = f"setting `{key}` {why}: the operator can mend it with `wasmvol driver set NAME {key}=SIZE`"
     raise Err(types.Error(ErrorCode.INTERNAL, message))
 
 

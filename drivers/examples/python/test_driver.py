@@ -55,12 +55,27 @@ class Driver(unittest.TestCase):
         for written, size in [
             ({}, 64 << 20),
             ({"default": "4096"}, 4096),
-            ({"ceiling": "8192"}, 8192),
+            ({"ceiling": "8k"}, 8192),
             ({"ceiling": "8192", "default": "16384"}, 8192),
         ]:
             plan = self.volumes.path(self.made(volume(), **written))
             self.assertEqual(plan.source.value.size, size)
             self.assertTrue(plan.no_exec)
+
+    def test_a_setting_is_written_as_an_option_is(self):
+        for text, size in [
+            ("512b", 512),
+            ("64k", 64 << 10),
+            ("64K", 64 << 10),
+            ("64kb", 64 << 10),
+            ("64KiB", 64 << 10),
+            ("10MB", 10 << 20),
+            ("1G", 1 << 30),
+            ("2TiB", 2 << 40),
+            ("18446744073709551615", (1 << 64) - 1),
+        ]:
+            made = self.made(volume(), ceiling="18446744073709551615", default=text)
+            self.assertEqual(self.volumes.path(made).source.value.size, size)
 
     def test_a_volume_keeps_the_size_that_it_was_made_with(self):
         old = self.made(volume(), default="4096")
@@ -79,10 +94,11 @@ class Driver(unittest.TestCase):
             self.assertEqual(error, types.Error(ErrorCode.INVALID_OPTION, message))
 
     def test_a_setting_that_cannot_be_read_is_the_operators_to_mend(self):
-        for text in ["", "0", "-1", "1g", "18446744073709551616"]:
+        units = ["1x", "m", "1.5g", "1 g", "1ib", "kib", "1\N{KELVIN SIGN}", "1\n", "16777216t"]
+        for text in ["", "0", "-1", *units, "18446744073709551616"]:
             error = self.refused(volume(), ceiling=text)
             self.assertEqual(error.code, ErrorCode.INTERNAL)
-            self.assertIn("setting `ceiling` cannot be read", error.message)
+            self.assertIn("setting `ceiling` must be a size", error.message)
 
     def test_a_state_of_another_drivers_is_refused(self):
         for state in [b"", b"elsewhere"]:

@@ -3,8 +3,6 @@
 //! The operator sets the ceiling, and what a volume gets whose user asked for no size. Every call is answered by an instance of its
 //! own: what must be remembered are the volume's options, and the bytes that `create` returned as its state.
 
-use std::num::NonZeroU64;
-
 use wasmvol_sdk::{
     Created, Description, Driver, Error, ErrorCode, OptionSpec, Owner, Plan, Result, Storage,
     Tmpfs, Volume, export_driver, settings,
@@ -64,9 +62,12 @@ fn planned(volume: &Volume, size: u64) -> Result<Plan> {
     Ok(if volume.boolean("exec")? { plan } else { plan.no_exec() })
 }
 
-/// A number of bytes that the operator wrote with `driver load --setting KEY=BYTES`.
+/// A size that the operator wrote with `driver load --setting KEY=SIZE` or `driver set`.
 fn setting(key: &str, otherwise: u64) -> Result<u64> {
-    Ok(settings::parse(key)?.map_or(otherwise, NonZeroU64::get))
+    match settings::size(key)? {
+        Some(0) => Err(Error::invalid_setting(key, "must be a size of at least 1 byte")),
+        size => Ok(size.unwrap_or(otherwise)),
+    }
 }
 
 export_driver!(Memory);
@@ -115,13 +116,33 @@ mod tests {
         let cases: [(Given, u64); 4] = [
             (&[], 64 << 20),
             (&[("default", "4096")], 4096),
-            (&[("ceiling", "8192")], 8192),
+            (&[("ceiling", "8k")], 8192),
             (&[("ceiling", "8192"), ("default", "16384")], 8192),
         ];
         for (written, size) in cases {
             let plan = Memory::path(&made(&[], written).unwrap()).unwrap();
             assert_eq!(memory(&plan).size, Some(size));
             assert!(plan.no_exec);
+        }
+    }
+
+    #[test]
+    fn a_setting_is_written_as_an_option_is() {
+        for (text, size) in [
+            ("512b", 512),
+            ("64k", 64 << 10),
+            ("64K", 64 << 10),
+            ("64kb", 64 << 10),
+            ("64KiB", 64 << 10),
+            ("10MB", 10 << 20),
+            ("1G", 1 << 30),
+            ("2TiB", 2 << 40),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            let volume = testing::volume::<Memory>("data", []).unwrap();
+            let written = [("ceiling", "18446744073709551615"), ("default", text)];
+            let created = testing::with_settings(written, || Memory::create(&volume)).unwrap();
+            assert_eq!(created.state, size.to_string().into_bytes());
         }
     }
 
@@ -151,12 +172,13 @@ mod tests {
 
     #[test]
     fn a_setting_that_cannot_be_read_is_the_operators_to_mend() {
-        for ceiling in ["", "0", "-1", "1g", "18446744073709551616"] {
+        let units = ["1x", "m", "1.5g", "1 g", "1ib", "kib", "1\u{212a}", "1\n", "16777216t"];
+        for ceiling in units.into_iter().chain(["", "0", "-1", "18446744073709551616"]) {
             let volume = testing::volume::<Memory>("data", []).unwrap();
             let create = || Memory::create(&volume);
             let error = testing::with_settings([("ceiling", ceiling)], create).unwrap_err();
             assert_eq!(error.code, ErrorCode::Internal);
-            assert!(error.message.starts_with("setting `ceiling` cannot be read"), "{error}");
+            assert!(error.message.starts_with("setting `ceiling` must be a size"), "{error}");
         }
     }
 
