@@ -225,11 +225,17 @@ fn a_secret_is_revealed_to_whom_it_was_granted_and_is_for_and_found_nowhere() {
     said.push(create(&wasmvol, "blab", &blab).unwrap_err());
     assert!(said[1].contains("it holds a part of a secret"), "{}", said[1]);
     assert!(wasmvol.log().matches("it holds a part of a secret").count() >= 2);
+    // So it is of an answer that cannot be used.
+    for act in ["blab-directory", "blab-program"] {
+        let error = create(&wasmvol, act, &[("do", act), ("key", "key")]).unwrap_err();
+        assert!(error.contains("it holds a part of a secret"), "{error}");
+        said.push(error);
+    }
     // Granted, and kept for somebody else.
     said.push(reveal("stolen", "others").unwrap_err());
-    load(&wasmvol, "--revoke reveal=key");
+    wasmvol.cli("driver revoke able reveal=key").ok();
     said.push(reveal("late", "key").unwrap_err());
-    assert!(said[3].contains("`wasmvol driver grant able 'reveal=key'`"), "{}", said[3]);
+    assert!(said[5].contains("`wasmvol driver grant able 'reveal=key'`"), "{}", said[5]);
     canary.is_nowhere(&wasmvol, &["data"], &said);
     wasmvol.plugin().unmount("data", "id").unwrap();
 }

@@ -378,7 +378,7 @@ fn doctor_finds_what_lies_beside_the_mountpoints_and_its_cure_takes_it_away() {
 }
 
 #[test]
-fn doctor_finds_what_was_kept_and_its_cure_ends_it() {
+fn doctor_tells_of_what_was_kept_as_of_no_trouble_and_names_what_ends_it() {
     let mut wasmvol = Wasmvol::start();
     wasmvol.cli("volume create keeper -o reclaim=retain").ok();
     let id = wasmvol.entries("volumes").remove(0);
@@ -387,11 +387,14 @@ fn doctor_finds_what_was_kept_and_its_cure_ends_it() {
     // Its name is free, and its successor is another.
     wasmvol.cli("volume create keeper").ok();
     wasmvol.kill_daemon();
-    let (why, cure) = finding(&wasmvol, "", "keeper");
-    assert!(why.contains(&format!("/volumes/{id}/data")), "{why}");
+    assert_eq!(findings(&wasmvol, ""), []);
+    let doctor = wasmvol.cli("doctor");
+    assert_eq!((doctor.code, doctor.stdout.as_str()), (Some(0), ""));
+    let note = "data of removed volumes is kept, as asked: 1; `wasmvol volume ls --retained` says where, `wasmvol volume purge ID` deletes it";
+    assert_eq!(doctor.stderr, format!("nothing is wrong\n{note}\n"));
     let table = wasmvol.cli("volume ls --retained").ok();
-    assert!(table.contains(&id) && table.contains("keeper"), "{table}");
-    wasmvol.shell(&cure).ok();
+    assert!(table.contains(&format!("/volumes/{id}/data")) && table.contains("keeper"), "{table}");
+    wasmvol.cli(&format!("volume purge {id}")).ok();
     wasmvol.wait_reaped();
     assert!(!wasmvol.entries("volumes").contains(&id));
     assert_eq!(findings(&wasmvol, ""), []);
@@ -470,7 +473,8 @@ const COMMANDS: &[&str] = &[
     "driver push COMPONENT REGISTRY/extra:1",
     "driver pull REGISTRY/extra:1 --output PULLED",
     "driver load REGISTRY/extra:1 --name extra",
-    "driver load COMPONENT --name extra --setting colour=red",
+    "driver set extra colour=red",
+    "driver load ANOTHER --name extra",
     "driver rollback extra",
     "driver grant extra dev",
     "driver revoke extra dev",
@@ -522,6 +526,7 @@ fn every_command_prints_json_when_asked() {
         }
         let line = command
             .replace("KEPT", &kept)
+            .replace("ANOTHER", crate::drivers::component("guests/version1.wasm").to_str().unwrap())
             .replace("COMPONENT", crate::drivers::hostile().to_str().unwrap())
             .replace("REGISTRY", &registry.host())
             .replace("PULLED", wasmvol.path("pulled").to_str().unwrap())

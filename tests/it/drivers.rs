@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -31,6 +31,19 @@ fn with_hostile() -> Wasmvol {
     wasmvol
 }
 
+#[test]
+fn names_that_no_engine_takes_are_told_once_and_not_at_each_look() {
+    let wasmvol = Wasmvol::start();
+    let load = format!("driver load {} --setting do=list-odd-name", hostile().display());
+    wasmvol.cli(&load).ok();
+    for _ in 0..3 {
+        let found = wasmvol.json("volume scan hostile")["volumes"].take();
+        assert_eq!((&found[0]["name"], &found[0]["state"]), (&"../v".into(), &"refused".into()));
+    }
+    let says = "driver `hostile` knows volumes whose names are not allowed: 1 volume: `../v`";
+    assert_eq!(wasmvol.log().matches(says).count(), 1);
+}
+
 /// What a driver may do wrong in a call, and what the error must say of it behind the driver's name.
 const MISDEEDS: [(&str, &str); 16] = [
     ("loop", "driver did not answer within "),
@@ -40,7 +53,7 @@ const MISDEEDS: [(&str, &str); 16] = [
     ("quiet-abort", "driver crashed: "),
     ("exit", "driver exited with status 1"),
     ("exit-well", "driver exited with status 0"),
-    ("fail", r"backend is\nfull \u{1b}[31m"),
+    ("fail", r"backend is\u{a}full \u{1b}[31m"),
     ("long-error", "xxxx"),
     ("giant-error", "driver asked for more than its limit of 1 MiB in one answer"),
     ("large-state", "driver broke the contract: state has 65537 bytes: at most 65536 are allowed"),
@@ -205,7 +218,7 @@ fn a_driver_is_loaded_without_a_restart_and_outlives_one() {
     assert_eq!(names(&wasmvol), shipped());
     let plugin = wasmvol.plugin();
     let error = plugin.create("early", &[("driver", "hostile")]).unwrap_err();
-    assert!(error.contains("driver `hostile` is not loaded"), "{error}");
+    assert_eq!(error, "driver `hostile` is not loaded: load it with `wasmvol driver load`");
     wasmvol.cli(&format!("driver load {}", hostile().display())).ok();
     plugin.create("late", &[("driver", "hostile")]).unwrap();
     plugin.mount("late", "id").unwrap();
@@ -229,10 +242,26 @@ fn a_component_that_was_changed_on_the_disk_is_not_run_after_a_restart() {
     assert!(kept.exists());
     fs::copy(component("drivers/tmpfs.wasm"), &kept).unwrap();
     wasmvol.run();
-    assert_eq!(names(&wasmvol), shipped());
+    let failed = wasmvol.json("driver inspect hostile")["failed"].to_string();
+    assert!(failed.contains("its bytes have changed"), "{failed}");
     let error = wasmvol.plugin().mount("depends", "id").unwrap_err();
     assert!(error.contains("`hostile`"), "{error}");
     assert!(wasmvol.log().contains("its bytes have changed"), "{}", wasmvol.log());
+}
+
+#[test]
+fn what_was_refused_leaves_no_machine_code() {
+    let wasmvol = Wasmvol::start();
+    let before = wasmvol.entries("cache");
+    wasmvol.cli(&format!("driver load {} --setting do=bad-name", hostile().display())).refused();
+    assert_eq!(wasmvol.entries("cache"), before);
+    // Refused for its grants, it may be loaded the next moment, and is compiled already.
+    let greedy = component("guests/version1greedy.wasm");
+    wasmvol.cli(&format!("driver load {}", greedy.display())).refused();
+    assert_eq!(wasmvol.entries("cache").len(), before.len() + 1);
+    wasmvol.cli(&format!("driver load {}", hostile().display())).ok();
+    wasmvol.cli("driver unload hostile").ok();
+    assert_eq!(wasmvol.entries("cache"), before);
 }
 
 #[test]
@@ -298,7 +327,7 @@ fn a_component_that_comes_under_a_name_with_grants_is_told_to_have_them() {
     assert_eq!(load(hostile(), "--grant suid --grant dev"), "");
     let said = load(scratch.clone(), "");
     assert!(said.contains("`one` keeps what it was granted: `suid`, `dev`;"), "{said}");
-    assert_eq!(load(hostile(), "--revoke suid"), "");
+    wasmvol.cli("driver revoke one suid").ok();
     assert_eq!(granted(&wasmvol), [("one".into(), "dev\n".into())].into());
     wasmvol.cli("driver unload one").ok();
     assert_eq!(load(scratch, ""), "");
@@ -328,15 +357,43 @@ fn grants_come_one_after_the_other_and_none_goes_that_a_volume_needs() {
     for name in ["one", "two"] {
         wasmvol.cli(&format!("volume mount {name}")).ok();
     }
-    let refused = load(&format!("--revoke {one}")).refused();
+    let revoke = || wasmvol.cli(&format!("driver revoke local {one}"));
+    let file =
+        || fs::metadata(wasmvol.config().with_file_name("grants.d").join("local")).unwrap().ino();
+    let before = file();
+    let refused = revoke().refused();
     assert!(refused.contains("`one`"), "{refused}");
+    assert_eq!(file(), before, "it was written for a moment");
     let both = BTreeMap::from([("local".to_owned(), format!("{one}\n{two}\n"))]);
     assert_eq!(granted(&wasmvol), both);
     for line in ["volume unmount one", "volume rm one"] {
         wasmvol.cli(line).ok();
     }
-    load(&format!("--revoke {one}")).ok();
+    revoke().ok();
     assert_eq!(granted(&wasmvol), [("local".into(), format!("{two}\n"))].into());
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_at_the_load() {
+    let wasmvol = Wasmvol::start();
+    let load = |more: &str| wasmvol.cli(&format!("driver load {} {more}", hostile().display()));
+    for (more, why) in [
+        ("--setting do=odd-default", "option `odd` is not `true` or `false`: `yes`"),
+        ("--setting do", "it has the form KEY=VALUE"),
+        ("--grant nonsense", "wasmvol: `nonsense` is no grant: "),
+    ] {
+        let outcome = load(more);
+        assert!(outcome.code != Some(0) && outcome.stderr.contains(why), "{outcome:?}");
+    }
+    assert_eq!(names(&wasmvol), shipped());
+    assert!(granted(&wasmvol).is_empty());
+    // Nor is what stands for something a grant.
+    let vfs = component("drivers/vfs.wasm");
+    let open = format!("driver load {} --grant host-directory=PATH", vfs.display());
+    for line in [open.as_str(), "driver grant vfs host-directory=PATH"] {
+        let error = wasmvol.cli(line).refused();
+        assert!(error.contains("fill in what is written in capitals"), "{error}");
+    }
 }
 
 #[test]

@@ -229,8 +229,8 @@ fn a_disk_that_was_kept_is_taken_up_again_by_a_create_of_its_name() {
     fs::write(machine.mount("data").unwrap().join("file"), "kept").unwrap();
     machine.unmount("data");
     machine.wasmvol.plugin().remove("data").unwrap();
-    let doctor = machine.wasmvol.cli("doctor").stdout;
-    assert!(doctor.contains("kept as asked at the backend of driver `ebs`"), "{doctor}");
+    let doctor = machine.wasmvol.cli("doctor").stderr;
+    assert!(doctor.contains("data of removed volumes is kept, as asked: 1;"), "{doctor}");
     let error = machine.wasmvol.cli("driver unload ebs").refused();
     assert!(error.contains("data (kept as"), "{error}");
     let error = machine.create("data", &[("size", "2g")]).unwrap_err();
@@ -349,7 +349,10 @@ fn what_is_not_set_granted_or_kept_is_named_and_leaves_nothing() {
     };
     let cure = |grant: &str| format!("`wasmvol driver grant ebs '{grant}'`");
     // As it came with wasmvol.
-    refused(create().unwrap_err(), "setting `instance` is missing: load the driver again with");
+    refused(
+        create().unwrap_err(),
+        "setting `instance` is missing: give it with `wasmvol driver set ebs instance=…`",
+    );
     machine.wasmvol.cli("volume scan ebs").ok();
     load(&[]);
     let grants = machine.grants(&ec2);

@@ -111,6 +111,26 @@ fn a_volume_starts_as_an_archive_compressed_or_not() {
 }
 
 #[test]
+fn an_archive_may_hold_hard_links_and_a_path_twice() {
+    let server = Git::serve();
+    // As `tar` does by itself with a file of two names, and with one that is added again.
+    server.shell(
+        "echo run >run && chmod +x run && ln run again && ln -s run link && tar -cf archive.tar run again link && \
+         rm run link && echo text >run && ln -s again link && tar -rf archive.tar run link",
+    );
+    let wasmvol = with(&server);
+    let url = format!("{}/archive.tar", server.origin());
+    create(&wasmvol, "data", &[("archive", &url)]).unwrap();
+    let path = wasmvol.plugin().mount("data", "id").unwrap();
+    for (name, content, mode) in [("run", "text\n", 0), ("again", "run\n", 0o111)] {
+        let about = fs::metadata(path.join(name)).unwrap();
+        assert_eq!((about.nlink(), about.permissions().mode() & 0o111), (1, mode), "{name}");
+        assert_eq!(fs::read_to_string(path.join(name)).unwrap(), content);
+    }
+    assert_eq!(fs::read_link(path.join("link")).unwrap().to_str(), Some("again"));
+}
+
+#[test]
 fn a_password_is_a_secret_that_was_granted_and_nothing_shows_it() {
     let server = Git::serve();
     server.shell(REPOSITORY);
@@ -156,14 +176,14 @@ fn what_cannot_be_fetched_is_told_in_one_line_and_leaves_nothing() {
         (&[("repository", at("site.git")), ("ref", "v9".into())], "no branch, tag or commit `v9`"),
         (&[("repository", at("text"))], "the server has nothing there"),
         (&[("archive", at("text"))], "the archive cannot be unpacked"),
-        (&[("archive", at("pipe.tar"))], "`pipe`, which is no file, directory or symlink"),
+        (&[("archive", at("pipe.tar"))], "`pipe`, which is no file, directory or link"),
         (&[("archive", at("cut.tar"))], "the archive is cut off"),
         (&[("archive", at("damaged.tar.gz"))], "the archive cannot be unpacked"),
         (&[("archive", at("out.tar"))], "the archive holds `../text`: that leads out"),
         (&[("archive", at("moved"))], "moved it to `/archive.tar`"),
         (
             &[("archive", "http://127.1.2.3:1/a.tar".into())],
-            "driver grant git 'http=http://127.1.2.3:1'",
+            "1` cannot be asked: `http://127.1.2.3:1` is not granted: `wasmvol driver grant git 'http=http://127.1.2.3:1'`",
         ),
         (
             &[("archive", at("a.tar")), ("repository", at("site.git"))],

@@ -7,59 +7,33 @@
 #[expect(dead_code, reason = "the engine's tests have more bad ones")]
 mod backend;
 
-use std::fs;
+use std::fs::{self, DirEntry};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use backend::Backend;
 
+use crate::deeds::{DEEDS, WITH, bomb};
 use crate::drivers::{component, hostile};
 use crate::limits::on_a_small_disk;
 use crate::support::wasmvol::Wasmvol;
+use crate::support::{SOON, until};
 
 /// Calls of a driver at once.
 const AT_ONCE: usize = 8;
 /// How long a call may take that asks nobody: its deadline and that of its undo make 4 s, and this machine may be busy.
 const CALL: Duration = Duration::from_secs(15);
-/// What the daemon may have grown by once it is over, in KiB.
+/// What the daemon may grow by meanwhile, in KiB, and a call's own memory, which comes on top where it is used.
 const GROWTH: u64 = 64 << 10;
+const OWN: u64 = 64 << 10;
+/// The deeds that use much of it. It goes with the call.
+const LARGE: [&str; 5] =
+    ["grow", "giant-error", "giant-state", "populate-giant", "populate-executables"];
 /// A verb of somebody else's on a busy machine. All of a driver's deadlines are longer.
 const GOES_ON: Duration = Duration::from_millis(1500);
-
-/// Whose deeds, which, and what the error says. Some are no error at all.
-const DEEDS: &[(&str, &str, &str)] = &[
-    ("hostile", "loop", "driver did not answer within 2000 ms"),
-    ("hostile", "sleep", "driver did not answer within 2000 ms"),
-    ("hostile", "recurse", "limit of 512 KiB of stack"),
-    ("hostile", "grow", "limit of 64 MiB of memory"),
-    ("hostile", "hoard-resources", "limit of 128 host resources"),
-    ("hostile", "panic", "driver crashed: out of cheese"),
-    ("hostile", "exit", "driver exited with status 1"),
-    ("hostile", "giant-error", "limit of 1 MiB in one answer"),
-    ("hostile", "giant-state", "limit of 1 MiB in one answer"),
-    ("hostile", "log-flood", ""),
-    ("hostile", "stderr-flood", ""),
-    ("hostile", "endless-line", ""),
-    ("rogue", "store-keys", "the store has at most 1024 keys and 1024 KiB"),
-    ("rogue", "store-bytes", "the store has at most 1024 keys and 1024 KiB"),
-    ("rogue", "store-full", ""),
-    ("rogue", "store-reads", "limit of 2 s of computing"),
-    ("rogue", "store-lists", "limit of 2 s of computing"),
-    ("rogue", "reveal-probe", "may not be revealed to driver `rogue`"),
-    ("rogue", "reveal-flood", "this call has asked for 16 secrets already"),
-    ("rogue", "hoard-fields", "limit of 128 host resources"),
-    ("rogue", "hoard-headers", "total size of fields exceeds limit"),
-    ("rogue", "hoard-methods", "the method is refused"),
-    ("rogue", "hoard-authorities", "the authority is refused"),
-    ("rogue", "hoard-bodies", "limit of 128 host resources"),
-    ("rogue", "hoard-always", "limit of 2 s of computing"),
-    ("rogue", "populate-listings", "limit of 128 host resources"),
-    ("rogue", "populate-open", "limit of 128 host resources"),
-    ("rogue", "populate-executables", "at most 100000 are allowed"),
-    ("rogue", "populate-giant", "limit of 16 MiB in one answer"),
-    ("rogue", "populate-out", ""),
-];
 
 /// Loads both drivers; the second may ask these backends.
 fn with_drivers(wasmvol: &Wasmvol, backends: &[&Backend]) {
@@ -101,6 +75,16 @@ fn meanwhile(wasmvol: &Wasmvol, driver: &str, act: &str, with: &str) -> Outcome 
 
 /// Somebody else, until it is over, and for one round at least.
 fn go_on(wasmvol: &Wasmvol, over: &AtomicBool) -> Vec<Duration> {
+    go_on_with(wasmvol, "other", &[], over)
+}
+
+/// The same with a volume of this name and these options.
+fn go_on_with(
+    wasmvol: &Wasmvol,
+    name: &str,
+    options: &[(&str, &str)],
+    over: &AtomicBool,
+) -> Vec<Duration> {
     let plugin = wasmvol.plugin();
     let mut times = Vec::new();
     loop {
@@ -109,10 +93,10 @@ fn go_on(wasmvol: &Wasmvol, over: &AtomicBool) -> Vec<Duration> {
             verb();
             times.push(begin.elapsed());
         };
-        timed(&|| plugin.create("other", &[]).unwrap());
-        timed(&|| drop(plugin.mount("other", "id").unwrap()));
-        timed(&|| plugin.unmount("other", "id").unwrap());
-        timed(&|| plugin.remove("other").unwrap());
+        timed(&|| plugin.create(name, options).unwrap());
+        timed(&|| drop(plugin.mount(name, "id").unwrap()));
+        timed(&|| plugin.unmount(name, "id").unwrap());
+        timed(&|| plugin.remove(name).unwrap());
         if over.load(Ordering::SeqCst) {
             times.sort_unstable();
             return times;
@@ -131,11 +115,16 @@ fn clear(wasmvol: &Wasmvol) {
     }
 }
 
-/// What the daemon has of memory, in KiB.
-fn resident(wasmvol: &Wasmvol) -> u64 {
+/// What the daemon has of memory, in KiB: `VmRSS` now, `VmHWM` at most since its peak was forgotten.
+fn memory(wasmvol: &Wasmvol, which: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", wasmvol.daemon())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(which)?.strip_prefix(':')).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Has the kernel forget how much memory the daemon had at most: see proc(5).
+fn forget_peak(wasmvol: &Wasmvol) {
+    fs::write(format!("/proc/{}/clear_refs", wasmvol.daemon()), "5").unwrap();
 }
 
 /// Checks that an error names the driver and the reason, in one line that a terminal can show.
@@ -158,9 +147,13 @@ fn whatever_eight_calls_of_a_driver_do_it_ends_and_others_go_on() {
     let backend = Backend::start(backend::good);
     with_drivers(&wasmvol, &[&backend]);
     go_on(&wasmvol, &AtomicBool::new(true));
-    let before = resident(&wasmvol);
+    let before = memory(&wasmvol, "VmRSS");
     for (driver, act, reason) in DEEDS {
-        let Outcome { calls, others } = meanwhile(&wasmvol, driver, act, "key");
+        forget_peak(&wasmvol);
+        let Outcome { calls, others } = meanwhile(&wasmvol, driver, act, WITH);
+        let peak = memory(&wasmvol, "VmHWM").saturating_sub(before);
+        let most = if LARGE.contains(act) { GROWTH + AT_ONCE as u64 * OWN } else { GROWTH };
+        assert!(peak < most, "{act}: the daemon had {} MiB more", peak >> 10);
         for (result, took) in calls {
             match result {
                 Ok(()) => assert_eq!(*reason, "", "{act} was no error"),
@@ -172,8 +165,8 @@ fn whatever_eight_calls_of_a_driver_do_it_ends_and_others_go_on() {
             assert!(took < CALL, "{act} took {took:?}");
         }
         check_others(&others, act);
-        let grown = resident(&wasmvol).saturating_sub(before);
-        assert!(grown < GROWTH, "{act}: the daemon has {} MiB more", grown >> 10);
+        let kept = memory(&wasmvol, "VmRSS").saturating_sub(before);
+        assert!(kept < GROWTH, "{act}: the daemon keeps {} MiB", kept >> 10);
         clear(&wasmvol);
     }
     let log = wasmvol.log();
@@ -194,7 +187,8 @@ fn backends_that_never_come_to_an_end_delay_nobody_but_their_own_volumes() {
     with_drivers(&wasmvol, &backends.each_ref());
     let plugin = wasmvol.plugin();
     let over = AtomicBool::new(false);
-    let before = resident(&wasmvol);
+    let before = memory(&wasmvol, "VmRSS");
+    forget_peak(&wasmvol);
     let others = thread::scope(|scope| {
         let others = scope.spawn(|| go_on(&wasmvol, &over));
         let asked: Vec<_> = backends
@@ -220,8 +214,58 @@ fn backends_that_never_come_to_an_end_delay_nobody_but_their_own_volumes() {
         others.join().unwrap()
     });
     check_others(&others, "backends do not answer");
-    let grown = resident(&wasmvol).saturating_sub(before);
-    assert!(grown < GROWTH, "the daemon has {} MiB more", grown >> 10);
+    let grown = memory(&wasmvol, "VmHWM").saturating_sub(before);
+    assert!(grown < GROWTH, "the daemon had {} MiB more", grown >> 10);
+    assert!(plugin.list().is_empty());
+}
+
+#[test]
+fn backends_of_many_drivers_that_hang_delay_nobody_but_their_own_volumes() {
+    /// As many as once had all calls of the daemon between them, and two more.
+    const HANGING: [&str; 6] = ["hangs-a", "hangs-b", "hangs-c", "hangs-d", "hangs-e", "hangs-f"];
+    /// As many as a driver may have at once.
+    const CALLS: usize = 16;
+    let wasmvol = Wasmvol::start();
+    let [silent, good] = [backend::silent as fn(_) -> _, backend::good].map(Backend::start);
+    with_drivers(&wasmvol, &[&good]);
+    let rogue = component("guests/rogue.wasm");
+    for name in HANGING {
+        let (rogue, grant) = (rogue.display(), silent.origin());
+        wasmvol.cli(&format!("driver load {rogue} --name {name} --grant http={grant}")).ok();
+    }
+    let (plugin, over) = (wasmvol.plugin(), AtomicBool::new(false));
+    let ask = |driver: &str, number: usize| {
+        let (name, url) = (format!("{driver}-{number}"), silent.url("/"));
+        plugin.create(&name, &[("driver", driver), ("do", "ask-get"), ("with", &url)]).unwrap_err()
+    };
+    let memory = [("driver", "tmpfs")];
+    // One that asks a backend, too, which answers.
+    let url = good.url("/");
+    let asking = [("driver", "rogue"), ("do", "ask-get"), ("with", &url)];
+    let others = thread::scope(|scope| {
+        let calls = HANGING.iter().flat_map(|driver| (0..CALLS).map(move |n| (*driver, n)));
+        let ask = &ask;
+        let asked: Vec<_> = calls.map(|(d, n)| (d, scope.spawn(move || ask(d, n)))).collect();
+        let others = [
+            scope.spawn(|| go_on(&wasmvol, &over)),
+            scope.spawn(|| go_on_with(&wasmvol, "memory", &memory, &over)),
+            scope.spawn(|| go_on_with(&wasmvol, "asks", &asking, &over)),
+        ];
+        for (driver, asked) in asked {
+            let error = asked.join().unwrap();
+            let reasons = ["did not answer within 30000 ms", "left no room for it within"];
+            let reason = reasons.iter().find(|reason| error.contains(**reason));
+            check_told(&error, driver, reason.unwrap_or_else(|| panic!("{error}")));
+        }
+        over.store(true, Ordering::SeqCst);
+        others.map(|others| others.join().unwrap())
+    });
+    for others in others {
+        check_others(&others, "backends of many drivers do not answer");
+        // Not one has waited until a call of theirs was over.
+        let longest = others[others.len() - 1];
+        assert!(longest < CALL, "{longest:?} of {} verbs", others.len());
+    }
     assert!(plugin.list().is_empty());
 }
 
@@ -239,6 +283,21 @@ fn a_driver_that_fills_the_disk_leaves_some_of_it_to_others() {
         wasmvol.wait_reaped();
         assert!(wasmvol.entries("volumes").is_empty(), "{act}: something is left");
     }
+}
+
+#[test]
+fn a_driver_that_fills_an_image_that_grows_leaves_some_of_the_disk_to_others() {
+    let wasmvol = on_a_small_disk("mode=755,size=512m");
+    let backend = Backend::start(backend::good);
+    with_drivers(&wasmvol, &[&backend]);
+    wasmvol.cli("driver grant rogue image").ok();
+    let Outcome { calls, others } = meanwhile(&wasmvol, "rogue", "populate-thin", "500");
+    for (result, _) in calls {
+        check_told(&result.unwrap_err(), "rogue", "limit of all but ");
+    }
+    check_others(&others, "an image is filled");
+    wasmvol.wait_reaped();
+    assert!(wasmvol.entries("volumes").is_empty(), "something is left");
 }
 
 #[test]
@@ -261,45 +320,68 @@ fn steps_without_end_are_few_and_come_to_an_end() {
     assert!(!wasmvol.is_mounted("endless"));
 }
 
-/// A component whose one module has so many functions that its compiler needs more memory than it may have.
-fn bomb() -> Vec<u8> {
-    const FUNCTIONS: usize = 1_000_000;
-    let number = |mut number: usize| {
-        let mut bytes = Vec::new();
-        while number > 0x7f {
-            bytes.push((number & 0x7f) as u8 | 0x80);
-            number >>= 7;
-        }
-        bytes.push(number as u8);
-        bytes
-    };
-    let section = |id: u8, content: Vec<u8>| [vec![id], number(content.len()), content].concat();
-    // Each of them takes a number and answers it.
-    let types = section(1, b"\x01\x60\x01\x7f\x01\x7f".to_vec());
-    let functions = section(3, [number(FUNCTIONS), vec![0; FUNCTIONS]].concat());
-    let bodies = b"\x04\x00\x20\x00\x0b".repeat(FUNCTIONS);
-    let code = section(10, [number(FUNCTIONS), bodies].concat());
-    let module = [b"\0asm\x01\0\0\0".to_vec(), types, functions, code].concat();
-    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, module)].concat()
-}
-
-#[test]
-fn a_component_that_its_compiler_chokes_on_is_refused_and_others_go_on() {
+/// Has it compiled while others go on, and answers what the load is refused with.
+fn choke(during: impl FnOnce(&Wasmvol) + Send) -> String {
     let wasmvol = Wasmvol::start();
     let file = wasmvol.path("bomb.wasm");
     fs::write(&file, bomb()).unwrap();
     let over = AtomicBool::new(false);
-    let before = resident(&wasmvol);
-    let others = thread::scope(|scope| {
+    let before = memory(&wasmvol, "VmRSS");
+    forget_peak(&wasmvol);
+    let (error, others) = thread::scope(|scope| {
         let others = scope.spawn(|| go_on(&wasmvol, &over));
+        scope.spawn(|| during(&wasmvol));
         let load = format!("driver load {} --name bomb", file.display());
         let error = wasmvol.cli(&load).refused();
         over.store(true, Ordering::SeqCst);
-        assert!(error.contains("bomb") && error.contains("compiling was ended: "), "{error}");
-        assert!(error.contains("(it may use 2 GiB of memory)"), "{error}");
-        others.join().unwrap()
+        (error, others.join().unwrap())
     });
     check_others(&others, "a component is compiled");
-    let grown = resident(&wasmvol).saturating_sub(before);
-    assert!(grown < GROWTH, "the daemon has {} MiB more", grown >> 10);
+    let grown = memory(&wasmvol, "VmHWM").saturating_sub(before);
+    assert!(grown < GROWTH, "the daemon had {} MiB more", grown >> 10);
+    assert!(error.contains("bomb") && error.contains("compiling was ended: "), "{error}");
+    error
+}
+
+#[test]
+fn a_component_whose_compiler_needs_too_much_memory_is_refused_and_others_go_on() {
+    let error = choke(|_| {});
+    assert!(error.contains("(it may use 2 GiB of memory)"), "{error}");
+}
+
+/// The process that compiles for a daemon, once that has set its limits.
+fn compiler_of(daemon: u32) -> Option<u32> {
+    /// 2 GiB.
+    const MEMORY: &str = "2147483648";
+    let threads = fs::read_dir(format!("/proc/{daemon}/task")).unwrap();
+    let children = |thread: io::Result<DirEntry>| {
+        fs::read_to_string(thread.unwrap().path().join("children")).ok()
+    };
+    let children: String = threads.filter_map(children).collect();
+    // The daemon sets it after that of its processor time.
+    let is_limited = |pid: &u32| limit(*pid, "Max data size").is_some_and(|most| most == MEMORY);
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).find(is_limited)
+}
+
+/// One of a process's limits.
+fn limit(pid: u32, which: &str) -> Option<String> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(which))?;
+    line.split_whitespace().next().map(str::to_owned)
+}
+
+#[test]
+fn a_component_whose_compiler_computes_too_long_is_refused_and_others_go_on() {
+    // Two minutes are given to it: all but a second of them are taken away here, so that this test takes no two minutes.
+    let error = choke(|wasmvol| {
+        let daemon = wasmvol.daemon();
+        let compiler = until("it is compiled", SOON, || compiler_of(daemon));
+        assert_eq!(limit(compiler, "Max cpu time").unwrap(), "120");
+        let its = fs::metadata(format!("/proc/{compiler}")).unwrap();
+        // Whose it is may take from it, also where root is not all-powerful.
+        let (uid, gid) = (its.uid(), its.gid());
+        let become_it = format!("setpriv --reuid {uid} --regid {gid} --clear-groups");
+        wasmvol.shell(&format!("{become_it} prlimit --pid {compiler} --cpu=1:2")).ok();
+    });
+    assert!(error.contains("it took over 120 s of processor time"), "{error}");
 }

@@ -13,9 +13,6 @@ use crate::support::pair::Pair;
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
 use crate::support::{Outcome, Scratch, shell};
 
-/// What the operator lets a volume of the projects have, by the README's `driver load`.
-const CEILING: u64 = 256 << 20;
-
 /// What every project's driver refuses, whatever it is written in.
 const REFUSED: [(&str, &str, &str); 6] = [
     ("size", "0", "option `size`: must be at least 1 byte"),
@@ -85,15 +82,16 @@ fn limits_its_volumes(wasmvol: &Wasmvol, driver: &str, component: &Path) {
     let plugin = wasmvol.plugin();
     let load = |default: &str| {
         let component = component.display();
-        let set = format!("--setting ceiling={CEILING} --setting default={default}");
+        let set = format!("--setting ceiling=256MiB --setting default={default}");
         wasmvol.cli(&format!("driver load {component} {set}")).ok();
     };
-    load("1048576");
+    // Both are written as an option is.
+    load("1024K");
     let options = [("driver", driver), ("mode", "0750"), ("inodes", "20")];
     plugin.create("old", &options).unwrap();
     // Twice is the same.
     plugin.create("old", &options).unwrap();
-    load("4194304");
+    load("4mb");
     plugin.create("new", &[("driver", driver), ("exec", "true")]).unwrap();
     let mounted = |volume: &str| {
         plugin.mount(volume, "id").unwrap();
@@ -222,6 +220,70 @@ fn a_tool_that_is_missing_is_named_and_how_it_is_installed() {
 }
 
 #[test]
+fn a_tool_that_lacks_a_part_is_named_with_that_part() {
+    let here = Scratch::new();
+    // Debian's rustc has no rustup beside it, and not all that Rust's own has.
+    let bin = "mkdir bin && \
+        for tool in make sh sed clang wasm-ld; do ln -s $(command -v $tool) bin/ || exit; done && \
+        printf '#!/bin/sh\necho /nowhere\n' >bin/rustc && chmod +x bin/rustc && \
+        ln -s rustc bin/cargo && ln -s rustc bin/cc";
+    type_in(&here, bin).ok();
+    let path = format!("env PATH={}/bin", here.path().display());
+    for (language, missing) in [
+        (
+            "rust",
+            "Rust's library for wasm32-wasip2 is missing: install Rust from https://rustup.rs",
+        ),
+        ("c", "wasm-component-ld, which comes with Rust, is missing: see https://rustup.rs"),
+    ] {
+        type_in(&here, &format!("wasmvol driver new {language} --language {language}")).ok();
+        let error = type_in(&here, &format!("{path} make -C {language}")).refused();
+        assert!(error.lines().any(|line| line == missing), "{error}");
+    }
+}
+
+#[test]
+fn a_check_without_wasmvol_says_how_it_is_named() {
+    let here = Scratch::new();
+    type_in(&here, "wasmvol driver new mine --language c").ok();
+    let error = type_in(&here, "make -C mine check WASMVOL=/nowhere/wasmvol").refused();
+    let says = "wasmvol is missing: make check WASMVOL=PATH";
+    assert!(error.lines().any(|line| line == says), "{error}");
+}
+
+#[test]
+fn a_driver_whose_options_are_required_is_checked_with_those_of_its_makefile() {
+    let here = Scratch::new();
+    for language in ["rust", "python", "javascript", "c"] {
+        type_in(&here, &format!("wasmvol driver new {language} --language {language}")).ok();
+        let makefile = here.path().join(language).join("Makefile");
+        let text = fs::read_to_string(&makefile).unwrap();
+        let with = text.replacen("\nCHECK =\n", "\nCHECK = -o size=1m --grant image\n", 1);
+        fs::write(&makefile, with).unwrap();
+        let would = type_in(&here, &format!("make -C {language} --dry-run check")).ok();
+        let asked = "wasmvol driver check driver.wasm -o size=1m --grant image";
+        assert!(would.lines().any(|line| line == asked), "{would}");
+    }
+}
+
+#[test]
+fn a_feature_of_the_sdk_that_a_project_gets_later_is_in_its_lock_file_already() {
+    let here = Scratch::new();
+    type_in(&here, "wasmvol driver new mine").ok();
+    let manifest = here.path().join("mine/Cargo.toml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let sdk = fs::read_to_string(here.path().join("mine/sdk/guest-sdk/Cargo.toml")).unwrap();
+    let features = sdk.split("[features]\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let features: Vec<_> = features.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert!(features.contains(&"population") && features.contains(&"http"), "{features:?}");
+    let plain = r#"wasmvol-sdk = { path = "sdk/guest-sdk" }"#;
+    let with = format!(r#"wasmvol-sdk = {{ path = "sdk/guest-sdk", features = {features:?} }}"#);
+    assert!(text.contains(plain), "{text}");
+    fs::write(&manifest, text.replacen(plain, &with, 1)).unwrap();
+    type_in(&here, "cd mine && cargo metadata --offline --locked --format-version 1").ok();
+}
+
+#[test]
 fn a_project_in_rust_may_use_the_sdk_of_a_checkout() {
     let here = Scratch::new();
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().display();
@@ -281,6 +343,60 @@ bool exports_wasmvol_driver_health_check(exports_wasmvol_driver_health_volume_t 
 }
 ";
 
+/// The same, in the words of two languages.
+const HEALTHY_JAVASCRIPT: &str = "
+export const health = {
+  check() {
+    return { condition: 'healthy', message: '' };
+  },
+};
+";
+const HEALTHY_PYTHON: &str = "
+
+from wit_world.exports.health import Condition, Report
+
+
+class Health(exports.Health):
+    def check(self, volume):
+        return Report(Condition.HEALTHY, \"\")
+";
+
+/// Whether a project's component tells its health.
+fn tells_its_health(here: &Scratch, project: &str) {
+    let report = type_in(here, &format!("wasmvol driver check {project}/driver.wasm --json")).ok();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let mut checks = report["checks"].as_array().unwrap().iter();
+    let health = checks.find(|check| check["check"] == "its health is told").unwrap();
+    assert_eq!(health["result"], "ok", "{report}");
+}
+
+#[test]
+fn a_driver_in_javascript_or_python_gets_an_ability_by_a_world_of_its_own() {
+    let here = Scratch::new();
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let page = fs::read_to_string(page.join("drivers/examples/README.md")).unwrap();
+    let world = page.split("```wit\n").nth(1).unwrap().split("```").next().unwrap();
+    let kept = kept();
+    let kept = format!("PIP_CACHE_DIR={0}/pip npm_config_cache={0}/npm", kept.display());
+    for (language, source, healthy) in
+        [("javascript", "driver.js", HEALTHY_JAVASCRIPT), ("python", "driver.py", HEALTHY_PYTHON)]
+    {
+        type_in(&here, &format!("wasmvol driver new {language} --language {language}")).ok();
+        let project = here.path().join(language);
+        type_in(&here, &format!("export {kept} && make -C {language}")).ok();
+        // What is there already must be made anew.
+        fs::write(project.join("wit/mine.wit"), world).unwrap();
+        let edit = |file: &str, edit: &dyn Fn(String) -> String| {
+            let file = project.join(file);
+            fs::write(&file, edit(fs::read_to_string(&file).unwrap())).unwrap();
+        };
+        edit("Makefile", &|text| text.replacen(" driver\n", " mine\n", 1));
+        edit(source, &|text| text + healthy);
+        type_in(&here, &format!("export {kept} && make -C {language}")).ok();
+        tells_its_health(&here, language);
+    }
+}
+
 #[test]
 fn a_driver_in_c_gets_an_ability_by_bindings_of_the_same_names() {
     let here = Scratch::new();
@@ -296,9 +412,5 @@ fn a_driver_in_c_gets_an_ability_by_bindings_of_the_same_names() {
     let source = project.join("driver.c");
     fs::write(&source, fs::read_to_string(&source).unwrap() + HEALTHY).unwrap();
     type_in(&here, "cd mine && make driver.wasm").ok();
-    let report = type_in(&here, "wasmvol driver check mine/driver.wasm --json").ok();
-    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    let mut checks = report["checks"].as_array().unwrap().iter();
-    let health = checks.find(|check| check["check"] == "its health is told").unwrap();
-    assert_eq!(health["result"], "ok", "{report}");
+    tells_its_health(&here, "mine");
 }

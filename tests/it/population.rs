@@ -158,3 +158,17 @@ fn a_volume_is_filled_anew_where_another_call_has_changed_what_its_driver_read()
     assert_eq!(fs::read_dir(path).unwrap().count(), 1);
     wasmvol.plugin().unmount("slow", "id").unwrap();
 }
+
+#[test]
+fn a_daemon_that_is_stopped_waits_for_a_driver_10_s_and_no_longer() {
+    let mut wasmvol = with_able("");
+    let mut socket = Socket::connect(&wasmvol.plugin().socket).unwrap();
+    let body = r#"{"Name":"slow","Opts":{"driver":"able","wait":"60s"}}"#;
+    socket.send(request("VolumeDriver.Create", body)).unwrap();
+    until("its driver is filling it", SOON, || {
+        asked(&wasmvol, "slow").contains(&"populate [made]".to_owned()).then_some(())
+    });
+    assert!(wasmvol.stop().success());
+    let log = wasmvol.log();
+    assert!(log.contains("requests did not end within 10 s: recovery takes them up"), "{log}");
+}

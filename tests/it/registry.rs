@@ -104,6 +104,16 @@ fn pushed(person: &Person, registry: &Registry, name: &str, more: &str) -> (Stri
     (reference, done["digest"].as_str().unwrap().to_owned())
 }
 
+/// The same bytes with others of that length in the place of these.
+fn replaced(bytes: &[u8], these: &[u8], others: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let places = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(these));
+    for at in places.collect::<Vec<_>>() {
+        bytes[at..at + these.len()].copy_from_slice(others);
+    }
+    bytes
+}
+
 fn layer_of(registry: &Registry, name: &str) -> String {
     let manifest = registry.manifest(&format!("drivers/{name}"), "1.0");
     manifest["layers"][0]["digest"].as_str().unwrap().to_owned()
@@ -137,6 +147,8 @@ fn what_is_pushed_has_the_form_that_other_tools_give_components() {
         (kinds, &manifest["mediaType"]),
         ([CONFIG, LAYER].map(|k| json!(k)).each_ref(), &json!(MANIFEST))
     );
+    let titles = json!({"org.opencontainers.image.title": "driver.wasm"});
+    assert_eq!(manifest["layers"][0]["annotations"], titles);
     let config = fs::read(registry.blob(manifest["config"]["digest"].as_str().unwrap())).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
     assert_eq!((&config["os"], &config["architecture"]), (&json!("wasip2"), &json!("wasm")));
@@ -339,8 +351,12 @@ fn a_file_that_no_wasmvol_would_load_is_not_pushed() {
     let (person, registry) = (Person::new(), Registry::open());
     let reference = format!("{}/drivers/bad:1", registry.host());
     let component = fs::read(scratch()).unwrap();
+    let misnamed = replaced(&component, b"scratch", b"Scratch");
+    let no_default = replaced(&component, b"64m", b"64x");
     for (bytes, why) in [
-        (&b"no wasm"[..], "is no WebAssembly component"),
+        (&misnamed[..], "`Scratch`"),
+        (&no_default, "option `size` is not a size"),
+        (b"no wasm", "is no WebAssembly component"),
         (b"\0asm\x01\0\0\0", "is a core module"),
         (b"\0asm\x0d\0\x01\0", "does not export `wasmvol:driver/volumes`"),
         (&component[..component.len() / 2], "is damaged"),

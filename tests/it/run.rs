@@ -173,6 +173,7 @@ fn where_no_engine_would_see_a_mount_it_does_not_serve_and_says_why() {
     assert_eq!(status.code(), Some(78), "{said}");
     assert!(said.contains("mount namespace of its own") && said.contains("make-rshared"), "{said}");
     assert!(!said.contains("wasmvol serves"), "{said}");
+    assert!(!said.contains("Terminated"), "{said}");
 }
 
 #[test]

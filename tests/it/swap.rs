@@ -17,7 +17,7 @@ use crate::support::wasmvol::Wasmvol;
 use crate::support::{Outcome, SOON, open_to_all, until};
 
 /// Options of a volume of the driver that comes in versions.
-const PLAIN: &[(&str, &str)] = &[("driver", "version")];
+pub(crate) const PLAIN: &[(&str, &str)] = &[("driver", "version")];
 
 /// Loads a version.
 pub(crate) fn load(wasmvol: &Wasmvol, version: &str, more: &str) -> Outcome {
@@ -33,7 +33,7 @@ fn with_the_first() -> Wasmvol {
 }
 
 /// The version that is loaded.
-fn version(wasmvol: &Wasmvol) -> String {
+pub(crate) fn version(wasmvol: &Wasmvol) -> String {
     wasmvol.json("driver inspect version")["version"].as_str().unwrap().to_owned()
 }
 
@@ -53,7 +53,7 @@ fn state(record: &Value) -> String {
     String::from_utf8((0..hex.len()).step_by(2).map(byte).collect()).unwrap()
 }
 
-fn states(wasmvol: &Wasmvol) -> Vec<String> {
+pub(crate) fn states(wasmvol: &Wasmvol) -> Vec<String> {
     records(wasmvol).values().map(state).collect()
 }
 
@@ -355,7 +355,7 @@ fn a_swap_that_waits_for_a_call_holds_up_no_other_driver() {
     let mut shell = Command::new("sh");
     shell.args(["-c", &line]).envs(wasmvol.variables()).stderr(Stdio::null());
     let mut loading = shell.spawn().unwrap();
-    let waits = "another version of driver able waits for 1 volume: `filled`";
+    let waits = "a change of driver able waits for 1 volume: `filled`";
     until("it waits for the call", SOON, || wasmvol.log().contains(waits).then_some(()));
     // Another driver is loaded, used and granted things meanwhile.
     plugin.create("other", PLAIN).unwrap();
@@ -387,6 +387,145 @@ fn an_option_that_was_left_out_stays_as_it_was_made_after_a_migration() {
 }
 
 #[test]
+fn an_option_that_was_left_out_stays_as_it_was_made_with_other_settings_and_after_a_resize() {
+    let wasmvol = Wasmvol::start();
+    load(&wasmvol, "version2", "").ok();
+    let plugin = wasmvol.plugin();
+    let of =
+        |name: &str, size: &'static str| plugin.create(name, &[PLAIN, &[("size", size)]].concat());
+    plugin.create("made", PLAIN).unwrap();
+    of("given", "64k").unwrap();
+    wasmvol.cli("driver set version default-size=1m").ok();
+    plugin.create("made", PLAIN).unwrap();
+    of("made", "64k").unwrap();
+    let error = of("made", "1m").unwrap_err();
+    assert!(error.contains("`size` is 65536 there, 1048576 here"), "{error}");
+    // Who leaves out what was named before asks for the default of now.
+    let error = plugin.create("given", PLAIN).unwrap_err();
+    assert!(error.contains("`size` is 65536 there, 1048576 here"), "{error}");
+    wasmvol.cli("volume resize made 2m").ok();
+    plugin.create("made", PLAIN).unwrap();
+    of("made", "2m").unwrap();
+}
+
+#[test]
+fn a_volume_gets_the_options_that_a_later_version_brings_and_keeps_their_defaults() {
+    let wasmvol = with_the_first();
+    let plugin = wasmvol.plugin();
+    let named = |name: &str, value: &'static str| {
+        let options = [PLAIN, &[("colour", value)]].concat();
+        plugin.create(name, &options)
+    };
+    plugin.create("old", PLAIN).unwrap();
+    let options = || records(&wasmvol).remove("old").unwrap()["options"].clone();
+    load(&wasmvol, "version2", "").ok();
+    let colour = |version: &str| json!({ "colour": { "text": version } });
+    // Its size was left out when that had no default.
+    assert_eq!(options(), colour("2.0.0"));
+    plugin.mount("old", "id").unwrap();
+    plugin.unmount("old", "id").unwrap();
+    plugin.create("old", PLAIN).unwrap();
+    named("old", "2.0.0").unwrap();
+    let error = named("old", "red").unwrap_err();
+    assert!(error.contains("`colour` is `2.0.0` there, `red` here"), "{error}");
+    // A later default is for later volumes.
+    load(&wasmvol, "version2later", "").ok();
+    assert_eq!(options(), colour("2.0.0"));
+    plugin.create("new", PLAIN).unwrap();
+    let new = records(&wasmvol).remove("new").unwrap()["options"].clone();
+    assert_eq!(new, json!({ "colour": { "text": "2.1.0" }, "size": { "size": 65536 } }));
+}
+
+#[test]
+fn an_earlier_version_that_is_loaded_again_never_hears_of_what_later_ones_added() {
+    let wasmvol = with_the_first();
+    wasmvol.plugin().create("old", PLAIN).unwrap();
+    let before = records(&wasmvol)["old"]["options"].clone();
+    load(&wasmvol, "version4", "--grant host-directory=/srv/versions").ok();
+    assert_eq!(records(&wasmvol)["old"]["options"], json!({ "colour": { "text": "4.0.0" } }));
+    load(&wasmvol, "version1", "").ok();
+    assert_eq!(records(&wasmvol)["old"]["options"], before);
+    wasmvol.plugin().create("old", PLAIN).unwrap();
+}
+
+#[test]
+fn an_option_that_a_user_gave_and_an_earlier_version_does_not_know_is_told() {
+    let wasmvol = Wasmvol::start();
+    load(&wasmvol, "version1", "").ok();
+    load(&wasmvol, "version4", "").ok();
+    wasmvol.plugin().create("asked", &[PLAIN, &[("colour", "red")]].concat()).unwrap();
+    let rolled_back = wasmvol.cli("driver rollback version");
+    let says = "wasmvol: version 1.0.0 does not know `colour`, and ignores it in 1 volume: `asked`";
+    assert!(rolled_back.stderr.contains(says), "{}", rolled_back.stderr);
+    assert_eq!(wasmvol.json("driver inspect version")["ignored"], json!({ "colour": ["asked"] }));
+    load(&wasmvol, "version4", "--grant host-directory=/srv/versions").ok();
+    let shown = wasmvol.json("driver inspect version");
+    assert_eq!(shown["ignored"], json!({}));
+    let options = records(&wasmvol).remove("asked").unwrap()["options"].clone();
+    assert_eq!(options["colour"], json!({ "text": "red" }), "it was kept");
+}
+
+#[test]
+fn a_rollback_takes_back_the_options_that_a_version_brought() {
+    let wasmvol = with_the_first();
+    wasmvol.plugin().create("old", PLAIN).unwrap();
+    let before = records(&wasmvol);
+    load(&wasmvol, "version2", "").ok();
+    assert_ne!(records(&wasmvol)["old"]["options"], before["old"]["options"]);
+    wasmvol.cli("driver rollback version").ok();
+    assert_eq!(records(&wasmvol), before);
+}
+
+#[test]
+fn a_load_keeps_the_settings_of_a_driver_as_its_grants_unless_it_is_another_kind() {
+    let wasmvol = Wasmvol::start();
+    let settings = || wasmvol.json("driver inspect version")["settings"].clone();
+    load(&wasmvol, "version1", "--setting colour=red --setting size=1").ok();
+    let loaded = load(&wasmvol, "version2", "--setting size=2");
+    assert_eq!(settings(), json!({ "colour": "red", "size": "2" }));
+    let says = "`version` keeps its settings: `colour=red`; `driver set version --unset KEY` takes";
+    assert!(loaded.stderr.contains(says), "{}", loaded.stderr);
+    let error = load(&wasmvol, "version2", "--unset color").refused();
+    let why = "driver `version` has no setting `color`: see `wasmvol driver inspect version`";
+    assert!(error.contains(why), "{error}");
+    load(&wasmvol, "version2", "--unset size").ok();
+    assert_eq!(settings(), json!({ "colour": "red" }));
+    let another = format!("driver load {} --name version", hostile().display());
+    let loaded = wasmvol.cli(&another);
+    assert_eq!((settings(), loaded.stderr.as_str()), (json!({}), ""));
+}
+
+#[test]
+fn a_setting_is_changed_without_the_component_and_a_rollback_goes_where_it_went_before() {
+    let mut wasmvol = Wasmvol::start();
+    load(&wasmvol, "version1", "--setting colour=red").ok();
+    wasmvol.plugin().create("kept", PLAIN).unwrap();
+    let before = records(&wasmvol);
+    load(&wasmvol, "version2", "").ok();
+    assert_eq!(wasmvol.cli("driver set version size=1 colour=blue").ok(), "colour=blue\nsize=1");
+    assert_eq!(wasmvol.cli("driver set version --unset size").ok(), "colour=blue");
+    let error = wasmvol.cli("driver set version --unset size").refused();
+    assert!(error.contains("driver `version` has no setting `size`"), "{error}");
+    wasmvol.cli("driver set nosuch size=1").refused();
+    // Nor does a load that brings the same component.
+    load(&wasmvol, "version2", "--setting size=2").ok();
+    assert!(wasmvol.stop().success());
+    wasmvol.run();
+    let shown = wasmvol.json("driver inspect version");
+    assert_eq!(shown["settings"], json!({ "colour": "blue", "size": "2" }));
+    assert_eq!(
+        (&shown["version"], &shown["previous"]["version"]),
+        (&json!("2.0.0"), &json!("1.0.0"))
+    );
+    let rolled_back = wasmvol.cli("driver rollback version");
+    let says = "wasmvol: `version` has its settings of then again: `colour=red`";
+    assert!(rolled_back.stderr.contains(says), "{}", rolled_back.stderr);
+    assert_eq!((version(&wasmvol), records(&wasmvol)), ("1.0.0".to_owned(), before));
+    let unset = wasmvol.cli("driver set version --unset colour");
+    assert_eq!(unset.stderr, "wasmvol: `version` has no settings any more\n");
+}
+
+#[test]
 fn a_driver_of_another_kind_does_not_get_the_volumes_of_a_name() {
     let wasmvol = with_the_first();
     wasmvol.plugin().create("kept", PLAIN).unwrap();
@@ -398,6 +537,36 @@ fn a_driver_of_another_kind_does_not_get_the_volumes_of_a_name() {
     wasmvol.plugin().create("kept", PLAIN).unwrap();
     let error = wasmvol.cli("driver rollback version").refused();
     assert!(error.contains("it calls itself `version`, and the volumes of `version`"), "{error}");
+}
+
+#[test]
+fn a_setting_with_which_a_volume_could_not_be_mounted_is_refused_and_changes_nothing() {
+    let wasmvol = with_the_first();
+    wasmvol.plugin().create("kept", PLAIN).unwrap();
+    let error = wasmvol.cli("driver set version shut=yes").refused();
+    let why = "volume `kept` could not be mounted with these settings, so what is loaded stays: ";
+    assert!(error.contains(why) && error.contains("all is shut"), "{error}");
+    assert_eq!(wasmvol.json("driver inspect version")["settings"], json!({}));
+    wasmvol.plugin().mount("kept", "id").unwrap();
+    wasmvol.plugin().unmount("kept", "id").unwrap();
+    let error = load(&wasmvol, "version1", "--setting shut=yes").refused();
+    assert!(error.contains("with these settings"), "{error}");
+    // Nobody needs it any more.
+    wasmvol.plugin().remove("kept").unwrap();
+    wasmvol.cli("driver set version shut=yes").ok();
+}
+
+#[test]
+fn what_came_with_wasmvol_stays_what_it_is_with_settings_of_the_operators() {
+    let mut wasmvol = Wasmvol::start();
+    wasmvol.cli("driver set tmpfs colour=red").ok();
+    assert!(wasmvol.stop().success());
+    wasmvol.run();
+    let shown = wasmvol.json("driver inspect tmpfs");
+    assert_eq!(
+        (&shown["first_party"], &shown["settings"]["colour"]),
+        (&json!(true), &json!("red"))
+    );
 }
 
 /// A wasmvol of the first version, with a volume that is mounted and one that is not.
@@ -456,6 +625,19 @@ fn killed_while_one_version_takes_the_place_of_another() {
         assert_eq!(subject.stands(), "2.0.0");
         subject.wasmvol.cli("driver rollback version").ok();
         assert_eq!(subject.stands(), "1.0.0");
+    }
+}
+
+#[test]
+fn killed_while_a_setting_is_changed() {
+    let mut subject = Subject::new("set");
+    let settings =
+        |subject: &Subject| subject.wasmvol.json("driver inspect version")["settings"].clone();
+    for step in steps::SWAP {
+        subject.dies(step, "driver set version colour=red");
+        let is_set = *step == "swap.committed";
+        let expected = if is_set { json!({ "colour": "red" }) } else { json!({}) };
+        assert_eq!((settings(&subject), subject.stands().as_str()), (expected, "1.0.0"), "{step}");
     }
 }
 

@@ -141,17 +141,32 @@ fn what_one_host_made_the_other_finds_by_a_scan_and_by_itself() {
 }
 
 #[test]
+fn what_a_backend_knows_is_there_as_soon_as_its_driver_is_loaded_or_granted_it() {
+    let scratch = Scratch::new();
+    let [first, second] = ["first", "second"].map(|name| scratch.dir(name));
+    let one = Wasmvol::start();
+    grant(&one, &[&first, &second]);
+    for (name, root) in [("a", &first), ("b", &second)] {
+        create(&one, name, &[("root", root.to_str().unwrap())]).unwrap();
+    }
+    let two = host(&first);
+    assert_eq!(two.plugin().list(), ["a"]);
+    two.cli(&format!("driver grant vfs host-directory={}", second.display())).ok();
+    assert_eq!(two.plugin().list(), ["a", "b"]);
+}
+
+#[test]
 fn a_scan_fails_where_a_driver_gives_no_answer() {
     let wasmvol = Wasmvol::start();
     let error = wasmvol.cli("volume scan nobody").refused();
-    assert!(error.contains("driver `nobody` is not loaded"), "{error}");
+    assert_eq!(error, "wasmvol: driver `nobody` is not loaded: load it with `wasmvol driver load`");
     let hostile = component("guests/hostile.wasm");
     wasmvol.cli(&format!("driver load {} --setting do=list-option-twice", hostile.display())).ok();
     wasmvol.plugin().create("bystander", &[]).unwrap();
     let outcome = wasmvol.cli("volume scan --json");
     assert_eq!(outcome.code, Some(1));
     assert!(
-        outcome.stderr.starts_with("driver `hostile` cannot list its volumes: "),
+        outcome.stderr.starts_with("driver `hostile` cannot list its volumes: driver broke"),
         "{outcome:?}"
     );
     let scanned: Value = serde_json::from_str(&outcome.stdout).unwrap();
@@ -216,10 +231,14 @@ fn who_found_a_volume_never_deletes_it() {
     create(&two, "data", &[]).unwrap();
     assert_eq!(read(&two, "data", "file"), "kept");
     two.plugin().remove("data").unwrap();
-    // Once it is gone there is nothing to remember.
+    // A root that is away for a while brings back nothing that was removed.
+    let away = root.with_extension("away");
+    fs::rename(&root, &away).unwrap();
+    assert_eq!(scan(&two), []);
+    fs::rename(&away, &root).unwrap();
+    assert_eq!(scan(&two), [says("data", "kept")]);
     one.plugin().remove("data").unwrap();
     assert_eq!(scan(&two), []);
-    assert_eq!(two.json("volume ls --retained"), json!([]));
     until("the data is gone", SOON, || {
         entries(&root.join(".wasmvol-trash")).is_empty().then_some(())
     });
@@ -287,7 +306,7 @@ fn what_cannot_be_made_is_refused_in_one_line_and_leaves_nothing() {
         assert_eq!(error.lines().count(), 1, "{error}");
     };
     for (key, value, reason) in [
-        ("root", "/etc", "driver grant NAME 'host-directory=/etc'"),
+        ("root", "/etc", "driver grant vfs 'host-directory=/etc'"),
         ("path", "/etc", "option `path`"),
         ("path", "../etc", "is not allowed"),
         ("path", "link/ssl", "link"),
@@ -303,7 +322,15 @@ fn what_cannot_be_made_is_refused_in_one_line_and_leaves_nothing() {
     }
     let bare = Wasmvol::start();
     let error = create(&bare, "a", &[]).unwrap_err();
-    assert!(error.contains("driver grant NAME 'host-directory=PATH'"), "{error}");
+    assert!(error.contains("driver grant vfs 'host-directory=PATH'"), "{error}");
+    // Under another name it is another's.
+    bare.cli(&format!(
+        "driver load {} --name nas --without host-directory=PATH",
+        component("drivers/vfs.wasm").display()
+    ))
+    .ok();
+    let error = bare.plugin().create("a", &[("driver", "nas")]).unwrap_err();
+    assert!(error.contains("driver grant nas 'host-directory=PATH'"), "{error}");
     assert_eq!(wasmvol.plugin().list(), Vec::<String>::new());
     assert_eq!(entries(&root), [".wasmvol", "link", "stranger"]);
     assert_eq!(entries(&root.join(".wasmvol")), Vec::<String>::new());

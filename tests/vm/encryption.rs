@@ -77,6 +77,32 @@ fn an_encrypted_image_holds_its_data_and_its_disk_shows_none_of_it() {
 }
 
 #[test]
+fn the_mapped_device_of_an_image_is_no_device_for_another_volume() {
+    let (wasmvol, _canary) = with_a_secret();
+    wasmvol.cli("driver grant local device=/dev").ok();
+    let plugin = wasmvol.plugin();
+    plugin.create("dark", &[("driver", "image"), ("size", "64m"), ("encrypt", "vault")]).unwrap();
+    // The device on which its file system was made goes in the kernel's own time.
+    wait_freed();
+    plugin.mount("dark", "id").unwrap();
+    let blocks = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap());
+    let mapped = blocks.filter(|entry| entry.path().join("dm").exists());
+    let mapped: Vec<_> = mapped.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    assert_eq!(mapped.len(), 1, "{mapped:?}");
+    let device = format!("/dev/{}", mapped[0]);
+    plugin.create("thief", &[("type", "ext4"), ("device", &device)]).unwrap();
+    let error = plugin.mount("thief", "id").unwrap_err();
+    let why = format!("driver `local`: device `{device}` is refused: wasmvol keeps its own files");
+    assert!(error.starts_with(&why), "{error}");
+    plugin.unmount("dark", "id").unwrap();
+    for name in ["dark", "thief"] {
+        plugin.remove(name).unwrap();
+    }
+    wasmvol.wait_reaped();
+    wait_freed();
+}
+
+#[test]
 fn another_secret_opens_no_image_and_is_named() {
     let (wasmvol, canary) = with_a_secret();
     let plugin = wasmvol.plugin();

@@ -1,11 +1,18 @@
 //! Hostile drivers: how much slower somebody else's verbs get while eight calls of a driver do their worst than while they behave, how long
-//! that lasts, and what the daemon keeps of it.
+//! that lasts, how much memory the daemon has at most meanwhile, and what it keeps of that.
 
+#[path = "../../it/deeds.rs"]
+mod deeds;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use deeds::{DEEDS, WITH, bomb};
 use serde_json::json;
 
 use crate::client::{held, named};
@@ -16,23 +23,8 @@ use crate::{Places, Result};
 
 /// Calls at once, each again as soon as it is over.
 const CALLS: usize = 8;
-/// Whose deeds, and which. None writes thousands of files: whoever does that, for others on the same disk its journal takes longer.
-const DEEDS: [(&str, &str); 12] = [
-    ("hostile", "loop"),
-    ("hostile", "recurse"),
-    ("hostile", "grow"),
-    ("hostile", "hoard-resources"),
-    ("hostile", "giant-state"),
-    ("hostile", "log-flood"),
-    ("rogue", "store-full"),
-    ("rogue", "store-reads"),
-    ("rogue", "reveal-flood"),
-    ("rogue", "hoard-bodies"),
-    ("rogue", "hoard-always"),
-    ("rogue", "populate-open"),
-];
 /// How long each lasts, and the same with a driver that behaves, one after the other: a thousand verbs of somebody else's.
-const WHILE: Duration = Duration::from_millis(1500);
+const WHILE: Duration = Duration::from_millis(1000);
 /// How often, since a machine has other things to do now and then.
 const TURNS: usize = 2;
 
@@ -42,12 +34,18 @@ pub(crate) fn measure(places: &Places, report: &mut Report) -> Result<()> {
         instance.load(driver)?;
     }
     let daemon = instance.daemon()?;
-    let rss = || mebibytes(daemon, "status", "VmRSS");
+    let memory = |which| mebibytes(daemon, "status", which);
     let longest = Longest::default();
     others(&instance, None)?;
-    let (before, mut most) = (rss()?, 0.0_f64);
-    let mut slower = Vec::new();
-    for (driver, deed) in DEEDS {
+    let (mut slower, mut kept, mut peak) = (Vec::new(), Most::default(), Most::default());
+    // Of each driver by itself: what one leaves is no other's.
+    let mut before = ("", 0.0);
+    for (driver, deed, _) in DEEDS {
+        if before.0 != *driver {
+            before = (driver, memory("VmRSS")?);
+        }
+        // The kernel forgets the peak of before: see proc(5).
+        fs::write(format!("/proc/{daemon}/clear_refs"), "5")?;
         let (mut behaved, mut busy) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
             behaved.extend(others(&instance, Some((driver, "behave", &Longest::default())))?);
@@ -56,8 +54,17 @@ pub(crate) fn measure(places: &Places, report: &mut Report) -> Result<()> {
         let (behaved, busy) = (p99(behaved), p99(busy));
         let ratio = busy / behaved;
         slower.push((ratio, format!("{deed} {} ({} ms)", number(ratio), number(busy))));
-        most = most.max(rss()? - before);
+        kept.note(at_rest(|| memory("VmRSS"))? - before.1, deed);
+        peak.note(memory("VmHWM")? - before.1, deed);
     }
+    let (mut behaved, mut busy) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        behaved.extend(others(&instance, Some(("hostile", "behave", &Longest::default())))?);
+        busy.extend(beside_a_compiler(&instance, &places.state.join("bomb.wasm"))?);
+    }
+    let (behaved, busy) = (p99(behaved), p99(busy));
+    let ratio = busy / behaved;
+    slower.push((ratio, format!("compiling {} ({} ms)", number(ratio), number(busy))));
     slower.sort_by(|one, other| other.0.total_cmp(&one.0));
     let each: Vec<_> = slower.iter().map(|(_, text)| text.as_str()).collect();
     report.figure(Figure {
@@ -68,35 +75,63 @@ pub(crate) fn measure(places: &Places, report: &mut Report) -> Result<()> {
         unit: "times",
         raw: each.join(", "),
     });
-    let Longest(longest) = longest;
-    let (seconds, deed) = longest.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let longest = longest.0.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.figure(Figure {
         name: "time until such a Create is refused and undone, the longest".to_owned(),
         goal: Goal::AtMost(5.0),
-        measured: seconds,
+        measured: longest.value,
         unit: "s",
-        raw: deed,
+        raw: longest.deed,
     });
     report.figure(Figure {
         name: "RSS of the daemon that such a driver leaves behind".to_owned(),
         goal: Goal::AtMost(64.0),
-        measured: most,
+        measured: kept.value,
         unit: "MiB",
-        raw: format!("{} MiB before", number(before)),
+        raw: format!(
+            "{}; at most {} MiB more meanwhile, {}, where {CALLS} calls may have 64 each",
+            kept.deed,
+            number(peak.value),
+            peak.deed
+        ),
     });
     instance.stop()
 }
 
-/// The seconds that the longest call took, and what it did.
+/// The least of what is measured for a while: what could not be undone at once is tried again meanwhile, by calls that have memory.
+fn at_rest(measure: impl Fn() -> Result<f64>) -> Result<f64> {
+    const SAMPLES: usize = 20;
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut least = f64::INFINITY;
+    for _ in 0..SAMPLES {
+        least = least.min(measure()?);
+        thread::sleep(PAUSE);
+    }
+    Ok(least)
+}
+
+/// The most of something, and the deed that it was with.
 #[derive(Default)]
-struct Longest(Mutex<(f64, String)>);
+struct Most {
+    value: f64,
+    deed: String,
+}
+
+impl Most {
+    fn note(&mut self, value: f64, deed: &str) {
+        if value > self.value {
+            (self.value, self.deed) = (value, deed.to_owned());
+        }
+    }
+}
+
+/// The seconds that the longest call took.
+#[derive(Default)]
+struct Longest(Mutex<Most>);
 
 impl Longest {
     fn note(&self, seconds: f64, deed: &str) {
-        let mut longest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seconds > longest.0 {
-            *longest = (seconds, deed.to_owned());
-        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).note(seconds, deed);
     }
 }
 
@@ -113,6 +148,22 @@ fn others(instance: &Instance, deed: Option<(&str, &str, &Longest)>) -> Result<V
         let times = rounds(instance);
         over.store(true, Ordering::SeqCst);
         times
+    })
+}
+
+/// The same while a component is compiled that ends by a limit of its compiler's.
+fn beside_a_compiler(instance: &Instance, file: &Path) -> Result<Vec<f64>> {
+    fs::write(file, bomb())?;
+    thread::scope(|scope| {
+        let compiled = scope.spawn(|| instance.load_file(file).is_err());
+        let mut times = Vec::new();
+        while !compiled.is_finished() {
+            times.extend(rounds(instance)?);
+        }
+        match compiled.join() {
+            Ok(true) => Ok(times),
+            _ => Err("the component was loaded".into()),
+        }
     })
 }
 
@@ -141,7 +192,10 @@ fn again_and_again(
     longest: &Longest,
 ) {
     let name = format!("{deed}-{number}");
-    let create = json!({ "Name": name, "Opts": { "driver": driver, "do": deed } }).to_string();
+    let with = (driver == "rogue").then_some(("with", WITH));
+    let options = [("driver", driver), ("do", deed)].into_iter().chain(with);
+    let options: BTreeMap<_, _> = options.collect();
+    let create = json!({ "Name": name, "Opts": options }).to_string();
     // A refusal is what it is for.
     let call = |verb: &str, body: &str| {
         instance.connect().and_then(|mut client| client.call(verb, body).map(drop)).is_ok()

@@ -76,7 +76,12 @@ impl Instance {
     /// Loads a guest of the tests.
     pub(crate) fn load(&self, guest: &str) -> Result<()> {
         let file = program("wasmvol")?.with_file_name("..").join("guests").join(guest);
-        let file = file.with_extension("wasm").display().to_string();
+        self.load_file(&file.with_extension("wasm"))
+    }
+
+    /// Loads a component.
+    pub(crate) fn load_file(&self, file: &Path) -> Result<()> {
+        let file = file.display().to_string();
         let config = self.state.join("etc/wasmvol.toml").display().to_string();
         self.command(&["driver", "load", &file, "--config", &config])
     }

@@ -133,7 +133,7 @@ fn token_server(person: &Person, password: &str) -> (String, PathBuf) {
 }
 
 /// A server that answers each request by its path and whether it was sent a login; and the heads of what it was asked.
-fn server(
+pub(super) fn server(
     address: Ipv4Addr,
     port: u16,
     answer: impl Fn(&str, bool) -> String + Send + 'static,

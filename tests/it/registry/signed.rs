@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::private::server;
 use super::{MANIFEST, Person, pushed, scratch};
 use crate::drivers::component;
+use crate::support::own_address;
 use crate::support::registry::Registry;
 
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -47,6 +49,89 @@ fn tag_of(digest: &str) -> String {
     format!("{}.sig", digest.replace(':', "-"))
 }
 
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+/// What cosign says of a component that it signs, and what it says of one by `cosign attest`.
+const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
+const BUILT: &str = "https://slsa.dev/provenance/v1";
+
+/// Puts a bundle beside a component as cosign 3 lays it out, made by openssl: it says `what` of the manifest `of`.
+fn bundle_by_hand(
+    person: &Person,
+    registry: &Registry,
+    digest: &str,
+    key: &str,
+    (what, of): (&str, &str),
+) {
+    let statement = json!({
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"digest": {"sha256": of.strip_prefix("sha256:").unwrap()}, "annotations": {}}],
+        "predicateType": what,
+        "predicate": {},
+    })
+    .to_string();
+    let kind = "application/vnd.in-toto+json";
+    let encoded = format!("DSSEv1 {} {kind} {} {statement}", kind.len(), statement.len());
+    fs::write(person.file("encoded"), encoded).unwrap();
+    fs::write(person.file("statement"), &statement).unwrap();
+    let sign = format!("openssl dgst -sha256 -sign {key}.key encoded | base64 -w0");
+    let bundle = json!({
+        "mediaType": BUNDLE,
+        "verificationMaterial": {"publicKey": {"hint": "any"}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": person.types("base64 -w0 statement").ok(),
+            "payloadType": kind,
+            "signatures": [{"sig": person.types(&sign).ok()}],
+        },
+    })
+    .to_string();
+    let repository = "drivers/scratch";
+    let of_bundle = registry.put_blob(repository, bundle.as_bytes());
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": BUNDLE,
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": registry.put_blob(repository, b"{}"), "size": 2},
+        "layers": [{"mediaType": BUNDLE, "digest": of_bundle, "size": bundle.len()}],
+        "subject": {"mediaType": MANIFEST, "digest": digest, "size": 1},
+    });
+    registry.put_manifest(repository, "bundle", &manifest);
+    let size = manifest.to_string().len();
+    let of_manifest = registry.put_blob(repository, manifest.to_string().as_bytes());
+    // Debian's registry keeps no list by itself.
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{"mediaType": MANIFEST, "digest": of_manifest, "size": size, "artifactType": BUNDLE}],
+    });
+    registry.put_manifest(repository, &digest.replace(':', "-"), &index);
+}
+
+#[test]
+fn a_bundle_of_cosign_3_counts_where_it_is_a_signature_of_this_very_component_by_a_key() {
+    let (person, registry) = (Person::new(), Registry::open());
+    let (reference, digest) = pushed(&person, &registry, "scratch", "");
+    person.makes_key("ours");
+    person.makes_key("theirs");
+    person.believes("ours");
+    person.configures("signatures = \"required\"\n");
+    let pull = format!("wasmvol driver pull {reference}");
+    let other = format!("sha256:{}", "0".repeat(64));
+    for (key, what, of, why) in [
+        ("theirs", SIGNED, &digest, "none of its signatures (1) is by a key that is trusted here"),
+        ("ours", SIGNED, &other, "its signature is another component's"),
+        ("ours", BUILT, &digest, "it is not signed"),
+    ] {
+        bundle_by_hand(&person, &registry, &digest, key, (what, of));
+        let error = person.refused(&pull);
+        assert!(error.contains(why), "{key} {what}: {error}");
+    }
+    bundle_by_hand(&person, &registry, &digest, "ours", (SIGNED, &digest));
+    assert_eq!(person.json(&format!("driver pull {reference}"))["signed_by"]["key"], "ours");
+    // One under the tag, by whom nobody believes, takes nothing away.
+    sign_by_hand(&person, &registry, &digest, "theirs", &payload_of(&digest));
+    assert_eq!(person.json(&format!("driver pull {reference}"))["signed_by"]["key"], "ours");
+}
+
 #[test]
 fn an_inspection_says_whose_signature_a_component_has() {
     let (person, registry) = (Person::new(), Registry::open());
@@ -59,6 +144,69 @@ fn an_inspection_says_whose_signature_a_component_has() {
     assert!(signature().starts_with("not verified: no key is in "), "{}", signature());
     person.believes("ours");
     assert!(signature().starts_with("signed by `ours` ("), "{}", signature());
+}
+
+#[test]
+fn a_signature_that_cannot_be_read_is_not_taken_for_none_and_keeps_nobody_from_looking() {
+    let (person, registry) = (Person::new(), Registry::open());
+    person.makes_key("ours");
+    person.believes("ours");
+    let (reference, digest) = pushed(&person, &registry, "scratch", "--sign ours.key");
+    let pull = format!("wasmvol driver pull {reference}");
+    let manifest = registry.manifest("drivers/scratch", &tag_of(&digest));
+    fs::remove_file(registry.blob(manifest["layers"][0]["digest"].as_str().unwrap())).unwrap();
+    let unread = "what may be its signature cannot be read (";
+    let error = person.refused(&pull);
+    let mend = ": remove that from the registry, and sign anew what was signed";
+    assert!(error.contains(unread) && error.ends_with(mend), "{error}");
+    let shown = person.json(&format!("driver inspect {reference}"));
+    let signature = shown["signature"].as_str().unwrap();
+    assert!(signature.starts_with(&format!("not verified: {unread}")), "{signature}");
+    person.types(&format!("wasmvol driver check {reference}")).ok();
+    bundle_by_hand(&person, &registry, &digest, "ours", (SIGNED, &digest));
+    assert_eq!(person.json(&format!("driver pull {reference}"))["signed_by"]["key"], "ours");
+}
+
+#[test]
+fn a_registry_that_refuses_to_show_signatures_keeps_nobody_from_looking() {
+    let (person, registry) = (Person::new(), Registry::open());
+    person.makes_key("ours");
+    person.believes("ours");
+    let (reference, digest) = pushed(&person, &registry, "scratch", "");
+    let (address, host, tag) = (own_address(), registry.host(), tag_of(&digest));
+    let guarded = format!("{address}:5000");
+    let reference = reference.replace(&host, &guarded);
+    server(address, 5000, move |path, _| match path.ends_with(&tag) {
+        true => "403 Forbidden".to_owned(),
+        false => format!("307 Temporary Redirect\r\nLocation: http://{host}{path}"),
+    });
+    let denied = format!("registry `{guarded}` refused who has no password");
+    let error = person.refused(&format!("wasmvol driver pull {reference}"));
+    assert!(error.contains(&denied), "{error}");
+    let shown = person.json(&format!("driver inspect {reference}"));
+    let signature = shown["signature"].as_str().unwrap();
+    assert!(signature.starts_with(&format!("not verified: {denied}")), "{signature}");
+}
+
+#[test]
+fn what_lies_where_signatures_do_and_is_none_is_not_taken_for_nothing() {
+    let (person, registry) = (Person::new(), Registry::open());
+    person.makes_key("ours");
+    person.believes("ours");
+    let (reference, digest) = pushed(&person, &registry, "scratch", "");
+    let mut other = registry.manifest("drivers/scratch", &digest);
+    other["mediaType"] = json!(MANIFEST);
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{"mediaType": MANIFEST, "digest": digest, "size": 1}],
+    });
+    for held in [other, index] {
+        registry.put_manifest("drivers/scratch", &tag_of(&digest), &held);
+        let error = person.refused(&format!("wasmvol driver pull {reference}"));
+        let why = "none of its signatures (1) is by a key that is trusted here";
+        assert!(error.contains(why), "{held}: {error}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{SOON, Scratch, until};
 pub(crate) type Options<'a> = &'a [(&'a str, &'a str)];
 
 /// What each driver takes and needs, where nothing else is said: a volume of each can be created.
-const USUAL: [(&str, Options<'_>); 12] = [
+const USUAL: [(&str, Options<'_>); 13] = [
     ("local", &[]),
     ("tmpfs", &[]),
     ("vfs", &[("reclaim", "delete")]),
@@ -26,6 +26,7 @@ const USUAL: [(&str, Options<'_>); 12] = [
     ("s3fs", &[("bucket", "data"), ("endpoint", "http://127.0.0.1:1"), ("secret", "key")]),
     ("rclone", &[("remote", "nas:data"), ("config", "remotes")]),
     ("glusterfs", &[("servers", "127.0.0.1"), ("volume", "data")]),
+    ("rogue", &[]),
 ];
 /// A key that no server has.
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE";
