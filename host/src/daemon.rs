@@ -219,8 +219,7 @@ async fn serve(arguments: Arguments) -> Result<(), StartError> {
     let (catalog, table) = (Rc::new(catalog), Rc::new(table));
     let machine = Rc::new(Machine::new().map_err(io("/dev/urandom"))?);
     let engine = Engine::new(engine_options(&arguments))?;
-    let (components, grants) = (&arguments.components_dir, &arguments.grants_dir);
-    let drivers = Rc::new(Drivers::new(engine, components, grants, &mounter));
+    let drivers = Rc::new(Drivers::new(engine, &arguments.grants_dir, &mounter));
     let world = Host {
         catalog: Rc::clone(&catalog),
         table: Rc::clone(&table),
@@ -235,8 +234,13 @@ async fn serve(arguments: Arguments) -> Result<(), StartError> {
         plugin: plugin.clone(),
     };
     let volumes = Volumes::new(world, settings, contents, mount_rows);
-    let loader =
-        Loader::new(Rc::clone(&volumes), Rc::clone(&catalog), Rc::clone(&drivers), machine);
+    let loader = Loader::new(
+        Rc::clone(&volumes),
+        Rc::clone(&catalog),
+        Rc::clone(&drivers),
+        machine,
+        &arguments.components_dir,
+    );
 
     let (stop, stopped) = watch::channel(false);
     let (busy, mut idle) = Busy::new();

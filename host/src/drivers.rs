@@ -3,6 +3,7 @@
 //! Asked by the verbs, filled by the [`loader`]. A call runs on a thread that may block, so that a driver which loops delays its own
 //! volume only; replacing a driver leaves calls in flight to end on the old version.
 
+mod components;
 pub(crate) mod loader;
 mod reveal;
 mod shelf;
@@ -33,7 +34,6 @@ use crate::mounter::Mounter;
 use crate::volumes::world::NoMount;
 use crate::volumes::{Trouble, world};
 use reveal::Revealer;
-use shelf::Shelf;
 
 /// How long a verb waits for a driver that is being compiled after a start: dockerd gives up on the shorter verbs after 60 s.
 const TAKE_UP: Duration = Duration::from_secs(40);
@@ -45,7 +45,6 @@ const PLANS_MAX: usize = 1024;
 /// The drivers of this daemon.
 pub(crate) struct Drivers {
     engine: Engine,
-    shelf: Shelf,
     /// `grants.d`: written by the operator only.
     grants: PathBuf,
     loaded: RefCell<BTreeMap<DriverName, Loaded>>,
@@ -92,12 +91,10 @@ pub(crate) struct Known {
 }
 
 impl Drivers {
-    /// No driver yet. Components lie in `components`, grants in `grants`; secrets come from mountd. Must run where local tasks can be
-    /// spawned.
-    pub(crate) fn new(engine: Engine, components: &Path, grants: &Path, mounter: &Mounter) -> Self {
+    /// No driver yet. Grants lie in `grants`; secrets come from mountd. Must run where local tasks can be spawned.
+    pub(crate) fn new(engine: Engine, grants: &Path, mounter: &Mounter) -> Self {
         Self {
             engine,
-            shelf: Shelf::new(components),
             grants: grants.to_owned(),
             loaded: RefCell::default(),
             failed: RefCell::default(),

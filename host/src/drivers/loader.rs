@@ -1,8 +1,8 @@
 //! How drivers come and go while the daemon runs: taken up at start, loaded, replaced, unloaded.
 //!
-//! Called by the daemon at start and by the admin API. One change of a driver at a time; those of two never wait for each other. A driver that live volumes depend on is replaced only
-//! by one that reads what the old one wrote of them and whose plan for each passes its grants; otherwise the old one stays. Its component
-//! is kept until the next load, for a rollback.
+//! Called by the daemon at start and by the admin API. One change of a driver at a time; those of two never wait for each other. A
+//! driver that live volumes depend on is replaced only by one that reads what the old one wrote of them and whose plan for each passes
+//! its grants; otherwise the old one stays. Its component is kept until the next load, for a rollback.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,7 +17,8 @@ use wasmvol_plan::{DriverName, Fault, Grants, NameError};
 use crate::admin::types::Changed;
 use crate::catalog::durable::Catalog;
 use crate::catalog::{Change, DriverRow, Origin, StoreError};
-use crate::drivers::{Candidate, Drivers, Loaded, blocking, shelf};
+use crate::drivers::components::{Components, Held, digests};
+use crate::drivers::{Candidate, Drivers, Loaded, shelf};
 use crate::volumes::swap::{States, Swap, SwapError, some_of};
 use crate::volumes::world::{Catalog as _, Drivers as _, Machine as _, World};
 use crate::volumes::{Volumes, options};
@@ -32,12 +33,9 @@ pub(crate) struct Loader<W: World> {
     shipped: RefCell<BTreeMap<DriverName, String>>,
     /// Each held for one change of a driver.
     turns: RefCell<HashMap<DriverName, Arc<Mutex<()>>>>,
-    /// Components that are kept for drivers which are not loaded yet.
-    coming: RefCell<Vec<String>>,
+    components: Components,
     /// The component that was looked into last.
     opened: RefCell<Option<String>>,
-    /// Held while a component is written to the shelf, or taken from it.
-    shelf: Mutex<()>,
 }
 
 /// Why a driver was not loaded or unloaded. One line each.
@@ -86,13 +84,15 @@ pub(crate) struct Request {
 }
 
 impl<W: World> Loader<W> {
-    /// A loader over the parts of this daemon.
+    /// A loader over the parts of this daemon, which keeps components in a directory.
     pub(crate) fn new(
         volumes: Rc<Volumes<W>>,
         catalog: Rc<Catalog>,
         drivers: Rc<Drivers>,
         machine: Rc<crate::machine::Machine>,
+        components: &Path,
     ) -> Rc<Self> {
+        let components = Components::new(Rc::clone(&drivers), components);
         Rc::new(Self {
             volumes,
             catalog,
@@ -100,9 +100,8 @@ impl<W: World> Loader<W> {
             machine,
             shipped: RefCell::default(),
             turns: RefCell::default(),
-            coming: RefCell::default(),
+            components,
             opened: RefCell::default(),
-            shelf: Mutex::default(),
         })
     }
 
@@ -144,19 +143,8 @@ impl<W: World> Loader<W> {
                 self.drivers.keep_out(&name, e.to_string());
             }
         }
-        self.sweep().await;
+        self.components.sweep().await;
         self.drivers.end_take_up();
-    }
-
-    /// Deletes the components that a crash has left behind.
-    async fn sweep(&self) {
-        let rows = self.drivers.rows();
-        let needed: BTreeSet<String> = rows.iter().flat_map(digests).map(str::to_owned).collect();
-        let (shelf, engine) = (self.drivers.shelf.clone(), self.drivers.engine.clone());
-        let sweep = move || shelf.keep_only(&needed).and_then(|()| engine.keep_only(&needed));
-        if let Err(e) = blocking(sweep).await {
-            tracing::warn!("components that are not used any more cannot be deleted: {e}");
-        }
     }
 
     /// Loads a driver, or replaces the one of that name.
@@ -164,7 +152,7 @@ impl<W: World> Loader<W> {
         let digest = shelf::digest(&request.component);
         let loaded = self.load_it(request, &digest).await;
         if loaded.is_err() {
-            self.forget_component(&digest).await;
+            self.components.forget(&digest).await;
         }
         loaded
     }
@@ -177,7 +165,7 @@ impl<W: World> Loader<W> {
             None => self.own_name(&component).await?,
         };
         let _turn = self.turn(&name).await;
-        let coming = Coming::new(&self.coming, digest);
+        let held = self.components.hold(digest);
         let old = self.drivers.row(&name);
         let (driver, settings) = self.with_settings(&name, &request, old.as_ref()).await?;
         check_defaults(&name, &driver)?;
@@ -203,17 +191,15 @@ impl<W: World> Loader<W> {
             origin,
             previous,
         };
-        self.keep_component(digest, component).await?;
-        let loaded = self.replace(driver, row, states, coming).await?;
+        self.components.keep(digest, component).await?;
+        let loaded = self.replace(driver, row, states, held).await?;
         self.drivers.settle(&loaded.name);
         Ok(loaded)
     }
 
     /// Whether a driver that could not be loaded cannot be rolled back to either.
     async fn is_lost(&self, row: &DriverRow) -> bool {
-        let (shelf, digest) = (self.drivers.shelf.clone(), row.digest.clone());
-        self.drivers.get(&row.name).is_none()
-            && blocking(move || shelf.read(&digest)).await.is_err()
+        self.drivers.get(&row.name).is_none() && self.components.read(&row.digest).await.is_err()
     }
 
     /// Whether a component is the one of that name that came with wasmvol. Who unloaded it, and loads it again, has it as it was.
@@ -256,14 +242,13 @@ impl<W: World> Loader<W> {
         let driver = self.prepare_again(&row).await?;
         // What it describes may depend on them.
         check_defaults(name, &driver)?;
-        let coming = Coming::new(&self.coming, &row.digest);
-        self.replace(driver, row, states, coming).await
+        let held = self.components.hold(&row.digest);
+        self.replace(driver, row, states, held).await
     }
 
     /// Makes a driver of a component that is kept.
     async fn prepare_again(&self, row: &DriverRow) -> Result<Driver, LoaderError> {
-        let (shelf, digest) = (self.drivers.shelf.clone(), row.digest.clone());
-        let component = blocking(move || shelf.read(&digest)).await.map_err(LoaderError::Lost)?;
+        let component = self.components.read(&row.digest).await.map_err(LoaderError::Lost)?;
         Ok(self.drivers.prepare(&row.name, &component.into(), &row.settings).await?)
     }
 
@@ -275,8 +260,8 @@ impl<W: World> Loader<W> {
         let driver = self.prepare_again(&row).await?;
         let first_party = self.is_shipped(name, &row.digest);
         let row = DriverRow { loaded_at: self.machine.now(), first_party, ..row };
-        let coming = Coming::new(&self.coming, &row.digest);
-        self.replace(driver, row, States::Back, coming).await
+        let held = self.components.hold(&row.digest);
+        self.replace(driver, row, States::Back, held).await
     }
 
     /// Puts one version in the place of another, or of none. What is not needed any more, or was refused, is deleted.
@@ -285,7 +270,7 @@ impl<W: World> Loader<W> {
         driver: Driver,
         row: DriverRow,
         states: States,
-        coming: Coming<'_>,
+        held: Held<'_>,
     ) -> Result<DriverRow, LoaderError> {
         let (name, digest) = (row.name.clone(), row.digest.clone());
         self.drivers.grants(&name)?;
@@ -302,10 +287,10 @@ impl<W: World> Loader<W> {
         };
         let swapped =
             self.volumes.swap(swap, row.clone(), || self.drivers.put(loaded.clone())).await;
-        drop(coming);
+        drop(held);
         let before = before.map(|row| digests(&row).map(str::to_owned).collect::<Vec<_>>());
         for digest in before.into_iter().flatten().chain([digest]) {
-            self.forget_component(&digest).await;
+            self.components.forget(&digest).await;
         }
         swapped?;
         tracing::info!("driver {name} {} is loaded", row.version);
@@ -376,7 +361,7 @@ impl<W: World> Loader<W> {
         self.volumes.forget_store(name);
         self.drivers.settle(name);
         for digest in digests(&row) {
-            self.forget_component(digest).await;
+            self.components.forget(digest).await;
         }
         tracing::info!("driver {name} is unloaded");
         Ok(())
@@ -413,64 +398,20 @@ impl<W: World> Loader<W> {
     /// What a component is, without loading it. What was compiled for that is kept until another one is opened: as a rule it is loaded next.
     pub(crate) async fn open(&self, component: Arc<[u8]>) -> Result<Driver, LoaderError> {
         let digest = shelf::digest(&component);
-        let coming = Coming::new(&self.coming, &digest);
+        let held = self.components.hold(&digest);
         let before = self.opened.replace(Some(digest.clone())).filter(|before| *before != digest);
         if let Some(before) = before {
-            self.forget_component(&before).await;
+            self.components.forget(&before).await;
         }
         // Only the log shows this name.
         let unnamed = DriverName::parse("unnamed").map_err(LoaderError::OwnName)?;
         let opened = self.drivers.prepare(&unnamed, &component, &BTreeMap::new()).await;
-        drop(coming);
+        drop(held);
         // Another one may have been looked into meanwhile.
         if opened.is_err() || self.opened.borrow().as_ref() != Some(&digest) {
-            self.forget_component(&digest).await;
+            self.components.forget(&digest).await;
         }
         Ok(opened?)
-    }
-
-    async fn keep_component(&self, digest: &str, component: Arc<[u8]>) -> std::io::Result<()> {
-        let _shelf = self.shelf.lock().await;
-        let (shelf, digest) = (self.drivers.shelf.clone(), digest.to_owned());
-        blocking(move || shelf.keep(&digest, &component)).await
-    }
-
-    /// Deletes a component that no driver needs any more, loaded or about to be.
-    async fn forget_component(&self, digest: &str) {
-        let _shelf = self.shelf.lock().await;
-        let needed = |row: &DriverRow| digests(row).any(|needed| needed == digest);
-        let is_coming = self.coming.borrow().iter().any(|coming| coming == digest);
-        if is_coming || self.drivers.rows().iter().any(needed) {
-            return;
-        }
-        let (shelf, engine) = (self.drivers.shelf.clone(), self.drivers.engine.clone());
-        let digest = digest.to_owned();
-        let forget = move || shelf.forget(&digest).and_then(|()| engine.forget(&digest));
-        if let Err(e) = blocking(forget).await {
-            tracing::warn!("a component that is not used any more cannot be deleted: {e}");
-        }
-    }
-}
-
-/// A component that is kept although no driver that is loaded needs it, until this is dropped.
-struct Coming<'a> {
-    all: &'a RefCell<Vec<String>>,
-    digest: String,
-}
-
-impl<'a> Coming<'a> {
-    fn new(all: &'a RefCell<Vec<String>>, digest: &str) -> Self {
-        all.borrow_mut().push(digest.to_owned());
-        Self { all, digest: digest.to_owned() }
-    }
-}
-
-impl Drop for Coming<'_> {
-    fn drop(&mut self) {
-        let mut all = self.all.borrow_mut();
-        if let Some(at) = all.iter().position(|digest| *digest == self.digest) {
-            all.swap_remove(at);
-        }
     }
 }
 
@@ -491,12 +432,6 @@ fn changed_to(
     }
     settings.extend(changed.settings.clone());
     Ok(settings)
-}
-
-/// The components that a row needs: what is loaded, and what a rollback brings back.
-fn digests(row: &DriverRow) -> impl Iterator<Item = &str> {
-    let previous = row.previous.iter().map(|previous| previous.digest.as_str());
-    [row.digest.as_str()].into_iter().chain(previous)
 }
 
 /// The components in a directory, by name; what cannot be read or has no driver's name is logged.

@@ -1,6 +1,6 @@
 //! Components on disk, each under the sha256 of its bytes, so that a driver that was loaded is there after a restart.
 //!
-//! Used by the loader, on threads that may block. The directory is the daemon's own and nobody else writes to it.
+//! Used by `components`, on threads that may block. The directory is the daemon's own and nobody else writes to it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
