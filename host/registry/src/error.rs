@@ -68,6 +68,20 @@ pub enum RegistryError {
         /// What ended the last try.
         why: String,
     },
+    /// An upload that did not come to its end.
+    #[error(
+        "`{reference}`: the upload of {size} bytes broke off {tries} times ({why}): the same command begins it anew"
+    )]
+    NotUploaded {
+        /// Where it was to go.
+        reference: String,
+        /// Bytes.
+        size: usize,
+        /// How often it was begun.
+        tries: u32,
+        /// What ended the last try.
+        why: String,
+    },
     /// Nowhere to keep what was downloaded so far.
     #[error("`{}` cannot be written: {why}: make room, or name another place by XDG_CACHE_HOME", .place.display())]
     Cache {

@@ -1,5 +1,8 @@
 //! How a component gets into a registry, and a signature beside it.
 
+use std::thread;
+use std::time::Duration;
+
 use ureq::Body;
 use ureq::http::{Method, Response, StatusCode, header};
 
@@ -15,6 +18,10 @@ use crate::{Registry, RegistryError};
 /// The annotation by which tools for any artifact name the file, and that name: always one, since the same bytes have the same digest.
 const TITLE: &str = "org.opencontainers.image.title";
 const FILE: &str = "driver.wasm";
+/// Tries of one upload. What a registry keeps of a broken one it takes back as it likes, Debian's for one not at all: each begins anew.
+const UPLOADS_MAX: u32 = 3;
+/// Before another try, as often as there were some.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// What was pushed.
 #[derive(Debug)]
@@ -61,17 +68,45 @@ impl Registry {
         Ok(Pushed { digest: digest.to_string(), signer })
     }
 
-    /// Uploads some bytes, unless they are there.
+    /// Uploads some bytes, unless they are there; again where that breaks off.
     pub(crate) fn put_blob(
         &self,
         digest: &Digest,
         bytes: &[u8],
         progress: &dyn Fn(u64, u64),
     ) -> Result<(), RegistryError> {
-        let there = self.ask(&Ask::new(Method::HEAD, self.blob_url(digest)))?;
-        if there.status() == StatusCode::OK {
+        let is_there = || {
+            let there = self.ask(&Ask::new(Method::HEAD, self.blob_url(digest)))?;
+            Ok::<_, RegistryError>(there.status() == StatusCode::OK)
+        };
+        if is_there()? {
             return Ok(());
         }
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let why = match self.upload(digest, bytes, progress) {
+                Err(RegistryError::Unreachable(_, why)) => why,
+                done => return done,
+            };
+            if tries == UPLOADS_MAX {
+                let (reference, size) = (self.reference.to_string(), bytes.len());
+                return Err(RegistryError::NotUploaded { reference, size, tries, why });
+            }
+            thread::sleep(PAUSE * tries);
+            // Perhaps no more than its answer was lost.
+            if is_there().unwrap_or_default() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn upload(
+        &self,
+        digest: &Digest,
+        bytes: &[u8],
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<(), RegistryError> {
         let begun = self.ask(&Ask::new(Method::POST, self.url("blobs/uploads/")).sending(b""))?;
         let begun = self.expect(begun, StatusCode::ACCEPTED)?;
         let location = begun.headers().get(header::LOCATION).and_then(|h| h.to_str().ok());

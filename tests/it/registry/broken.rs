@@ -67,6 +67,22 @@ fn a_download_that_was_given_up_is_gone_on_with_by_the_next_command() {
 }
 
 #[test]
+fn an_upload_that_breaks_off_is_begun_anew_and_given_up_after_three() {
+    let (person, registry) = (Person::new(), Registry::open());
+    let cutter = Cutter::before(&registry, usize::MAX);
+    let line = format!("wasmvol driver push {} {}/drivers/scratch:1.0", scratch(), cutter.host());
+    let size = fs::metadata(scratch()).unwrap().len();
+    cutter.cut_uploads(3);
+    let error = person.refused(&line);
+    assert!(error.contains(&format!("the upload of {size} bytes broke off 3 times (")), "{error}");
+    assert_eq!(cutter.take_asked().matches("PUT /v2/drivers/scratch/blobs/").count(), 3);
+    cutter.cut_uploads(2);
+    person.types(&line).ok();
+    let layer = layer_of(&registry, "scratch");
+    assert_eq!(fs::read(registry.blob(&layer)).unwrap(), fs::read(scratch()).unwrap());
+}
+
+#[test]
 fn a_partial_download_that_was_changed_is_fetched_anew() {
     let (person, registry) = (Person::new(), Registry::open());
     let (reference, _) = pushed(&person, &registry, "scratch", "");

@@ -159,6 +159,9 @@ impl Drop for Registry {
     }
 }
 
+/// More than any request but one with a component.
+const SENT: usize = 20_000;
+
 /// Passes connections on, and cuts each after some bytes of its answers.
 pub(crate) struct Cutter {
     address: Ipv4Addr,
@@ -171,6 +174,8 @@ struct Inner {
     after: AtomicUsize,
     /// Connections that are not hung up on at once.
     left: AtomicUsize,
+    /// Connections that are cut after [`SENT`] bytes of what the client sends.
+    uploads: AtomicUsize,
     /// What clients have sent.
     asked: Mutex<Vec<u8>>,
     ended: AtomicBool,
@@ -185,6 +190,7 @@ impl Cutter {
             upstream: (registry.address, PORT),
             after: AtomicUsize::new(after),
             left: AtomicUsize::new(usize::MAX),
+            uploads: AtomicUsize::default(),
             asked: Mutex::default(),
             ended: AtomicBool::new(false),
         });
@@ -211,6 +217,11 @@ impl Cutter {
         self.inner.left.store(connections, Ordering::Relaxed);
     }
 
+    /// The next so many connections end after [`SENT`] bytes of an upload.
+    pub(crate) fn cut_uploads(&self, connections: usize) {
+        self.inner.uploads.store(connections, Ordering::Relaxed);
+    }
+
     /// What was asked for until now, each request's head.
     pub(crate) fn take_asked(&self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut *self.inner.asked.lock().unwrap()))
@@ -232,11 +243,17 @@ impl Inner {
         if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err() {
             return;
         }
+        let is_cut =
+            self.uploads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
         let server = TcpStream::connect(self.upstream).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
-                let mut chunk = [0; 4096];
+                let (mut chunk, mut sent) = ([0; 4096], 0);
                 while let Ok(count @ 1..) = (&mut &*client).read(&mut chunk) {
+                    sent += count;
+                    if is_cut && sent > SENT {
+                        break;
+                    }
                     self.asked.lock().unwrap().extend_from_slice(&chunk[..count]);
                     if (&mut &server).write_all(&chunk[..count]).is_err() {
                         break;
