@@ -183,5 +183,5 @@ while [ -z "$ended" ]; do
 done
 kill "$ready" 2>/dev/null || :
 # Whoever was refused has read why; the rest is for those who were served.
-if wait "$ready"; then last_words; fi
+if wait "$ready" 2>/dev/null; then last_words; fi
 exit "$status"
