@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::drivers::component;
-use crate::support::mounts::{Mount, all};
+use crate::support::mounts::all;
 use crate::support::shelf::{Shelf, tree};
 use crate::support::wasmvol::Wasmvol;
 
@@ -36,12 +36,6 @@ fn load(shelf: &Shelf, grants: &[&str]) {
     let grants: String = grants.iter().map(|grant| format!(" --grant {grant}")).collect();
     let load = format!("driver load {}{grants}", component("guests/rogue.wasm").display());
     shelf.wasmvol.cli(&load.replace("ROOT", &root)).ok();
-}
-
-/// The device of a mounted file system.
-fn device(mount: &Mount) -> String {
-    let device = fs::canonicalize(format!("/sys/dev/block/{}", mount.device)).unwrap();
-    format!("/dev/{}", device.file_name().unwrap().display())
 }
 
 /// What the driver has where it wants more.
@@ -176,7 +170,7 @@ fn a_plan_does_not_reach_the_volume_of_another_driver() {
     let disk = plugin.path("disk").unwrap();
     let mounts = wasmvol.volume_mounts();
     let mount = mounts.iter().find(|mount| Path::new(&mount.path) == disk).unwrap();
-    let on_it = format!("{}|ext4", device(mount));
+    let on_it = format!("{}|ext4", mount.block_device());
     let own = "wasmvol keeps its own files there";
     all_refused(
         &shelf,
@@ -204,7 +198,7 @@ fn a_plan_does_not_mount_the_disk_that_wasmvol_lies_on() {
     load(&shelf, &["device=/dev"]);
     let state = shelf.wasmvol.state();
     let disk = all().into_iter().find(|mount| Path::new(&mount.path) == state).unwrap();
-    let with = format!("{}|ext4", device(&disk));
+    let with = format!("{}|ext4", disk.block_device());
     all_refused(&shelf, &[("plan-device", &with, "wasmvol keeps its own files there")]);
 }
 

@@ -4,11 +4,12 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::statvfs;
 
 use crate::support::canary::Canary;
+use crate::support::shelf::loops;
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
 use crate::support::{SOON, until};
 
@@ -33,13 +34,9 @@ fn file(wasmvol: &Wasmvol) -> PathBuf {
     wasmvol.state().join("volumes").join(&ids[0]).join("image")
 }
 
-/// Waits until the kernel has neither a mapped device nor a loop device any more.
-fn wait_freed() {
-    let names = || fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap());
-    let is_used = |device: &Path| device.join("dm").exists() || device.join("loop").exists();
-    until("the devices are freed", SOON, || {
-        names().all(|entry| !is_used(&entry.path())).then_some(())
-    });
+/// Waits until the kernel has no loop device of an image any more, nor a mapped device, which would hold that.
+fn wait_freed(wasmvol: &Wasmvol) {
+    until("the devices are freed", SOON, || (loops(&wasmvol.state()) == 0).then_some(()));
 }
 
 #[test]
@@ -48,7 +45,7 @@ fn an_encrypted_image_holds_its_data_and_its_disk_shows_none_of_it() {
     let plugin = wasmvol.plugin();
     let options = [("driver", "image"), ("size", "64m"), ("encrypt", "vault"), ("thin", "true")];
     plugin.create("dark", &options).unwrap();
-    wait_freed();
+    wait_freed(&wasmvol);
     let path = plugin.mount("dark", "id").unwrap();
     fs::write(path.join("file"), WORDS).unwrap();
     // Who was killed finds the mapped device again, and makes no second one.
@@ -64,7 +61,7 @@ fn an_encrypted_image_holds_its_data_and_its_disk_shows_none_of_it() {
         plugin.unmount("dark", id).unwrap();
     }
     wasmvol.wait_unmounted("dark");
-    wait_freed();
+    wait_freed(&wasmvol);
     let disk = fs::read(file(&wasmvol)).unwrap();
     assert!(disk.starts_with(b"LUKS\xba\xbe"));
     assert!(!disk.windows(WORDS.len()).any(|window| window == WORDS.as_bytes()));
@@ -73,7 +70,7 @@ fn an_encrypted_image_holds_its_data_and_its_disk_shows_none_of_it() {
     plugin.unmount("dark", "id").unwrap();
     plugin.remove("dark").unwrap();
     wasmvol.wait_reaped();
-    wait_freed();
+    wait_freed(&wasmvol);
 }
 
 #[test]
@@ -82,14 +79,9 @@ fn the_mapped_device_of_an_image_is_no_device_for_another_volume() {
     wasmvol.cli("driver grant local device=/dev").ok();
     let plugin = wasmvol.plugin();
     plugin.create("dark", &[("driver", "image"), ("size", "64m"), ("encrypt", "vault")]).unwrap();
-    // The device on which its file system was made goes in the kernel's own time.
-    wait_freed();
     plugin.mount("dark", "id").unwrap();
-    let blocks = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap());
-    let mapped = blocks.filter(|entry| entry.path().join("dm").exists());
-    let mapped: Vec<_> = mapped.map(|entry| entry.file_name().into_string().unwrap()).collect();
-    assert_eq!(mapped.len(), 1, "{mapped:?}");
-    let device = format!("/dev/{}", mapped[0]);
+    let device = wasmvol.volume_mounts()[0].block_device();
+    assert!(device.starts_with("/dev/dm-"), "{device}");
     plugin.create("thief", &[("type", "ext4"), ("device", &device)]).unwrap();
     let error = plugin.mount("thief", "id").unwrap_err();
     let why = format!("driver `local`: device `{device}` is refused: wasmvol keeps its own files");
@@ -99,7 +91,7 @@ fn the_mapped_device_of_an_image_is_no_device_for_another_volume() {
         plugin.remove(name).unwrap();
     }
     wasmvol.wait_reaped();
-    wait_freed();
+    wait_freed(&wasmvol);
 }
 
 #[test]
@@ -110,12 +102,13 @@ fn another_secret_opens_no_image_and_is_named() {
     let error = plugin.create("dark", &options).unwrap_err();
     assert!(error.contains("an encrypted xfs image has at least 316 MiB"), "{error}");
     plugin.create("dark", &[&options[..1], &[("size", "32m")], &options[3..]].concat()).unwrap();
+    wait_freed(&wasmvol);
     Canary::new().set(&wasmvol, "vault", "image", "");
     let error = plugin.mount("dark", "id").unwrap_err();
     assert!(error.contains("secret `vault` does not open the image"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
     assert_eq!(wasmvol.volume_mounts(), []);
-    wait_freed();
+    wait_freed(&wasmvol);
     canary.set(&wasmvol, "vault", "image", "");
     plugin.mount("dark", "id").unwrap();
     plugin.unmount("dark", "id").unwrap();
@@ -127,7 +120,7 @@ fn an_encrypted_image_that_cannot_be_mended_is_refused_with_a_cure_that_leads_to
     let plugin = wasmvol.plugin();
     let options = [("driver", "image"), ("size", "32m"), ("encrypt", "vault"), ("thin", "true")];
     plugin.create("dark", &options).unwrap();
-    wait_freed();
+    wait_freed(&wasmvol);
     // What is encrypted begins behind the header.
     let image = fs::File::options().write(true).open(file(&wasmvol)).unwrap();
     image.write_all_at(&vec![0xff; MIB as usize], 16 * MIB).unwrap();
@@ -136,5 +129,5 @@ fn an_encrypted_image_that_cannot_be_mended_is_refused_with_a_cure_that_leads_to
     assert!(error.contains("the image is damaged") && error.contains(&cure), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
     assert_eq!(wasmvol.volume_mounts(), []);
-    wait_freed();
+    wait_freed(&wasmvol);
 }

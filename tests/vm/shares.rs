@@ -185,6 +185,7 @@ fn a_root_on_a_server_has_the_volumes_of_both_hosts_that_mount_it() {
     one.plugin().create("both", &[vfs, ("reclaim", "delete")]).unwrap();
     let path = one.plugin().mount("both", "id").unwrap();
     fs::write(path.join("file"), "one's").unwrap();
+    other.cli("volume scan vfs").ok();
     other.plugin().create("both", &[vfs]).unwrap();
     let found = other.plugin().mount("both", "id").unwrap();
     assert_eq!(fs::read_to_string(found.join("file")).unwrap(), "one's");

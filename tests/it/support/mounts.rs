@@ -21,6 +21,14 @@ pub(crate) struct Mount {
     pub(crate) filesystem: String,
 }
 
+impl Mount {
+    /// The block device of the file system.
+    pub(crate) fn block_device(&self) -> String {
+        let device = fs::canonicalize(format!("/sys/dev/block/{}", self.device)).unwrap();
+        format!("/dev/{}", device.file_name().unwrap().display())
+    }
+}
+
 /// The mounts of this namespace, in the order of the kernel.
 pub(crate) fn all() -> Vec<Mount> {
     read("/proc/self/mountinfo")
