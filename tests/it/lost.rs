@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::drivers::{component, hostile};
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
-use crate::support::{mortal, open_to_all};
+use crate::support::{copy_program, mortal, open_to_all};
 use crate::swap::{PLAIN, load, states, version};
 
 /// A daemon whose driver could not be loaded at its start, since its component is gone. A volume was made by the first version.
@@ -171,7 +171,7 @@ fn damaged_tree() -> (PathBuf, PathBuf) {
         fs::create_dir_all(tree.join(directory)).unwrap();
     }
     for program in ["wasmvol", "wasmvol-mountd"] {
-        fs::copy(PROGRAMS.join(program), tree.join("bin").join(program)).unwrap();
+        copy_program(&PROGRAMS.join(program), &tree.join("bin").join(program));
     }
     fs::copy(component("drivers/local.wasm"), tree.join("drivers/local.wasm")).unwrap();
     let tmpfs = tree.join("drivers/tmpfs.wasm");

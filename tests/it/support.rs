@@ -37,8 +37,8 @@ use std::sync::{LazyLock, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest that a command may take: a hang becomes a failure. dockerd's own longest wait is 120 s.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(150);
+/// Longest that a command may take: a hang becomes a failure. dockerd's own longest wait is 120 s, and what builds a driver may download.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(300);
 /// What settles by itself does so within seconds, or in one slow round of the daemon's, 30 s; only a broken program reaches this.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.

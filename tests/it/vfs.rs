@@ -150,9 +150,11 @@ fn what_a_backend_knows_is_there_as_soon_as_its_driver_is_loaded_or_granted_it()
         create(&one, name, &[("root", root.to_str().unwrap())]).unwrap();
     }
     let two = host(&first);
-    assert_eq!(two.plugin().list(), ["a"]);
+    // The command waits for them a second, and the next round by itself would come after 30.
+    let at_once = Duration::from_secs(20);
+    until("a is there", at_once, || (two.plugin().list() == ["a"]).then_some(()));
     two.cli(&format!("driver grant vfs host-directory={}", second.display())).ok();
-    assert_eq!(two.plugin().list(), ["a", "b"]);
+    until("b is there", at_once, || (two.plugin().list() == ["a", "b"]).then_some(()));
 }
 
 #[test]

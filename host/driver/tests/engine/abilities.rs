@@ -180,8 +180,8 @@ fn a_disk_that_shows_late_what_is_written_to_it_is_not_filled() {
         fs::write(cache.join("other"), vec![1; 4 << 20]).expect(format);
     }
     // A file system that counts what is written once it is on its disk.
-    let place = tempfile::tempdir().expect("place");
-    let disk = Disk::of_image(&place.path().join("image"), "256m", "mkfs.btrfs -q");
+    let place = Disk::new("300m");
+    let disk = Disk::of_image(&place.0.path().join("image"), "256m", "mkfs.btrfs -q");
     let [cache, volume] = ["cache", "volume"].map(|name| disk.0.path().join(name));
     fs::create_dir(&cache).expect("cache");
     fs::create_dir(&volume).expect("volume");

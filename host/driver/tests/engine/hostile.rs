@@ -79,7 +79,7 @@ fn a_call_that_finds_no_room_beside_those_of_others_is_no_fault_of_its_driver() 
     let component = guest("hostile");
     let load = |n: &str| engine.load(&name(n), &component, [].into()).expect("loads");
     let (hanging, other) = (["a", "b", "c", "d"].map(load), load("other"));
-    let within = Duration::from_millis(300);
+    let within = Duration::from_millis(800);
     std::thread::scope(|scope| {
         let calls = hanging.each_ref().map(|d| scope.spawn(|| d.path(&volume("loop"))));
         let error = loop {
@@ -89,7 +89,7 @@ fn a_call_that_finds_no_room_beside_those_of_others_is_no_fault_of_its_driver() 
                 Err(error) => break error,
             }
         };
-        let why = "the calls of other drivers left no room for it within 300 ms: try again";
+        let why = "the calls of other drivers left no room for it within 800 ms: try again";
         assert_eq!(error, CallError::Host(why.to_owned()));
         for call in calls {
             let error = call.join().expect("thread").expect_err("endless");

@@ -278,13 +278,13 @@ fn misbehave(act: &str) {
         "drain-entropy" => {
             black_box(wasi::wasi::random::random::get_random_bytes(1 << 30));
         }
-        "log-flood" => (0..20_000).for_each(|n| log::write(log::Level::Info, &format!("line {n}"))),
+        "log-flood" => (0..2_000).for_each(|n| log::write(log::Level::Info, &format!("line {n}"))),
         "log-huge" => log::write(log::Level::Info, &"x".repeat(10 << 20)),
-        "stderr-flood" => (0..20_000).for_each(|n| eprintln!("line {n}")),
-        "stdout-flood" => (0..20_000).for_each(|n| println!("line {n}")),
+        "stderr-flood" => (0..2_000).for_each(|n| eprintln!("line {n}")),
+        "stdout-flood" => (0..2_000).for_each(|n| println!("line {n}")),
         "speak" => eprintln!("was asked"),
         "escapes" => eprintln!("\u{1b}[2Jcleared\rover"),
-        "endless-line" => (0..20_000).for_each(|_| eprint!("x")),
+        "endless-line" => (0..200).for_each(|_| eprint!("{}", "x".repeat(100))),
         "panic" => panic!("out of cheese"),
         "quiet-abort" => std::process::abort(),
         "exit" => std::process::exit(7),
