@@ -58,7 +58,7 @@ pub(crate) struct Ledger {
     /// Ids of volumes that were removed.
     removed: BTreeSet<String>,
     strangers: Vec<Stranger>,
-    /// How many files mountd had open when it was looked at first.
+    /// How few files mountd had open when it was looked at.
     files: Option<usize>,
 }
 
@@ -254,7 +254,9 @@ fn what_happened(seen: &Seen<'_>, ledger: &Ledger, doubts: &[Verb]) -> Result<Le
         for (name, promise) in &mut candidate.volumes {
             promise.id = promise.id.take().or_else(|| seen.id(name));
         }
-        candidate.files.get_or_insert(seen.files[0].len());
+        // A child of its own may have been seen at first.
+        let count = seen.files[0].len();
+        candidate.files = Some(candidate.files.map_or(count, |least| least.min(count)));
         let broken = broken(seen, &candidate);
         if broken.is_empty() {
             return Ok(candidate);
@@ -515,8 +517,7 @@ fn no_file_left_open(seen: &Seen<'_>, ledger: &Ledger) -> Result<(), String> {
     let inside = seen.files.iter().flatten().find(is_inside);
     ensure(inside.is_none(), || format!("{inside:?} is open"))?;
     let count = seen.files[0].len();
-    // A child of its own may have been seen at first.
-    ensure(ledger.files.is_some_and(|first| count <= first), || {
+    ensure(count > 0 && ledger.files == Some(count), || {
         format!("mountd has {count} files open, not {:?}: {:?}", ledger.files, seen.files[0])
     })
 }

@@ -146,15 +146,19 @@ fn what_a_backend_knows_is_there_as_soon_as_its_driver_is_loaded_or_granted_it()
     let [first, second] = ["first", "second"].map(|name| scratch.dir(name));
     let one = Wasmvol::start();
     grant(&one, &[&first, &second]);
-    for (name, root) in [("a", &first), ("b", &second)] {
+    let new = |name: &str, root: &Path| {
         create(&one, name, &[("root", root.to_str().unwrap())]).unwrap();
-    }
+    };
+    new("a", &first);
+    new("b", &second);
     let two = host(&first);
-    // The command waits for them a second, and the next round by itself would come after 30.
+    // The command waits for them a second. The first round by itself came before it, and the next comes 30 s later.
     let at_once = Duration::from_secs(20);
     until("a is there", at_once, || (two.plugin().list() == ["a"]).then_some(()));
+    new("c", &first);
+    until("a round finds c", ROUND, || (two.plugin().list() == ["a", "c"]).then_some(()));
     two.cli(&format!("driver grant vfs host-directory={}", second.display())).ok();
-    until("b is there", at_once, || (two.plugin().list() == ["a", "b"]).then_some(()));
+    until("b is there", at_once, || (two.plugin().list() == ["a", "b", "c"]).then_some(()));
 }
 
 #[test]

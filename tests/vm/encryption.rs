@@ -34,9 +34,19 @@ fn file(wasmvol: &Wasmvol) -> PathBuf {
     wasmvol.state().join("volumes").join(&ids[0]).join("image")
 }
 
-/// Waits until the kernel has no loop device of an image any more, nor a mapped device, which would hold that.
+/// The mapped devices of its volumes that the kernel has.
+fn mapped(wasmvol: &Wasmvol) -> usize {
+    let ids = wasmvol.entries("volumes");
+    let name = |device: fs::DirEntry| fs::read_to_string(device.path().join("dm/name"));
+    let devices =
+        fs::read_dir("/sys/block").unwrap().filter_map(|device| name(device.unwrap()).ok());
+    devices.filter(|name| ids.iter().any(|id| name.contains(id.as_str()))).count()
+}
+
+/// Waits until the kernel has neither a mapped device nor a loop device of its images any more.
 fn wait_freed(wasmvol: &Wasmvol) {
-    until("the devices are freed", SOON, || (loops(&wasmvol.state()) == 0).then_some(()));
+    let is_freed = || loops(&wasmvol.state()) == 0 && mapped(wasmvol) == 0;
+    until("the devices are freed", SOON, || is_freed().then_some(()));
 }
 
 #[test]
@@ -48,10 +58,13 @@ fn an_encrypted_image_holds_its_data_and_its_disk_shows_none_of_it() {
     wait_freed(&wasmvol);
     let path = plugin.mount("dark", "id").unwrap();
     fs::write(path.join("file"), WORDS).unwrap();
+    let devices = |wasmvol: &Wasmvol| (loops(&wasmvol.state()), mapped(wasmvol));
+    assert_eq!(devices(&wasmvol), (1, 1));
     // Who was killed finds the mapped device again, and makes no second one.
     wasmvol.kill_mountd();
     wasmvol.run();
     assert_eq!(plugin.mount("dark", "other").unwrap(), path);
+    assert_eq!(devices(&wasmvol), (1, 1));
     let shown = wasmvol.json("volume resize dark 96m");
     assert_eq!(shown["status"]["options"]["size"], (96 * MIB).to_string());
     let size = statvfs(&path).unwrap();

@@ -185,8 +185,8 @@ fn a_root_on_a_server_has_the_volumes_of_both_hosts_that_mount_it() {
     one.plugin().create("both", &[vfs, ("reclaim", "delete")]).unwrap();
     let path = one.plugin().mount("both", "id").unwrap();
     fs::write(path.join("file"), "one's").unwrap();
-    other.cli("volume scan vfs").ok();
-    other.plugin().create("both", &[vfs]).unwrap();
+    // It looks for it for a second, and this machine may be slower.
+    until("it is found", SOON, || other.plugin().create("both", &[vfs]).ok());
     let found = other.plugin().mount("both", "id").unwrap();
     assert_eq!(fs::read_to_string(found.join("file")).unwrap(), "one's");
     // What is there and is nobody's volume is in nobody's way but its own.

@@ -264,7 +264,14 @@ impl Registry {
     }
 
     pub(crate) fn unreachable(&self, error: &ureq::Error) -> RegistryError {
-        RegistryError::Unreachable(self.reference.host().to_owned(), words(error))
+        let is_tls =
+            |e: &std::io::Error| e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        let may_pass = match error {
+            ureq::Error::Io(e) => !is_tls(e),
+            other => matches!(other, ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed),
+        };
+        let registry = self.reference.host().to_owned();
+        RegistryError::Unreachable { registry, why: words(error), may_pass }
     }
 
     /// Sends a request, to its own address or where that led to.

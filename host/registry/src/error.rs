@@ -15,8 +15,15 @@ pub enum RegistryError {
     #[error("{0} is no digest: it has `sha256:` and 64 hex digits")]
     Digest(Quoted),
     /// Nobody there, or nobody who speaks as expected.
-    #[error("registry `{0}` cannot be reached: {1}")]
-    Unreachable(String, String),
+    #[error("registry `{registry}` cannot be reached: {why}")]
+    Unreachable {
+        /// The registry.
+        registry: String,
+        /// In words.
+        why: String,
+        /// Whether it broke off or was too slow, which may be another the next time.
+        may_pass: bool,
+    },
     /// Not without a password, or not with this one.
     #[error("registry `{registry}` refused {whom}: `docker login {registry}` mends that")]
     Denied {

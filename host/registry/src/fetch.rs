@@ -131,7 +131,7 @@ impl Registry {
             }
             let why = match self.go_on(offer, partial, until, progress) {
                 Ok(why) => why,
-                Err(RegistryError::Unreachable(_, why)) => why,
+                Err(RegistryError::Unreachable { why, may_pass: true, .. }) => why,
                 Err(e) => return Err(e),
             };
             let done = partial.bytes.len() as u64;

@@ -34,7 +34,7 @@ pub struct Pushed {
 
 impl Registry {
     /// Pushes a component under the reference's tag, and a signature of it by `key`. `progress` hears how many of its bytes were sent, and
-    /// how many there are; nothing where the registry has it.
+    /// how many there are, from the first one again where it broke off; nothing where the registry has it.
     ///
     /// # Errors
     /// The reference names a digest, or the registry does not take it.
@@ -86,17 +86,17 @@ impl Registry {
         loop {
             tries += 1;
             let why = match self.upload(digest, bytes, progress) {
-                Err(RegistryError::Unreachable(_, why)) => why,
+                Err(RegistryError::Unreachable { why, may_pass: true, .. }) => why,
                 done => return done,
             };
-            if tries == UPLOADS_MAX {
-                let (reference, size) = (self.reference.to_string(), bytes.len());
-                return Err(RegistryError::NotUploaded { reference, size, tries, why });
-            }
             thread::sleep(PAUSE * tries);
             // Perhaps no more than its answer was lost.
             if is_there().unwrap_or_default() {
                 return Ok(());
+            }
+            if tries == UPLOADS_MAX {
+                let (reference, size) = (self.reference.to_string(), bytes.len());
+                return Err(RegistryError::NotUploaded { reference, size, tries, why });
             }
         }
     }

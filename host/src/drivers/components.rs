@@ -1,6 +1,6 @@
 //! The components of drivers, for as long as somebody needs them: on the shelf, and what the engine has compiled of each.
 //!
-//! Used by the loader. What a row names, loaded or to go back to, is needed, and so is what is held because it is about to be loaded.
+//! Used by the loader. What a row names, loaded or to go back to, is needed, and so is what is held: it is looked into, or about to be loaded.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -76,6 +76,7 @@ impl Components {
 
     /// Deletes all that no row names: what a crash has left behind. Called at start, when nothing is held yet.
     pub(super) async fn sweep(&self) {
+        let _turn = self.turn.lock().await;
         let rows = self.drivers.rows();
         let needed: BTreeSet<String> = rows.iter().flat_map(digests).map(str::to_owned).collect();
         let (shelf, engine) = (self.shelf.clone(), self.engine.clone());

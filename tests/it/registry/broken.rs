@@ -1,4 +1,4 @@
-//! Does a component arrive whole where downloads break off, disks are full, and what a registry says is not true?
+//! Does a component arrive whole where downloads and uploads break off, disks are full, and what a registry says is not true?
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -75,9 +75,11 @@ fn an_upload_that_breaks_off_is_begun_anew_and_given_up_after_three() {
     cutter.cut_uploads(3);
     let error = person.refused(&line);
     assert!(error.contains(&format!("the upload of {size} bytes broke off 3 times (")), "{error}");
-    assert_eq!(cutter.take_asked().matches("PUT /v2/drivers/scratch/blobs/").count(), 3);
+    let uploads = || cutter.take_asked().matches("PUT /v2/drivers/scratch/blobs/").count();
+    assert_eq!(uploads(), 3);
     cutter.cut_uploads(2);
     person.types(&line).ok();
+    assert_eq!(uploads(), 4, "the component three times, and its config");
     let layer = layer_of(&registry, "scratch");
     assert_eq!(fs::read(registry.blob(&layer)).unwrap(), fs::read(scratch()).unwrap());
 }

@@ -162,7 +162,7 @@ impl Drop for Registry {
 /// More than any request but one with a component.
 const SENT: usize = 20_000;
 
-/// Passes connections on, and cuts each after some bytes of its answers.
+/// Passes connections on, and cuts each after some bytes of its answers, or of what is uploaded.
 pub(crate) struct Cutter {
     address: Ipv4Addr,
     inner: Arc<Inner>,
@@ -174,7 +174,7 @@ struct Inner {
     after: AtomicUsize,
     /// Connections that are not hung up on at once.
     left: AtomicUsize,
-    /// Connections that are cut after [`SENT`] bytes of what the client sends.
+    /// Connections that are still to be cut after [`SENT`] bytes of what the client sends.
     uploads: AtomicUsize,
     /// What clients have sent.
     asked: Mutex<Vec<u8>>,
@@ -217,12 +217,12 @@ impl Cutter {
         self.inner.left.store(connections, Ordering::Relaxed);
     }
 
-    /// The next so many connections end after [`SENT`] bytes of an upload.
-    pub(crate) fn cut_uploads(&self, connections: usize) {
-        self.inner.uploads.store(connections, Ordering::Relaxed);
+    /// So many uploads break off after [`SENT`] bytes.
+    pub(crate) fn cut_uploads(&self, uploads: usize) {
+        self.inner.uploads.store(uploads, Ordering::Relaxed);
     }
 
-    /// What was asked for until now, each request's head.
+    /// What clients have sent until now.
     pub(crate) fn take_asked(&self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut *self.inner.asked.lock().unwrap()))
             .into_owned()
@@ -243,15 +243,16 @@ impl Inner {
         if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err() {
             return;
         }
-        let is_cut =
-            self.uploads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
         let server = TcpStream::connect(self.upstream).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
                 let (mut chunk, mut sent) = ([0; 4096], 0);
                 while let Ok(count @ 1..) = (&mut &*client).read(&mut chunk) {
                     sent += count;
-                    if is_cut && sent > SENT {
+                    let cut = || {
+                        self.uploads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+                    };
+                    if sent > SENT && cut().is_ok() {
                         break;
                     }
                     self.asked.lock().unwrap().extend_from_slice(&chunk[..count]);
