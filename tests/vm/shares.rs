@@ -17,7 +17,7 @@ use crate::support::canary::Canary;
 use crate::support::plugin::{Socket, request};
 use crate::support::shelf::assert_is_a_line;
 use crate::support::wasmvol::{PROGRAMS, Wasmvol};
-use crate::support::{Scratch, mortal, shell, spawn, until};
+use crate::support::{SOON, Scratch, mortal, shell, spawn, until};
 
 /// Where the first server is.
 const ADDRESS: &str = "10.77.1.2";
