@@ -12,7 +12,7 @@ host/packages.sh qemu-system-x86 busybox-static cpio kmod e2fsprogs iproute2
 PATH="$PATH:${HOME:-/root}/.cargo/bin:/usr/sbin:/sbin"
 
 # Seconds of the whole run: emulation without KVM takes some 20 times as long as the machine itself.
-deadline=2400
+deadline=3000
 vm=$PWD/target/vm
 mkdir -p "$vm"
 
